@@ -1,0 +1,253 @@
+"""What a task may do next: statuses, events, deadlines and the one table of transitions, for both sides.
+
+This module is wire.md section 4 as data. Nothing else in the package decides which status may follow which, what a
+change stamps, what it owes to whom, or when a task that nobody touches must move. Anything absent from `TRANSITIONS` is
+not allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import Enum
+from types import MappingProxyType
+
+from attrs import frozen
+
+from tasksubmit.errors import IllegalTransition
+
+ACCEPT_TIMEOUT = timedelta(minutes=1)
+"""The longest stay of a received task in NEW."""
+
+QUEUE_HEAD_TIMEOUT = timedelta(hours=1)
+"""The longest stay of a received task at the head of the queue."""
+
+ANSWER_TIMEOUT = timedelta(seconds=90)
+"""How long a submitter waits for its task to leave NEW before it cancels: nobody may ever tell it."""
+
+
+class TaskStatus(str, Enum):
+    """Where a task stands; the values are the words on the wire."""
+
+    NEW = "NEW"
+    ACCEPTED = "ACCEPTED"
+    DECLINED = "DECLINED"
+    EXECUTING = "EXECUTING"
+    COMPLETED = "COMPLETED"
+    SUCCEEDED = "SUCCEEDED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can follow."""
+        return self in _FINAL
+
+    def __str__(self) -> str:
+        return self.value
+
+
+_OPEN = (TaskStatus.NEW, TaskStatus.ACCEPTED, TaskStatus.EXECUTING)
+_FINAL = frozenset({TaskStatus.DECLINED, TaskStatus.CANCELLED, TaskStatus.EXPIRED, TaskStatus.SUCCEEDED})
+
+
+class Side(str, Enum):
+    """Whose record of a task: each side keeps its own."""
+
+    RECEIVER = "receiver"
+    SUBMITTER = "submitter"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Event(Enum):
+    """What can happen to a task. A HEAR_ event is the receiver's word as it reaches the submitter."""
+
+    SUBMIT = "submit"
+    # the receiver's record
+    ACCEPT = "accept"
+    DECLINE = "decline"
+    EXECUTE = "execute"
+    PROGRESS = "report progress"
+    RUN_AGAIN = "run again"
+    FAIL = "fail"
+    COMPLETE = "complete"
+    DELIVER = "deliver results"
+    CANCEL = "cancel"
+    TIME_OUT_ACCEPT = "pass the accept deadline"
+    TIME_OUT_QUEUE_HEAD = "wait too long at the head of the queue"
+    TIME_OUT_LEASE = "lose the lease"
+    PASS_DEADLINE = "pass its deadline"
+    # the submitter's record
+    REFUSE = "be refused"
+    HEAR_ACCEPTED = "hear ACCEPTED"
+    HEAR_DECLINED = "hear DECLINED"
+    HEAR_EXECUTING = "hear EXECUTING"
+    HEAR_CANCELLED = "hear CANCELLED"
+    HEAR_EXPIRED = "hear EXPIRED"
+    HEAR_SUCCEEDED = "hear SUCCEEDED"
+    RECEIVE_RESULTS = "receive results"
+    REQUEST_CANCEL = "ask for cancellation"
+    CONFIRM_CANCEL = "be withdrawn"
+
+
+class Stamp(Enum):
+    """What a change writes into the record besides the status; `Task.advanced` knows how."""
+
+    ACCEPTED = "accepted_at, time_idle_ms"
+    EXECUTE_STARTED = "execute_started_at, time_staged_ms, attempt 1"
+    STAGED = "time_staged_ms"
+    RUN_AGAIN = "attempt + 1"
+    COMPLETED = "completed_at, time_cpu_ms"
+    CANCEL_REQUESTED = "cancel_requested_at"
+    SUCCEEDED_HEARD = "succeeded_heard"
+
+
+class Effect(Enum):
+    """What a change brings about in the same commit, beyond its own record."""
+
+    OWE_SUBMISSION = "the submission is to be sent to the receiver"
+    OWE_CANCELLATION = "CANCELLED is to be sent to the receiver"
+    OWE_RESULTS = "the results are to be sent to the submitter"
+    NOTIFY_SUBMITTER = "the new status is to be sent to the submitter"
+    BOOK_REWARD = "the submitter's score -1, the receiver's + reward"
+    BOOK_EXPIRY = "the receiver's score -1"
+
+
+@frozen
+class Transition:
+    """Where an event leads. `outcome` is the word that tells programs why a task ended (wire.md, section 6)."""
+
+    target: TaskStatus
+    stamps: tuple[Stamp, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    outcome: str = ""
+
+
+def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
+    new, accepted, executing = TaskStatus.NEW, TaskStatus.ACCEPTED, TaskStatus.EXECUTING
+    cancelled, completed = TaskStatus.CANCELLED, TaskStatus.COMPLETED
+    decided, staged, tell = (Stamp.ACCEPTED,), (Stamp.STAGED,), (Effect.NOTIFY_SUBMITTER,)
+    return {
+        (None, Event.SUBMIT): Transition(new),
+        (new, Event.ACCEPT): Transition(accepted, decided, tell),
+        (new, Event.DECLINE): Transition(TaskStatus.DECLINED, decided, tell),
+        (new, Event.TIME_OUT_ACCEPT): Transition(cancelled, decided, tell, "accept_timeout"),
+        (new, Event.PASS_DEADLINE): Transition(cancelled, decided, tell, "deadline_passed"),
+        (new, Event.CANCEL): Transition(cancelled, decided, (), "cancelled_by_submitter"),
+        (accepted, Event.EXECUTE): Transition(executing, (Stamp.EXECUTE_STARTED,), tell),
+        (accepted, Event.TIME_OUT_QUEUE_HEAD): Transition(
+            TaskStatus.EXPIRED, staged, (Effect.NOTIFY_SUBMITTER, Effect.BOOK_EXPIRY), "expired"
+        ),
+        (accepted, Event.PASS_DEADLINE): Transition(cancelled, (), tell, "deadline_passed"),
+        (accepted, Event.CANCEL): Transition(cancelled, (), (), "cancelled_by_submitter"),
+        (executing, Event.PROGRESS): Transition(executing, (), tell),
+        (executing, Event.RUN_AGAIN): Transition(executing, (Stamp.RUN_AGAIN,), tell),
+        (executing, Event.CANCEL): Transition(cancelled, (), (), "cancelled_by_submitter"),
+        (executing, Event.FAIL): Transition(cancelled, (), tell, "failed"),
+        (executing, Event.TIME_OUT_LEASE): Transition(cancelled, (), tell, "lease_expired"),
+        (executing, Event.COMPLETE): Transition(completed, (Stamp.COMPLETED,), (Effect.OWE_RESULTS,)),
+        (completed, Event.DELIVER): Transition(TaskStatus.SUCCEEDED, (), tell),
+    }
+
+
+def _submitter_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
+    new, accepted, executing, completed = *_OPEN, TaskStatus.COMPLETED
+    cancelled, declined = TaskStatus.CANCELLED, TaskStatus.DECLINED
+    table: dict[tuple[TaskStatus | None, Event], Transition] = {
+        (None, Event.SUBMIT): Transition(new, (), (Effect.OWE_SUBMISSION,)),
+        (new, Event.REFUSE): Transition(declined, (), (), "refused"),
+        (new, Event.HEAR_DECLINED): Transition(declined),
+        (new, Event.HEAR_ACCEPTED): Transition(accepted),
+        (completed, Event.HEAR_SUCCEEDED): Transition(TaskStatus.SUCCEEDED),
+    }
+    for status in _OPEN:
+        # The receiver's word may skip steps, and EXECUTING may be said again with progress.
+        table[status, Event.HEAR_EXECUTING] = Transition(executing)
+        table[status, Event.HEAR_CANCELLED] = Transition(cancelled)
+        table[status, Event.HEAR_EXPIRED] = Transition(TaskStatus.EXPIRED, (), (Effect.BOOK_EXPIRY,), "expired")
+        table[status, Event.RECEIVE_RESULTS] = Transition(completed, (), (Effect.BOOK_REWARD,))
+        # A SUCCEEDED that overtook the results is remembered until they come.
+        table[status, Event.HEAR_SUCCEEDED] = Transition(status, (Stamp.SUCCEEDED_HEARD,))
+        # Cancelling is a request: the record ends only when the receiver answered, or never can.
+        table[status, Event.REQUEST_CANCEL] = Transition(
+            status, (Stamp.CANCEL_REQUESTED,), (Effect.OWE_CANCELLATION,)
+        )
+        table[status, Event.CONFIRM_CANCEL] = Transition(cancelled, (), (), "cancelled_by_submitter")
+    return table
+
+
+TRANSITIONS: Mapping[tuple[Side, TaskStatus | None, Event], Transition] = MappingProxyType(
+    {(Side.RECEIVER, status, event): transition for (status, event), transition in _receiver_table().items()}
+    | {(Side.SUBMITTER, status, event): transition for (status, event), transition in _submitter_table().items()}
+)
+"""Every allowed step: (whose record, its status, what happens) to where it leads."""
+
+
+def advance(side: Side, status: TaskStatus | None, event: Event) -> Transition:
+    """Look up where `event` leads a task of `side` in `status` (``None``: there is no record yet).
+
+    :raises IllegalTransition: when the table has no such step; nothing changes.
+    """
+    try:
+        return TRANSITIONS[side, status, event]
+    except KeyError:
+        where = f"it is {status}" if status else "there is no such task"
+        raise IllegalTransition(f"the task cannot {event.value}: {where} in the {side}'s record") from None
+
+
+HEARD: Mapping[TaskStatus, Event] = MappingProxyType(
+    {
+        TaskStatus.ACCEPTED: Event.HEAR_ACCEPTED,
+        TaskStatus.DECLINED: Event.HEAR_DECLINED,
+        TaskStatus.EXECUTING: Event.HEAR_EXECUTING,
+        TaskStatus.SUCCEEDED: Event.HEAR_SUCCEEDED,
+        TaskStatus.CANCELLED: Event.HEAR_CANCELLED,
+        TaskStatus.EXPIRED: Event.HEAR_EXPIRED,
+    }
+)
+"""What a submitter hears when the receiver says a status. NEW and COMPLETED say nothing: results say COMPLETED."""
+
+
+@frozen
+class Deadline:
+    """A task of `side` in one of `statuses` whose time in the column `since` is over a limit ago meets `event`.
+
+    `timeout` names the setting that is the limit; empty when the column holds the deadline itself. A column that is
+    not set never falls due (``staged_at`` is set on the head of the queue alone), nor does a task in which the column
+    `unless` is set.
+    """
+
+    side: Side
+    statuses: tuple[TaskStatus, ...]
+    since: str
+    timeout: str
+    event: Event
+    unless: str = ""
+
+
+DEADLINES = (
+    # First, so that an end which costs nobody's score wins over one that does.
+    Deadline(Side.RECEIVER, (TaskStatus.NEW, TaskStatus.ACCEPTED), "expires_at", "", Event.PASS_DEADLINE),
+    Deadline(Side.RECEIVER, (TaskStatus.NEW,), "created_at", "accept_timeout", Event.TIME_OUT_ACCEPT),
+    Deadline(Side.RECEIVER, (TaskStatus.ACCEPTED,), "staged_at", "queue_head_timeout", Event.TIME_OUT_QUEUE_HEAD),
+    Deadline(
+        Side.SUBMITTER, (TaskStatus.NEW,), "created_at", "answer_timeout", Event.REQUEST_CANCEL, "cancel_requested_at"
+    ),
+    Deadline(Side.SUBMITTER, _OPEN, "result_due_at", "", Event.REQUEST_CANCEL, "cancel_requested_at"),
+)
+"""Everything that happens to a task because time passed."""
+
+
+@frozen
+class Timeouts:
+    """The limits that `DEADLINES` names."""
+
+    accept_timeout: timedelta = ACCEPT_TIMEOUT
+    queue_head_timeout: timedelta = QUEUE_HEAD_TIMEOUT
+    answer_timeout: timedelta = ANSWER_TIMEOUT
+
+    def limit(self, deadline: Deadline) -> timedelta:
+        """How long after `deadline.since` it falls due."""
+        return getattr(self, deadline.timeout) if deadline.timeout else timedelta(0)

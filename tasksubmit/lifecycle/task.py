@@ -1,0 +1,165 @@
+"""The record of one task, as one side keeps it, and what a change stamps into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from attrs import evolve, frozen
+
+from tasksubmit.lifecycle.table import DEADLINES, Deadline, Side, Stamp, TaskStatus, Timeouts, Transition
+from tasksubmit.wire.address import Address
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def from_milliseconds(milliseconds: int) -> datetime:
+    """The aware UTC datetime so many milliseconds after 1970."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def to_milliseconds(when: datetime) -> int:
+    """Milliseconds since 1970, rounded down."""
+    return (when - _EPOCH) // _MILLISECOND
+
+
+def milliseconds_between(start: datetime | None, end: datetime) -> int:
+    """The duration in whole milliseconds; 0 when `start` is unset or the clock went back meanwhile."""
+    return max(0, (end - start) // _MILLISECOND) if start else 0
+
+
+@frozen
+class TaskKey:
+    """What a task is known by: whose record it is, who the other party is, and the id that the submitter made."""
+
+    side: Side
+    peer: Address
+    task_id: str
+
+
+@frozen(kw_only=True)
+class Task:
+    """One side's record of a task. Times are aware UTC datetimes in whole milliseconds of the node's own clock.
+
+    A change makes a new record; `revision` counts them and `number` orders the records of a store by creation. Both
+    belong to the store and are 0 until it has the record.
+    """
+
+    side: Side
+    peer: Address
+    task_id: str
+    description: str
+    created_at: datetime
+    status: TaskStatus = TaskStatus.NEW
+    justification: str = ""
+    outcome: str = ""
+    """Why the task ended, in a word for programs (wire.md, section 6)."""
+    error: str = ""
+    """What went wrong in a failed execution, in the receiver's words."""
+    code: str = ""
+    """The code of the refusal that the submission was answered with."""
+
+    accepted_at: datetime | None = None
+    """When the receiver decided, whichever way."""
+    staged_at: datetime | None = None
+    """When the task became head of the queue."""
+    queue_position: int | None = None
+    execute_started_at: datetime | None = None
+    attempt: int = 0
+    completed_at: datetime | None = None
+    time_idle_ms: int = 0
+    time_staged_ms: int = 0
+    time_cpu_ms: int = 0
+
+    expires_at: datetime | None = None
+    """A task not begun by then is cancelled."""
+    result_due_at: datetime | None = None
+    """The submitter's own deadline for the results."""
+    answered_at: datetime | None = None
+    """When the receiver answered the submission."""
+    cancel_requested_at: datetime | None = None
+    succeeded_heard: bool = False
+    """SUCCEEDED came before the results did."""
+
+    result_type: str = ""
+    """``text`` or ``file`` once there are results."""
+    result_filename: str = ""
+    """What a file result is called between the parties."""
+    result_file: str = ""
+    """The file's name in the results directory, for either type."""
+    late_result_file: str = ""
+    """Results that came after the record was final: kept, never paid."""
+    scored_cpu_ms: int | None = None
+    """time_cpu_ms bounded by what the submitter saw itself; the reward was computed from it (section 5)."""
+    reward: int | None = None
+    """What the receiver earned, once booked."""
+
+    features: tuple[str, ...] = ()
+    """What the other party announced with this task."""
+    number: int = 0
+    revision: int = 0
+
+    @property
+    def key(self) -> TaskKey:
+        """What the record is known by."""
+        return TaskKey(self.side, self.peer, self.task_id)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether callers need not wait any longer: final, or the results are here (section 4)."""
+        return self.status.is_final or (self.side is Side.SUBMITTER and self.status is TaskStatus.COMPLETED)
+
+    @property
+    def is_time_disputed(self) -> bool:
+        """Whether the receiver claimed more time than passed here between submission and results."""
+        return self.scored_cpu_ms is not None and self.scored_cpu_ms != self.time_cpu_ms
+
+    def advanced(self, transition: Transition, now: datetime) -> Task:
+        """The record after `transition`: its status, its stamps and, if the transition has one, its outcome."""
+        changes: dict[str, Any] = {"status": transition.target}
+        for stamp in transition.stamps:
+            changes.update(_STAMPS[stamp](self, now))
+        if transition.outcome:
+            changes["outcome"] = transition.outcome
+        return evolve(self, **changes)
+
+    def bounded_cpu_ms(self, now: datetime) -> int:
+        """time_cpu_ms less what the three durations together exceed the time since the submission by (section 5)."""
+        claimed = max(0, self.time_idle_ms) + max(0, self.time_staged_ms) + max(0, self.time_cpu_ms)
+        excess = max(0, claimed - milliseconds_between(self.created_at, now))
+        return max(0, self.time_cpu_ms - excess)
+
+    def overdue(self, now: datetime, timeouts: Timeouts) -> Deadline | None:
+        """The first of `DEADLINES` that has passed for this record; ``None`` while there is none."""
+        for deadline in DEADLINES:
+            if self.side is deadline.side and self.status in deadline.statuses:
+                since = getattr(self, deadline.since)
+                if deadline.unless and getattr(self, deadline.unless) is not None:
+                    continue
+                if since is not None and now - since > timeouts.limit(deadline):
+                    return deadline
+        return None
+
+
+_STAMPS: Mapping[Stamp, Callable[[Task, datetime], dict[str, Any]]] = {
+    Stamp.ACCEPTED: lambda task, now: {
+        "accepted_at": now,
+        "time_idle_ms": milliseconds_between(task.created_at, now),
+    },
+    Stamp.EXECUTE_STARTED: lambda task, now: {
+        "execute_started_at": now,
+        "time_staged_ms": milliseconds_between(task.staged_at, now),
+        "attempt": 1,
+    },
+    Stamp.STAGED: lambda task, now: {"time_staged_ms": milliseconds_between(task.staged_at, now)},
+    # time_cpu_ms counts the last attempt only.
+    Stamp.RUN_AGAIN: lambda task, now: {"execute_started_at": now, "attempt": task.attempt + 1},
+    Stamp.COMPLETED: lambda task, now: {
+        "completed_at": now,
+        "time_cpu_ms": milliseconds_between(task.execute_started_at, now),
+    },
+    Stamp.CANCEL_REQUESTED: lambda task, now: {"cancel_requested_at": now},
+    Stamp.SUCCEEDED_HEARD: lambda task, now: {"succeeded_heard": True},
+}

@@ -1,0 +1,161 @@
+"""The one place where a task's record changes: read, look up the table, commit, and only then tell."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+
+from tasksubmit.errors import StaleTask, UnknownTask
+from tasksubmit.interfaces import ITaskStore
+from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind
+from tasksubmit.lifecycle.table import Effect, Event, Side, TaskStatus, advance
+from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds
+from tasksubmit.node.live import LiveTasks
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import TaskStatusUpdate
+
+Decision = Callable[[Task, datetime], tuple[Sequence[Event], Mapping[str, Any]]]
+"""Given a record as it is and the time: what happens to it, and the fields that this sets besides."""
+
+
+def always(*events: Event, **fields: Any) -> Decision:
+    """The decision that does not depend on the record."""
+    return lambda task, now: (events, fields)
+
+
+class Records:
+    """Changes tasks in the store, one event at a time for each task, and tells whoever waits.
+
+    :param own: the node's address.
+    :param clock: gives the time; records keep whole milliseconds of it.
+    :param owed: is called with a peer when something has become owed to it.
+    """
+
+    def __init__(
+        self, own: Address, store: ITaskStore, clock: IReactorTime, live: LiveTasks, owed: Callable[[Address], None]
+    ) -> None:
+        self.own = own
+        self.store = store
+        self._clock = clock
+        self._live = live
+        self._owed = owed
+        self._locks: dict[TaskKey, DeferredLock] = {}
+
+    def now(self) -> datetime:
+        """The time, in whole milliseconds."""
+        return from_milliseconds(int(self._clock.seconds() * 1000))
+
+    async def create(self, task: Task) -> tuple[Task, bool]:
+        """Keep a new task; returns it and True, or the record that has its key and False."""
+        transition = advance(task.side, None, Event.SUBMIT)
+        deliveries = [self._delivery(effect, task, task.created_at) for effect in transition.effects]
+        task, is_new = await self.store.create(task, deliveries)
+        if is_new and deliveries:
+            self._owed(task.peer)
+        return task, is_new
+
+    async def get(self, key: TaskKey) -> Task:
+        """The record known by `key`.
+
+        :raises UnknownTask: when there is none.
+        """
+        task = await self.store.get(key)
+        if task is None:
+            role = "from" if key.side is Side.RECEIVER else "submitted to"
+            raise UnknownTask(f"there is no task {key.task_id} {role} {key.peer} here")
+        return task
+
+    async def change(self, key: TaskKey, decide: Decision, *, settles: int | None = None) -> Task:
+        """Carry out what `decide` says about the record known by `key`; returns the record after the commit.
+
+        `settles` is the id of a delivery that ends with the change.
+
+        :raises UnknownTask: when there is no such record.
+        :raises IllegalTransition: when the table does not allow it; nothing changed.
+        :raises StoreError: when it could not be committed; nothing changed.
+        """
+        async with self._one_at_a_time(key):
+            while True:
+                before = await self.get(key)
+                change = self._plan(before, decide, settles)
+                try:
+                    after = await self.store.apply(change)
+                except StaleTask:
+                    continue  # someone else was first, another node on the same store for one
+                break
+        self._live.changed(after)
+        if change.deliveries or settles is not None:
+            self._owed(after.peer)
+        return after
+
+    def _plan(self, before: Task, decide: Decision, settles: int | None) -> Change:
+        now = self.now()
+        events, fields = decide(before, now)
+        after = evolve(before, **fields)
+        deliveries: list[Delivery] = []
+        bookings: list[Booking] = []
+        for event in events:
+            transition = advance(after.side, after.status, event)
+            after = after.advanced(transition, now)
+            for effect in transition.effects:
+                if effect in _BOOKINGS:
+                    bookings.extend(self._bookings(effect, after))
+                else:
+                    deliveries.append(self._delivery(effect, after, now))
+        return Change(
+            before=before,
+            after=after,
+            at=now,
+            deliveries=tuple(deliveries),
+            bookings=tuple(bookings),
+            settles=settles,
+        )
+
+    def _delivery(self, effect: Effect, task: Task, now: datetime) -> Delivery:
+        kind = _DELIVERIES[effect]
+        payload = b""
+        if kind is DeliveryKind.STATUS:
+            is_withdrawal = effect is Effect.OWE_CANCELLATION
+            payload = TaskStatusUpdate(
+                task_id=task.task_id,
+                status=(TaskStatus.CANCELLED if is_withdrawal else task.status).value,
+                justification=task.justification,
+                ack=True,
+                outcome="cancelled_by_submitter" if is_withdrawal else task.outcome,
+                error=task.error,
+            ).to_json()
+        return Delivery(key=task.key, kind=kind, payload=payload, created_at=now)
+
+    def _bookings(self, effect: Effect, task: Task) -> list[Booking]:
+        submitter, receiver = (self.own, task.peer) if task.side is Side.SUBMITTER else (task.peer, self.own)
+        if effect is Effect.BOOK_EXPIRY:
+            return [Booking(receiver, -1, "expired")]
+        if task.reward is None:
+            return []  # a deployed submitter does not say what it booked
+        return [Booking(submitter, -1, "completed"), Booking(receiver, task.reward, "completed")]
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, key: TaskKey) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(key, DeferredLock())
+        await lock.acquire()
+        try:
+            yield
+        finally:
+            if not lock.waiting:
+                self._locks.pop(key, None)
+            lock.release()
+
+
+_DELIVERIES = {
+    Effect.OWE_SUBMISSION: DeliveryKind.SUBMISSION,
+    Effect.OWE_CANCELLATION: DeliveryKind.STATUS,
+    Effect.NOTIFY_SUBMITTER: DeliveryKind.STATUS,
+    Effect.OWE_RESULTS: DeliveryKind.RESULTS,
+}
+_BOOKINGS = {Effect.BOOK_REWARD, Effect.BOOK_EXPIRY}

@@ -1,0 +1,142 @@
+"""Result files: written whole or not at all, inside one directory, never over another.
+
+A file is written and synced under `INCOMING`, linked to its final name, and the directory synced, before the commit that
+names it; the entry in `INCOMING` goes after that commit. So whatever stands there at start is a write that was
+interrupted, and a look at its record tells whether to keep it: the cost of that grows with the interrupted writes, not
+with the stored files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+from typing_extensions import override
+
+from tasksubmit.errors import StoreError
+from tasksubmit.lifecycle.results import disk_name, numbered
+
+INCOMING = ".incoming"
+
+
+class ResultFiles:
+    """The results directory of a node. Every method blocks on the disk: call it in a thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._incoming = directory / INCOMING
+
+    def open(self, is_named: Callable[[str], bool]) -> None:
+        """Make the directories, and sweep what interrupted writes left: kept if `is_named` by a record."""
+        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in sorted(self._incoming.iterdir()):
+            if not is_named(leftover.name) and self._is_same(leftover):
+                (self._directory / leftover.name).unlink()
+            leftover.unlink()
+
+    def write(self, task_id: str, filename: str, content: bytes) -> str:
+        """Keep `content` durably; returns the file's name in the directory, numbered if others have the name.
+
+        Call `settle` with that name once a record names it, or `discard`.
+        """
+        try:
+            for name in _candidates(disk_name(task_id, filename)):
+                if self._write_as(name, content):
+                    return name
+        except OSError as error:
+            raise StoreError(f"the result could not be written to {self._directory}: {error.strerror}") from error
+        raise AssertionError("unreachable: the names are endless")
+
+    def settle(self, name: str) -> None:
+        """A committed record names the file: it stays."""
+        (self._incoming / name).unlink(missing_ok=True)
+
+    def discard(self, name: str) -> None:
+        """No record came to name the file: it goes."""
+        (self._directory / name).unlink(missing_ok=True)
+        (self._incoming / name).unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        path = self._directory / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"the result file {path} cannot be read: {error.strerror}") from error
+
+    def path(self, name: str) -> Path:
+        """Where a file is."""
+        return self._directory / name
+
+    def _is_same(self, leftover: Path) -> bool:
+        """Whether the final name is taken by this very write; otherwise another file has it."""
+        final = self._directory / leftover.name
+        return final.exists() and final.samefile(leftover)
+
+    def _write_as(self, name: str, content: bytes) -> bool:
+        incoming, final = self._incoming / name, self._directory / name
+        try:
+            descriptor = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return False  # another write of the same name is under way
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(incoming, final)
+        except FileExistsError:
+            incoming.unlink()
+            return False
+        except OSError:
+            incoming.unlink(missing_ok=True)
+            raise
+        sync_directory(self._directory)
+        return True
+
+
+class MemoryResultFiles(ResultFiles):
+    """Results kept in memory, for tests: the same names, no disk."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("memory:"))
+        self._contents: dict[str, bytes] = {}
+
+    @override
+    def open(self, is_named: Callable[[str], bool]) -> None:
+        """There is nothing to make or to sweep."""
+
+    @override
+    def settle(self, name: str) -> None:
+        """Memory is as settled as it gets."""
+
+    @override
+    def discard(self, name: str) -> None:
+        """No record came to name the file: it goes."""
+        self._contents.pop(name, None)
+
+    @override
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return self._contents[name]
+
+    @override
+    def _write_as(self, name: str, content: bytes) -> bool:
+        return self._contents.setdefault(name, content) is content
+
+
+def _candidates(name: str) -> Iterator[str]:
+    yield name
+    for number in count(2):
+        yield numbered(name, number)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

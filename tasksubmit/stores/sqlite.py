@@ -1,0 +1,249 @@
+"""The SQLite store: one state directory, one writer thread with group commit, one reader thread."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorThreads
+from twisted.internet.threads import deferToThreadPool
+from zope.interface import implementer
+
+from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked
+from tasksubmit.interfaces import ITaskStore
+from tasksubmit.lifecycle.change import Change, Delivery
+from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
+from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.stores import queries
+from tasksubmit.stores.batches import InlineWorker, ThreadWorker, Worker, run_batch, run_reads
+from tasksubmit.stores.migrations import migrate, schema_steps
+from tasksubmit.stores.results import MemoryResultFiles, ResultFiles
+from tasksubmit.wire.address import Address
+
+T = TypeVar("T")
+
+DATABASE = "tasks.db"
+LOCK = "lock"
+RESULTS = "results"
+
+
+@implementer(ITaskStore)
+class SQLiteTaskStore:
+    """Tasks in ``tasks.db`` and result files in ``results/`` of one state directory, which it locks while open."""
+
+    def __init__(
+        self,
+        directory: Path | None,
+        reactor: IReactorThreads | None = None,
+        *,
+        schema: Sequence[str] | None = None,
+    ) -> None:
+        """
+        :param directory: the state directory, made if it is missing; ``None`` keeps everything in memory, and uses no
+            thread: every Deferred has fired when it is returned.
+        :param reactor: where the threads' answers go; needed with a directory.
+        :param schema: the steps of the schema, if not this version's own.
+        """
+        self._directory = directory
+        self._reactor = reactor
+        self._schema = schema_steps() if schema is None else schema
+        self._results = MemoryResultFiles() if directory is None else ResultFiles(directory / RESULTS)
+        self._lock: int | None = None
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+
+    def open(self) -> None:
+        """See `ITaskStore.open`; makes the state directory with mode 0700."""
+        if self._writer is not None:
+            return
+        if self._directory is None:
+            self._open_memory()
+        else:
+            self._open_directory(self._directory)
+
+    def _open_memory(self) -> None:
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        migrate(connection, "memory:", self._schema)
+        self._writer = InlineWorker(connection, run_batch)
+        self._reader = InlineWorker(connection, run_reads)
+
+    def _open_directory(self, directory: Path) -> None:
+        if self._reactor is None:
+            raise TypeError("a store in a directory needs a reactor")
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _lock(directory / LOCK)
+        except OSError as error:
+            raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
+        try:
+            path = directory / DATABASE
+            connection = self._connect(path)
+            migrate(connection, str(path), self._schema)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._results.open(partial(queries.is_result_named, connection))
+            reader = self._connect(path)
+        except BaseException as error:
+            self._unlock()
+            if isinstance(error, OSError):
+                raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
+            if isinstance(error, sqlite3.Error):
+                raise StoreDamaged(f"{path} cannot be used: {error}; restore it from a backup") from error
+            raise
+        self._writer = ThreadWorker("tasksubmit-writer", connection, run_batch, self._reactor)
+        self._reader = ThreadWorker("tasksubmit-reader", reader, run_reads, self._reactor)
+
+    @staticmethod
+    def _connect(path: Path) -> sqlite3.Connection:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Once open, each connection is used by its worker's thread alone.
+        return sqlite3.connect(
+            path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+
+    async def _close(self) -> None:
+        workers = [worker for worker in (self._writer, self._reader) if worker is not None]
+        self._writer = self._reader = None
+        for worker in workers:
+            await worker.close()
+        self._unlock()
+
+    def close(self) -> Deferred[None]:
+        """See `ITaskStore.close`."""
+        return Deferred.fromCoroutine(self._close())
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def _write(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+        return _run(self._writer, operation)
+
+    def create(self, task: Task, deliveries: Sequence[Delivery]) -> Deferred[tuple[Task, bool]]:
+        """See `ITaskStore.create`."""
+        return self._write(lambda connection: queries.create_task(connection, task, deliveries))
+
+    def apply(self, change: Change) -> Deferred[Task]:
+        """See `ITaskStore.apply`."""
+        done = self._write(lambda connection: queries.apply_change(connection, change))
+        before, after = change.before, change.after
+        for name, old in ((after.result_file, before.result_file), (after.late_result_file, before.late_result_file)):
+            if name and name != old:
+                done.addCallback(self._settle_result, name)
+        return done
+
+    def postpone(self, delivery_id: int, ready_at: datetime, error: str) -> Deferred[None]:
+        """See `ITaskStore.postpone`."""
+        return self._write(lambda connection: queries.postpone_delivery(connection, delivery_id, ready_at, error))
+
+    def remember_features(self, peer: Address, features: frozenset[str]) -> Deferred[None]:
+        """See `ITaskStore.remember_features`."""
+        return self._write(lambda connection: queries.remember_features(connection, peer, features))
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _read(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+        return _run(self._reader, operation)
+
+    def get(self, key: TaskKey) -> Deferred[Task | None]:
+        """See `ITaskStore.get`."""
+        return self._read(lambda connection: queries.get_task(connection, key))
+
+    def find(self, task_id: str) -> Deferred[list[Task]]:
+        """See `ITaskStore.find`."""
+        return self._read(lambda connection: queries.find_tasks(connection, task_id))
+
+    def list_tasks(
+        self,
+        *,
+        side: Side | None = None,
+        status: TaskStatus | None = None,
+        peer: Address | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> Deferred[list[Task]]:
+        """See `ITaskStore.list_tasks`."""
+        return self._read(lambda connection: queries.list_tasks(connection, side, status, peer, before, limit))
+
+    def queue(self, limit: int) -> Deferred[list[Task]]:
+        """See `ITaskStore.queue`."""
+        return self._read(lambda connection: queries.queue(connection, limit))
+
+    def due(self, deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
+        """See `ITaskStore.due`."""
+        return self._read(lambda connection: queries.due_tasks(connection, deadline, before, limit))
+
+    def ready_deliveries(self, peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
+        """See `ITaskStore.ready_deliveries`."""
+        return self._read(lambda connection: queries.ready_deliveries(connection, peer, now, limit))
+
+    def owed_peers(self) -> Deferred[list[Address]]:
+        """See `ITaskStore.owed_peers`."""
+        return self._read(queries.owed_peers)
+
+    def deliveries_of(self, key: TaskKey) -> Deferred[list[Delivery]]:
+        """See `ITaskStore.deliveries_of`."""
+        return self._read(lambda connection: queries.deliveries_of(connection, key))
+
+    def scores(self) -> Deferred[list[tuple[Address, int]]]:
+        """See `ITaskStore.scores`."""
+        return self._read(queries.scores)
+
+    def peer_features(self) -> Deferred[dict[Address, frozenset[str]]]:
+        """See `ITaskStore.peer_features`."""
+        return self._read(queries.peer_features)
+
+    # --- result files --------------------------------------------------------------------------------------------
+
+    def _in_file_thread(self, call: Callable[[], T]) -> Deferred[T]:
+        if self._directory is None:
+            return maybeDeferred(call)
+        if self._lock is None or self._reactor is None:
+            return maybeDeferred(_refuse)
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
+
+    def save_result(self, task_id: str, filename: str, content: bytes) -> Deferred[str]:
+        """See `ITaskStore.save_result`."""
+        return self._in_file_thread(lambda: self._results.write(task_id, filename, content))
+
+    def _settle_result(self, task: Task, name: str) -> Deferred[Task]:
+        return self._in_file_thread(lambda: self._results.settle(name)).addCallback(lambda _: task)
+
+    def discard_result(self, name: str) -> Deferred[None]:
+        """See `ITaskStore.discard_result`."""
+        return self._in_file_thread(lambda: self._results.discard(name))
+
+    def read_result(self, name: str) -> Deferred[bytes]:
+        """See `ITaskStore.read_result`."""
+        return self._in_file_thread(lambda: self._results.read(name))
+
+
+def _run(worker: Worker | None, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+    return maybeDeferred(_refuse) if worker is None else worker.run(operation)
+
+
+def _refuse() -> T:
+    raise StoreClosed("the store is not open")
+
+
+def _lock(path: Path) -> int:
+    """Take the lock file for this process; the kernel lets go of it when the process ends, however it ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreLocked(
+            f"the state directory {path.parent} is in use by another process; stop it, or choose another directory"
+        ) from error
+    return descriptor

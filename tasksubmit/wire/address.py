@@ -1,0 +1,95 @@
+"""Addresses of agents, ``N:NNNN.HHHH.LLLL``, with and without a port (wire.md, section 2).
+
+The network comes first in decimal and then again in hex; the two must agree. The node follows in two hex groups.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from attrs import frozen
+
+from tasksubmit.errors import InvalidAddress
+
+_MAX_NETWORK = 2**16 - 1
+_MAX_NODE = 2**32 - 1
+_MAX_PORT = 2**16 - 1
+
+_ADDRESS = re.compile(r"([0-9]{1,10}):([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})")
+_PORT = re.compile(r"[0-9]{1,10}")
+
+
+@frozen(order=True)
+class Address:
+    """Where an agent lives in the Pilot overlay. Hashable, and ordered by network, then node.
+
+    :ivar network: 0 to 65535.
+    :ivar node: 0 to 2**32 - 1.
+    :raises InvalidAddress: one of the two is out of its range.
+    """
+
+    network: int
+    node: int
+
+    def __attrs_post_init__(self) -> None:
+        if not (0 <= self.network <= _MAX_NETWORK and 0 <= self.node <= _MAX_NODE):
+            raise InvalidAddress(f"network {self.network}, node {self.node}: out of range")
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address.
+
+        :param text: as printed, or with leading zeros in the first part, or with lower-case hex digits.
+        :raises InvalidAddress: it is no such text, or its two spellings of the network differ.
+        """
+        return _parse(text)
+
+    def __str__(self) -> str:
+        """Print the canonical text, for example ``1:0001.F291.0004``."""
+        return f"{self.network}:{self.network:04X}.{self.node >> 16:04X}.{self.node & 0xFFFF:04X}"
+
+
+# Peers are few and messages many: nearly every address that is read has been read before.
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> Address:
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise InvalidAddress(f"{text[:80]!r} is not an address like 1:0001.F291.0004")
+    decimal, network, high, low = match.groups()
+    if int(decimal) != int(network, 16):
+        raise InvalidAddress(f"{text!r} names two networks, {decimal} and {int(network, 16)}; they must agree")
+    return Address(int(decimal), int(high + low, 16))
+
+
+@frozen(order=True)
+class SocketAddress:
+    """An address and a port on it.
+
+    :ivar address: the agent.
+    :ivar port: 0 to 65535.
+    :raises InvalidAddress: the port is out of its range.
+    """
+
+    address: Address
+    port: int
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.port <= _MAX_PORT:
+            raise InvalidAddress(f"port {self.port}: out of range")
+
+    @classmethod
+    def parse(cls, text: str) -> SocketAddress:
+        """Read an address, a colon and a port.
+
+        :param text: for example ``1:0001.F291.0004:1003``.
+        :raises InvalidAddress: it is no such text.
+        """
+        address, _, port = text.rpartition(":")
+        if not _PORT.fullmatch(port):
+            raise InvalidAddress(f"{text[:80]!r} is not an address and a port like 1:0001.F291.0004:1003")
+        return cls(Address.parse(address), int(port))
+
+    def __str__(self) -> str:
+        """Print the canonical text, for example ``1:0001.F291.0004:1003``."""
+        return f"{self.address}:{self.port}"

@@ -1,0 +1,220 @@
+"""JSON as the wire has it: one strict decoder, one encoder that writes the reference's bytes (wire.md, section 2).
+
+Reading uses the standard library's scanner and refuses what it lets through but peers never write, on every Python
+alike: duplicate keys, ``NaN`` and ``Infinity``, numbers that are too large for a double or over 300 characters long,
+unpaired surrogates, a byte order mark, bytes that are not UTF-8, and more than 200 levels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import NoReturn
+
+from tasksubmit.errors import InvalidMessage, MalformedMessage
+
+MAX_DEPTH = 200
+"""How deeply arrays and objects may be nested, the outermost counted. Deployed peers read up to 10,000 levels,
+which is more than every Python can."""
+
+MAX_NUMBER = 300
+"""How long a number may be, in characters. An integer of this length is far inside a double's range."""
+
+_INTEGER_LIMIT = 10**MAX_NUMBER
+
+# Doubles are written in positional notation from the one magnitude on, and up to (not including) the other.
+_SMALLEST_POSITIONAL = 1e-6
+_LARGEST_POSITIONAL = 1e21
+
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def decode_object(payload: bytes) -> dict[str, object]:
+    """Read one JSON object.
+
+    :param payload: the whole document in UTF-8.
+    :returns: the object; integers are exact ints, other numbers finite floats.
+    :raises MalformedMessage: it is anything else.
+    """
+    try:
+        document = _DECODER.decode(payload.decode("utf-8"))
+    except ValueError as error:
+        raise MalformedMessage(f"not a JSON document: {error}") from None
+    except RecursionError:
+        raise MalformedMessage(f"nested over {MAX_DEPTH} levels") from None
+    if type(document) is not dict:
+        raise MalformedMessage(f"{_json_type(document)} where an object is needed")
+    if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
+        _check_depth(document)
+    if _SURROGATE_ESCAPE.search(payload):
+        _check_surrogates(document)
+    return document
+
+
+def wrong_type(key: str, needed: str, value: object) -> NoReturn:
+    """Refuse a value of the wrong JSON type.
+
+    :param key: the JSON name of the field.
+    :param needed: what it must be, for example ``a string``.
+    :param value: what it is, as decoded.
+    :raises MalformedMessage: always.
+    """
+    raise MalformedMessage(f"{key} is {_json_type(value)} where {needed} is needed", key)
+
+
+def _json_type(value: object) -> str:
+    """Name the JSON type of a decoded value, for people."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", str: "a string", int: "an integer", float: "a number with a fraction or an exponent"}
+    return names.get(type(value)) or ("an array" if isinstance(value, list) else "an object")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make an object, in which no key may come twice: which of the two was meant cannot be told."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise MalformedMessage(f"the key {twice[:80]!r} comes twice", twice[:80])
+    return members
+
+
+def _check_length(number: str) -> None:
+    if len(number) > MAX_NUMBER:
+        raise MalformedMessage(f"a number of {len(number)} characters; the limit is {MAX_NUMBER}")
+
+
+def _integer(number: str) -> int:
+    # int() has a limit of its own, but one that the environment may lift, and without it takes quadratic time.
+    _check_length(number)
+    return int(number)
+
+
+def _double(number: str) -> float:
+    _check_length(number)
+    value = float(number)
+    if math.isinf(value):
+        raise MalformedMessage(f"the number {number[:40]} is too large")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise MalformedMessage(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_double, parse_constant=_no_constant
+)
+
+
+def _check_depth(document: dict[str, object]) -> None:
+    """Refuse a document of too many levels, walking it level by level so that no depth can exhaust the stack."""
+    level: list[dict[str, object] | list[object]] = [document]
+    for _ in range(MAX_DEPTH):
+        level = [child for parent in level for child in _members(parent) if isinstance(child, (dict, list))]
+        if not level:
+            return
+    raise MalformedMessage(f"nested over {MAX_DEPTH} levels")
+
+
+def _members(container: dict[str, object] | list[object]) -> Iterable[object]:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _check_surrogates(document: object) -> None:
+    """Refuse half a surrogate pair: it is no text, and could not be written again."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise MalformedMessage("half a surrogate pair in a string") from None
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+string_text = json.JSONEncoder(ensure_ascii=False).encode
+"""Write one string between its quotes. What only web pages mind is escaped later, in `to_bytes`."""
+
+
+def encode_value(value: object) -> bytes:
+    """Write any JSON value compactly, object keys sorted by code point.
+
+    :param value: None, a bool, str, int or finite float, or a list, tuple or dict (with str keys) of such.
+    :returns: the bytes of the whole document.
+    :raises InvalidMessage: the value, or one inside it, cannot be written.
+    """
+    return to_bytes(value_text(value))
+
+
+def to_bytes(text: str) -> bytes:
+    """Finish a document: escape what HTML and JavaScript treat as special, and encode it.
+
+    :param text: a whole JSON document; the five characters concerned stand nowhere outside its strings.
+    :raises InvalidMessage: it holds half a surrogate pair.
+    """
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidMessage("half a surrogate pair in a string") from None
+
+
+def value_text(value: object, levels: int = MAX_DEPTH) -> str:
+    """Write any JSON value as a part of a document that `to_bytes` will finish.
+
+    :param value: as for `encode_value`.
+    :param levels: how many levels of arrays and objects may still be opened.
+    :raises InvalidMessage: as for `encode_value`.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return string_text(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return integer_text(value)
+    if isinstance(value, float):
+        return double_text(value)
+    if not isinstance(value, (list, tuple, dict)):
+        raise InvalidMessage(f"a {type(value).__name__} cannot be written as JSON")
+    if not levels:
+        raise InvalidMessage(f"nested over {MAX_DEPTH} levels")
+    if not isinstance(value, dict):
+        return "[" + ",".join([value_text(item, levels - 1) for item in value]) + "]"
+    for key in value:
+        if not isinstance(key, str):
+            raise InvalidMessage(f"the key {key!r} is not a string")
+    return "{" + ",".join([f"{string_text(key)}:{value_text(value[key], levels - 1)}" for key in sorted(value)]) + "}"
+
+
+def integer_text(value: int) -> str:
+    """Write an integer, of at most `MAX_NUMBER` digits.
+
+    :raises InvalidMessage: it has more.
+    """
+    if not -_INTEGER_LIMIT < value < _INTEGER_LIMIT:
+        raise InvalidMessage(f"an integer of over {MAX_NUMBER} digits")
+    return int.__repr__(value)
+
+
+def double_text(value: float) -> str:
+    """Write a double with the fewest digits that read back equal, as the reference does (vectors/README.md).
+
+    :raises InvalidMessage: it is not finite.
+    """
+    if not math.isfinite(value):
+        raise InvalidMessage(f"{value} cannot be written as JSON")
+    text = float.__repr__(value)
+    if "e" not in text:
+        return text.removesuffix(".0")
+    if _SMALLEST_POSITIONAL <= abs(value) < _LARGEST_POSITIONAL:
+        return format(Decimal(text), "f")
+    return text.replace("e-0", "e-")
