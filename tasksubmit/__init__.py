@@ -1,1 +1,103 @@
-"""Tasks handed from agent to agent: the Pilot Protocol's task submission, on Twisted."""
+"""Tasks handed from agent to agent: the Pilot Protocol's task submission, on Twisted.
+
+Everything that a program needs is importable from here. What does not need Twisted does not import it: the names that
+do are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from tasksubmit.errors import TaskSubmitError
+from tasksubmit.lifecycle.polo import PoloScoreBreakdown, ScoreFormula, polo_score
+from tasksubmit.lifecycle.results import ALLOWED_RESULT_EXTENSIONS, FORBIDDEN_RESULT_EXTENSIONS
+from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, TaskStatus, Timeouts
+from tasksubmit.wire import (
+    DEFAULT_TCP_PORT,
+    MAX_FRAME,
+    PORT,
+    Address,
+    Frame,
+    FrameDecoder,
+    FrameType,
+    ResponseStatus,
+    SubmitRequest,
+    SubmitResponse,
+    TaskFile,
+    TaskResult,
+    TaskResultMessage,
+    TaskStatusUpdate,
+    generate_task_id,
+    parse_time,
+    type_name,
+)
+
+if TYPE_CHECKING:
+    from tasksubmit.node.peers import StaticPeers
+    from tasksubmit.node.service import Node, SubmittedTask
+    from tasksubmit.protocol.client import Client, connect
+    from tasksubmit.protocol.framing import TaskSubmitProtocol
+    from tasksubmit.protocol.server import TaskSubmitFactory
+    from tasksubmit.stores.sqlite import SQLiteTaskStore
+
+try:
+    __version__ = version("tasksubmit")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
+
+_ON_TWISTED = {
+    "Client": "tasksubmit.protocol.client",
+    "Node": "tasksubmit.node.service",
+    "SQLiteTaskStore": "tasksubmit.stores.sqlite",
+    "StaticPeers": "tasksubmit.node.peers",
+    "SubmittedTask": "tasksubmit.node.service",
+    "TaskSubmitFactory": "tasksubmit.protocol.server",
+    "TaskSubmitProtocol": "tasksubmit.protocol.framing",
+    "connect": "tasksubmit.protocol.client",
+}
+
+__all__ = [
+    "ACCEPT_TIMEOUT",
+    "ALLOWED_RESULT_EXTENSIONS",
+    "DEFAULT_TCP_PORT",
+    "FORBIDDEN_RESULT_EXTENSIONS",
+    "MAX_FRAME",
+    "PORT",
+    "QUEUE_HEAD_TIMEOUT",
+    "Address",
+    "Client",
+    "Frame",
+    "FrameDecoder",
+    "FrameType",
+    "Node",
+    "PoloScoreBreakdown",
+    "ResponseStatus",
+    "SQLiteTaskStore",
+    "ScoreFormula",
+    "StaticPeers",
+    "SubmitRequest",
+    "SubmitResponse",
+    "SubmittedTask",
+    "TaskFile",
+    "TaskResult",
+    "TaskResultMessage",
+    "TaskStatus",
+    "TaskStatusUpdate",
+    "TaskSubmitError",
+    "TaskSubmitFactory",
+    "TaskSubmitProtocol",
+    "Timeouts",
+    "connect",
+    "generate_task_id",
+    "parse_time",
+    "polo_score",
+    "type_name",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ON_TWISTED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ON_TWISTED[name]), name)

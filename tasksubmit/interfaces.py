@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import frozen
-from typing_extensions import TypeAlias
 from zope.interface import Interface
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
+    from collections.abc import Collection, Sequence
+    from datetime import datetime
 
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IStreamClientEndpoint
+
+    from tasksubmit.lifecycle.change import Change, Delivery
+    from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
+    from tasksubmit.lifecycle.task import Task, TaskKey
     from tasksubmit.wire.address import Address
     from tasksubmit.wire.messages import (
         SubmitRequest,
@@ -35,6 +41,20 @@ class Peer:
     transport: str
 
 
+@frozen
+class Refusal:
+    """Why a submission is not taken.
+
+    :ivar code: for programs (wire.md, section 6).
+    :ivar message: for people.
+    :ivar retry_after_s: a hint in seconds when trying again later makes sense; 0 when it does not.
+    """
+
+    code: str
+    message: str
+    retry_after_s: int = 0
+
+
 SendResult: TypeAlias = "Callable[[TaskResult], None]"
 """Sends the old synchronous result of one submission, on the connection on which it came, at any later time.
 
@@ -46,18 +66,18 @@ gone; without that it was handed to the transport, which says nothing about its 
 class ITaskHandler(Interface):
     """Decides what a server answers; asked once for each frame that makes sense.
 
-    What arrives here was decoded and validated. The frames of one connection are handed over in their order, but without
-    waiting for the answer to the one before, so that many can share one commit; the server puts the answers in order.
-    Each method returns its answer or a Deferred of it, which the server never cancels: a handler that was asked finishes
-    its work also when the connection is lost meanwhile.
+    What arrives here was decoded and validated. The frames of one connection are handed over in their order, but
+    without waiting for the answer to the one before, so that many can share one commit; the server puts the answers in
+    order. Each method returns its answer or a Deferred of it, which the server never cancels: a handler that was asked
+    finishes its work also when the connection is lost meanwhile.
 
     A `TaskSubmitError` from a method is answered 400 with its ``code`` and its text (of a `StoreError` the code alone,
     since its text names files). Any other exception is logged and answered 400 ``overloaded``, which tells the peer to
     try again later. Nothing may be answered 200 before it is on disk (wire.md, section 6).
     """
 
-    def task_submitted(  # type: ignore[empty-body]  # an interface has no bodies
-        peer: Peer,  # noqa: N805
+    def task_submitted(
+        peer: Peer,
         request: SubmitRequest,
         send_result: SendResult,
     ) -> bool | SubmitResponse | Deferred[bool] | Deferred[SubmitResponse] | Deferred[bool | SubmitResponse]:
@@ -69,8 +89,8 @@ class ITaskHandler(Interface):
             which the server adds the features.
         """
 
-    def status_updated(  # type: ignore[empty-body]  # an interface has no bodies
-        peer: Peer,  # noqa: N805
+    def status_updated(
+        peer: Peer,
         update: TaskStatusUpdate,
     ) -> SubmitResponse | Deferred[SubmitResponse]:
         """The other side of a task tells where it stands.
@@ -78,11 +98,115 @@ class ITaskHandler(Interface):
         :returns: the acknowledgement; sent only when ``update.ack`` asks for it.
         """
 
-    def results_received(  # type: ignore[empty-body]  # an interface has no bodies
-        peer: Peer,  # noqa: N805
+    def results_received(
+        peer: Peer,
         message: TaskResultMessage,
     ) -> SubmitResponse | Deferred[SubmitResponse]:
         """The results of a task have arrived.
 
         :returns: the acknowledgement; sent only when ``message.ack`` asks for it.
+        """
+
+
+class ITaskStore(Interface):
+    """Where a node keeps its tasks, what it owes to peers, and the ledger.
+
+    Every method but `open` returns a Deferred. One that changes something fires only after the change is durable, and
+    fails with `StoreError` when it is not; then nothing of it happened. Changes take effect in the order of the calls.
+    """
+
+    def open() -> None:
+        """Make the store ready; opening an open store does nothing. Blocks while the schema is brought up to date.
+
+        :raises StoreError: when it cannot be opened; `StoreLocked`, `StoreTooNew` and `StoreDamaged` say why.
+        """
+
+    def close() -> Deferred[None]:
+        """Finish what was asked, then release everything; fires when done. The store can be opened again."""
+
+    def create(task: Task, deliveries: Sequence[Delivery]) -> Deferred[tuple[Task, bool]]:
+        """Keep a new record and what it owes; fires with it and True, or with the record that has the key and False."""
+
+    def apply(change: Change) -> Deferred[Task]:
+        """Carry out `change` in one transaction; fires with the record as it is then.
+
+        A task that enters or leaves ACCEPTED on the receiver's side joins the end of the queue or leaves it, and the
+        task which that makes the head is staged, all in the same transaction. A booking that was made before is left
+        out. Fails with `StaleTask` when the record is not as ``change.before`` has it.
+        """
+
+    def get(key: TaskKey) -> Deferred[Task | None]:
+        """Fires with the record known by `key`, or None."""
+
+    def find(task_id: str) -> Deferred[list[Task]]:
+        """Fires with every record that has this id, of either side and whichever peer."""
+
+    def list_tasks(
+        *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
+    ) -> Deferred[list[Task]]:
+        """Fires with up to `limit` records, newest first, that match what is given; `before` is a ``Task.number``."""
+
+    def queue(limit: int) -> Deferred[list[Task]]:
+        """Fires with the first `limit` tasks of the queue, the head first."""
+
+    def due(deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
+        """Fires with up to `limit` records that meet `deadline`, its column before `before`, the oldest first.
+
+        The cost grows with what is due, not with what is stored.
+        """
+
+    def ready_deliveries(peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
+        """Fires with up to `limit` messages that may be sent to `peer` now, at most one for each task."""
+
+    def next_delivery(peer: Address) -> Deferred[datetime | None]:
+        """Fires with when the next message may be sent to `peer`; None when nothing is owed to it."""
+
+    def postpone(delivery_id: int, ready_at: datetime, error: str) -> Deferred[None]:
+        """Note that an attempt failed with `error`, and not to try again before `ready_at`."""
+
+    def owed_peers() -> Deferred[list[Address]]:
+        """Fires with every peer to whom something is owed."""
+
+    def deliveries_of(key: TaskKey) -> Deferred[list[Delivery]]:
+        """Fires with what is owed for one task, in the order in which it will be sent."""
+
+    def scores() -> Deferred[list[tuple[Address, int]]]:
+        """Fires with the score of every address that has one."""
+
+    def peer_features() -> Deferred[dict[Address, frozenset[str]]]:
+        """Fires with what each peer last announced."""
+
+    def remember_features(peer: Address, features: frozenset[str]) -> Deferred[None]:
+        """Keep what `peer` announced."""
+
+    def save_result(task_id: str, filename: str, content: bytes) -> Deferred[str]:
+        """Keep a result durably; fires with its name in the store, which a later `Change` gives to a record.
+
+        A result that no record comes to name is to be discarded; one left over by a crash goes at the next `open`.
+        """
+
+    def discard_result(name: str) -> Deferred[None]:
+        """Forget a result that no record names."""
+
+    def read_result(name: str) -> Deferred[bytes]:
+        """Fires with the content of a result."""
+
+
+class IAdmissionPolicy(Interface):
+    """Who may submit what. It is asked about each new submission, after the message itself was found valid."""
+
+    def admit(peer: Peer, request: SubmitRequest) -> Refusal | None | Deferred[Refusal | None]:
+        """Decide, at once or later: ``None`` admits the submission; a `Refusal` is the answer to it otherwise. Refusals are not remembered."""
+
+
+class IPeers(Interface):
+    """Who lives where."""
+
+    def addresses() -> Collection[Address]:
+        """Every peer that is known."""
+
+    def endpoint(address: Address) -> IStreamClientEndpoint:
+        """How to reach the peer.
+
+        :raises UnknownPeer: when it is not one of `addresses`.
         """

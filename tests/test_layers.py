@@ -49,7 +49,7 @@ class Import:
 
 def part_of(module: str) -> str:
     """The package or module right under `tasksubmit` that `module` belongs to; empty for `tasksubmit` itself."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def imports(module: str, source: str, is_package: bool = False) -> Iterator[Import]:
@@ -65,10 +65,10 @@ def imports(module: str, source: str, is_package: bool = False) -> Iterator[Impo
             for alias in node.names:
                 yield Import(".".join([*origin, alias.name]), for_types_only)
         elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            for child in node.body:
-                yield from visit(child, True)
-            for child in node.orelse:
-                yield from visit(child, for_types_only)
+            for guarded in node.body:
+                yield from visit(guarded, True)
+            for other in node.orelse:
+                yield from visit(other, for_types_only)
         else:
             for child in ast.iter_child_nodes(node):
                 yield from visit(child, for_types_only)

@@ -171,9 +171,7 @@ def _submitter_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         # A SUCCEEDED that overtook the results is remembered until they come.
         table[status, Event.HEAR_SUCCEEDED] = Transition(status, (Stamp.SUCCEEDED_HEARD,))
         # Cancelling is a request: the record ends only when the receiver answered, or never can.
-        table[status, Event.REQUEST_CANCEL] = Transition(
-            status, (Stamp.CANCEL_REQUESTED,), (Effect.OWE_CANCELLATION,)
-        )
+        table[status, Event.REQUEST_CANCEL] = Transition(status, (Stamp.CANCEL_REQUESTED,), (Effect.OWE_CANCELLATION,))
         table[status, Event.CONFIRM_CANCEL] = Transition(cancelled, (), (), "cancelled_by_submitter")
     return table
 
@@ -197,24 +195,25 @@ def advance(side: Side, status: TaskStatus | None, event: Event) -> Transition:
         raise IllegalTransition(f"the task cannot {event.value}: {where} in the {side}'s record") from None
 
 
-HEARD: Mapping[TaskStatus, Event] = MappingProxyType(
+HEARD: Mapping[str, Event] = MappingProxyType(
     {
-        TaskStatus.ACCEPTED: Event.HEAR_ACCEPTED,
-        TaskStatus.DECLINED: Event.HEAR_DECLINED,
-        TaskStatus.EXECUTING: Event.HEAR_EXECUTING,
-        TaskStatus.SUCCEEDED: Event.HEAR_SUCCEEDED,
-        TaskStatus.CANCELLED: Event.HEAR_CANCELLED,
-        TaskStatus.EXPIRED: Event.HEAR_EXPIRED,
+        "ACCEPTED": Event.HEAR_ACCEPTED,
+        "DECLINED": Event.HEAR_DECLINED,
+        "EXECUTING": Event.HEAR_EXECUTING,
+        "SUCCEEDED": Event.HEAR_SUCCEEDED,
+        "CANCELLED": Event.HEAR_CANCELLED,
+        "EXPIRED": Event.HEAR_EXPIRED,
     }
 )
 """What a submitter hears when the receiver says a status. NEW and COMPLETED say nothing: results say COMPLETED."""
 
 
-@frozen
+@frozen(kw_only=True)
 class Deadline:
     """A task of `side` in one of `statuses` whose time in the column `since` is over a limit ago meets `event`.
 
-    `timeout` names the setting that is the limit; empty when the column holds the deadline itself. A column that is
+    `timeout` names the setting that is the limit; empty when the column holds the deadline itself. `reason` is what the
+    record and the other side are told. A column that is
     not set never falls due (``staged_at`` is set on the head of the queue alone), nor does a task in which the column
     `unless` is set.
     """
@@ -222,20 +221,54 @@ class Deadline:
     side: Side
     statuses: tuple[TaskStatus, ...]
     since: str
-    timeout: str
     event: Event
+    reason: str
+    timeout: str = ""
     unless: str = ""
 
 
 DEADLINES = (
     # First, so that an end which costs nobody's score wins over one that does.
-    Deadline(Side.RECEIVER, (TaskStatus.NEW, TaskStatus.ACCEPTED), "expires_at", "", Event.PASS_DEADLINE),
-    Deadline(Side.RECEIVER, (TaskStatus.NEW,), "created_at", "accept_timeout", Event.TIME_OUT_ACCEPT),
-    Deadline(Side.RECEIVER, (TaskStatus.ACCEPTED,), "staged_at", "queue_head_timeout", Event.TIME_OUT_QUEUE_HEAD),
     Deadline(
-        Side.SUBMITTER, (TaskStatus.NEW,), "created_at", "answer_timeout", Event.REQUEST_CANCEL, "cancel_requested_at"
+        side=Side.RECEIVER,
+        statuses=(TaskStatus.NEW, TaskStatus.ACCEPTED),
+        since="expires_at",
+        event=Event.PASS_DEADLINE,
+        reason="The task was not begun by its deadline",
     ),
-    Deadline(Side.SUBMITTER, _OPEN, "result_due_at", "", Event.REQUEST_CANCEL, "cancel_requested_at"),
+    Deadline(
+        side=Side.RECEIVER,
+        statuses=(TaskStatus.NEW,),
+        since="created_at",
+        timeout="accept_timeout",
+        event=Event.TIME_OUT_ACCEPT,
+        reason="The task was not accepted in time",
+    ),
+    Deadline(
+        side=Side.RECEIVER,
+        statuses=(TaskStatus.ACCEPTED,),
+        since="staged_at",
+        timeout="queue_head_timeout",
+        event=Event.TIME_OUT_QUEUE_HEAD,
+        reason="The task was at the head of the queue for too long",
+    ),
+    Deadline(
+        side=Side.SUBMITTER,
+        statuses=(TaskStatus.NEW,),
+        since="created_at",
+        timeout="answer_timeout",
+        event=Event.REQUEST_CANCEL,
+        unless="cancel_requested_at",
+        reason="The receiver did not decide in time",
+    ),
+    Deadline(
+        side=Side.SUBMITTER,
+        statuses=_OPEN,
+        since="result_due_at",
+        event=Event.REQUEST_CANCEL,
+        unless="cancel_requested_at",
+        reason="The results did not arrive by their deadline",
+    ),
 )
 """Everything that happens to a task because time passed."""
 

@@ -14,11 +14,12 @@ from twisted.internet.interfaces import IReactorTime
 from tasksubmit.errors import StaleTask, UnknownTask
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind
-from tasksubmit.lifecycle.table import Effect, Event, Side, TaskStatus, advance
+from tasksubmit.lifecycle.table import Deadline, Effect, Event, Side, TaskStatus, advance
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds
 from tasksubmit.node.live import LiveTasks
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.messages import TaskStatusUpdate
+from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
+from tasksubmit.wire.timestamps import format_time
 
 Decision = Callable[[Task, datetime], tuple[Sequence[Event], Mapping[str, Any]]]
 """Given a record as it is and the time: what happens to it, and the fields that this sets besides."""
@@ -27,6 +28,11 @@ Decision = Callable[[Task, datetime], tuple[Sequence[Event], Mapping[str, Any]]]
 def always(*events: Event, **fields: Any) -> Decision:
     """The decision that does not depend on the record."""
     return lambda task, now: (events, fields)
+
+
+def overdue(deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
+    """What happens to a task whose `deadline` has passed."""
+    return (deadline.event,), {"justification": deadline.reason}
 
 
 class Records:
@@ -93,6 +99,23 @@ class Records:
         if change.deliveries or settles is not None:
             self._owed(after.peer)
         return after
+
+    async def results(self, task: Task) -> TaskResultMessage:
+        """The results of a task, as the message that carries them."""
+        content = await self.store.read_result(task.result_file)
+        is_file = task.result_type == "file"
+        return TaskResultMessage(
+            task_id=task.task_id,
+            result_type=task.result_type,
+            result_text="" if is_file else content.decode(),
+            filename=task.result_filename,
+            file_data=content if is_file else b"",
+            completed_at=format_time(task.completed_at) if task.completed_at else "",
+            time_idle_ms=task.time_idle_ms,
+            time_staged_ms=task.time_staged_ms,
+            time_cpu_ms=task.time_cpu_ms,
+            ack=True,
+        )
 
     def _plan(self, before: Task, decide: Decision, settles: int | None) -> Change:
         now = self.now()

@@ -1,0 +1,1 @@
+"""Where tasks are kept: SQLite, and the result files beside it."""

@@ -11,7 +11,7 @@ from attrs import evolve
 from tasksubmit.errors import StaleTask
 from tasksubmit.lifecycle.change import Change, Delivery
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
-from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
+from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.stores.rows import (
     DELIVERY_COLUMNS,
     TASK_COLUMNS,
@@ -102,6 +102,13 @@ def ready_deliveries(
     return found
 
 
+def next_delivery(connection: sqlite3.Connection, peer: Address) -> datetime | None:
+    """When the next message may be sent to `peer`; None when nothing is owed to it."""
+    sql = "SELECT min(ready_at) FROM deliveries WHERE peer = ? AND ready_at IS NOT NULL"
+    (ready_at,) = connection.execute(sql, (str(peer),)).fetchone()
+    return None if ready_at is None else from_milliseconds(ready_at)
+
+
 def owed_peers(connection: sqlite3.Connection) -> list[Address]:
     """Every peer to whom something is owed."""
     return [Address.parse(peer) for (peer,) in connection.execute("SELECT DISTINCT peer FROM deliveries")]
@@ -148,6 +155,7 @@ def create_task(connection: sqlite3.Connection, task: Task, deliveries: Iterable
         return existing, False
     for delivery in deliveries:
         _add_delivery(connection, delivery)
+    assert cursor.lastrowid is not None
     return evolve(task, number=cursor.lastrowid), True
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
@@ -104,9 +104,7 @@ class SQLiteTaskStore:
     def _connect(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         # Once open, each connection is used by its worker's thread alone.
-        return sqlite3.connect(
-            path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
+        return sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
 
     async def _close(self) -> None:
         workers = [worker for worker in (self._writer, self._reader) if worker is not None]
@@ -187,6 +185,10 @@ class SQLiteTaskStore:
         """See `ITaskStore.ready_deliveries`."""
         return self._read(lambda connection: queries.ready_deliveries(connection, peer, now, limit))
 
+    def next_delivery(self, peer: Address) -> Deferred[datetime | None]:
+        """See `ITaskStore.next_delivery`."""
+        return self._read(lambda connection: queries.next_delivery(connection, peer))
+
     def owed_peers(self) -> Deferred[list[Address]]:
         """See `ITaskStore.owed_peers`."""
         return self._read(queries.owed_peers)
@@ -209,7 +211,7 @@ class SQLiteTaskStore:
         if self._directory is None:
             return maybeDeferred(call)
         if self._lock is None or self._reactor is None:
-            return maybeDeferred(_refuse)
+            return _refuse()
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
 
     def save_result(self, task_id: str, filename: str, content: bytes) -> Deferred[str]:
@@ -229,11 +231,11 @@ class SQLiteTaskStore:
 
 
 def _run(worker: Worker | None, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
-    return maybeDeferred(_refuse) if worker is None else worker.run(operation)
+    return _refuse() if worker is None else worker.run(operation)
 
 
-def _refuse() -> T:
-    raise StoreClosed("the store is not open")
+def _refuse() -> Deferred[T]:
+    return fail(StoreClosed("the store is not open"))
 
 
 def _lock(path: Path) -> int:

@@ -24,7 +24,9 @@ which is more than every Python can."""
 MAX_NUMBER = 300
 """How long a number may be, in characters. An integer of this length is far inside a double's range."""
 
-_INTEGER_LIMIT = 10**MAX_NUMBER
+# The first integers on either side that are longer; the sign counts.
+_TOO_HIGH = 10**MAX_NUMBER
+_TOO_LOW = -(10 ** (MAX_NUMBER - 1))
 
 # Doubles are written in positional notation from the one magnitude on, and up to (not including) the other.
 _SMALLEST_POSITIONAL = 1e-6
@@ -196,12 +198,12 @@ def value_text(value: object, levels: int = MAX_DEPTH) -> str:
 
 
 def integer_text(value: int) -> str:
-    """Write an integer, of at most `MAX_NUMBER` digits.
+    """Write an integer.
 
-    :raises InvalidMessage: it has more.
+    :raises InvalidMessage: it is over `MAX_NUMBER` characters long.
     """
-    if not -_INTEGER_LIMIT < value < _INTEGER_LIMIT:
-        raise InvalidMessage(f"an integer of over {MAX_NUMBER} digits")
+    if not _TOO_LOW < value < _TOO_HIGH:
+        raise InvalidMessage(f"an integer of over {MAX_NUMBER} characters")
     return int.__repr__(value)
 
 

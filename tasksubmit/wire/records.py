@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import attrs
 from attrs import frozen
@@ -202,7 +202,7 @@ class Record:
         # attrs calls this once it has finished a subclass.
         written = []
         read = {}
-        for attribute in attrs.fields(cls):  # type: ignore[arg-type]  # cls is an attrs class by now
+        for attribute in attrs.fields(cast(Any, cls)):
             wire: _OnTheWire = attribute.metadata[_OnTheWire]
             key = wire.key or attribute.name
             written.append((attribute.name, f'"{key}"{cls.layout.colon}', wire.kind.write, wire.omit))

@@ -20,8 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import twisted
 from twisted.trial.unittest import SynchronousTestCase
+
+import twisted
 
 if TYPE_CHECKING:
     Base = SynchronousTestCase
@@ -246,7 +247,8 @@ class ContentTests(SynchronousTestCase):
 
     def test_packages_listed(self) -> None:
         """setup.cfg lists every package of the tree, and the directory of the plugin."""
-        found = {".".join(path.parent.relative_to(CHECKOUT).parts) for path in CHECKOUT.glob("tasksubmit/**/__init__.py")}
+        modules = [path.relative_to(CHECKOUT) for path in CHECKOUT.glob("tasksubmit/**/__init__.py")]
+        found = {".".join(path.parent.parts) for path in modules}
         listed = read_setup()["options"]["packages"].split()
         self.assertEqual(sorted(listed), sorted({*found, "twisted.plugins"}))
 
@@ -271,6 +273,6 @@ class ContentTests(SynchronousTestCase):
         with tarfile.open(built) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
         wanted = {name for folder in FOLDERS for name in files_of(tree, folder)}
-        wanted |= {"LICENSE", "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "pyproject.toml", "setup.cfg", "tox.ini"}
+        wanted |= {"LICENSE", "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "pyproject.toml", "tox.ini"}
         self.assertEqual(wanted - names, set())
         self.assertEqual({name for name in names if name.endswith((".pyc", "dropin.cache"))}, set())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from hypothesis import given, settings
@@ -24,7 +24,6 @@ from tasksubmit.wire.messages import (
     TaskResult,
     TaskResultMessage,
     TaskStatusUpdate,
-    generate_task_id,
 )
 from tasksubmit.wire.records import Message
 from tests.wire.vectors import KINDS, Row, check_rows, rows
@@ -53,7 +52,7 @@ def as_doubles(value: object) -> object:
 
 def read_fields(message: Message) -> dict[str, object]:
     """Give the fields of a message by their JSON names, numbers inside the result as doubles."""
-    fields = attrs.asdict(message, recurse=False)  # type: ignore[arg-type]  # every subclass is an attrs class
+    fields = attrs.asdict(cast(Any, message), recurse=False)
     return {key: as_doubles(value) if key == "result" else value for key, value in fields.items()}
 
 
@@ -76,7 +75,7 @@ class GoldenTests(SynchronousTestCase):
             kind = KINDS[row["kind"]]
             written = bytes.fromhex(row["frame_hex"])
             frame = Frame(int.from_bytes(written[:4], "big"), written[8:])
-            self.assertEqual(kind.from_frame(frame), kind(**fields_of(row)))
+            self.assertEqual(read_fields(kind.from_frame(frame)), read_fields(kind(**fields_of(row))))
 
         check_rows(self, rows("frames"), check)
 
@@ -132,7 +131,7 @@ BY_ANNOTATION: dict[str, st.SearchStrategy[Any]] = {
 
 def any_message(kind: type[Message]) -> st.SearchStrategy[Message]:
     """Give a strategy that makes messages of one class, with any content that its fields can hold."""
-    names = {attribute.name: str(attribute.type) for attribute in attrs.fields(kind)}  # type: ignore[arg-type]
+    names = {attribute.name: str(attribute.type) for attribute in attrs.fields(cast(Any, kind))}
     return st.builds(kind, **{name: BY_ANNOTATION[annotation] for name, annotation in names.items()})
 
 
@@ -143,7 +142,13 @@ class AnyMessageTests(SynchronousTestCase):
     @given(st.sampled_from(MESSAGES).flatmap(any_message))
     def test_round_trip(self, message: Message) -> None:
         """Whatever a message holds, writing and reading it gives the same message."""
-        self.assertEqual(type(message).from_frame(message.to_frame()), message)
+        self.assertEqual(read_fields(type(message).from_frame(message.to_frame())), read_fields(message))
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.integers(1 - 10 ** (MAX_NUMBER - 1), 10**MAX_NUMBER - 1))
+    def test_exact_integers(self, number: int) -> None:
+        """An integer in a result arrives exactly, however many digits a double would keep of it."""
+        self.assertEqual(TaskResult.from_json(TaskResult(result=number).to_json()).result, number)
 
     @settings(deadline=None, max_examples=100)
     @given(st.sampled_from(MESSAGES).flatmap(any_message))
@@ -189,7 +194,7 @@ class AnyMessageTests(SynchronousTestCase):
             message = kind.from_json(document)
         except MalformedMessage:
             return
-        self.assertEqual(kind.from_json(message.to_json()), message)
+        self.assertEqual(read_fields(kind.from_json(message.to_json())), read_fields(message))
 
 
 # --- what the vectors leave out -----------------------------------------------------------------------------------
@@ -301,7 +306,14 @@ class EncodeTests(SynchronousTestCase):
             b'"features":["persistent","ack"],"expires_at":"2026-01-01T00:00:00Z"}',
         )
         response = SubmitResponse(
-            "t", ResponseStatus.REJECTED, "m", features=(ACK,), code="quota", retry_after_s=5, current_status="NEW", reward=2
+            "t",
+            ResponseStatus.REJECTED,
+            "m",
+            features=(ACK,),
+            code="quota",
+            retry_after_s=5,
+            current_status="NEW",
+            reward=2,
         )
         self.assertEqual(
             response.to_json(),
@@ -323,7 +335,16 @@ class EncodeTests(SynchronousTestCase):
         """A value that JSON or the protocol cannot hold is refused, and its field named."""
         circle: list[object] = []
         circle.append(circle)
-        results = (float("nan"), float("-inf"), {1: 2}, b"bytes", [object()], 10**MAX_NUMBER, circle)
+        results = (
+            float("nan"),
+            float("-inf"),
+            {1: 2},
+            b"bytes",
+            [object()],
+            10**MAX_NUMBER,
+            -(10 ** (MAX_NUMBER - 1)),
+            circle,
+        )
         for message, field in (
             *((TaskResult(result=result), "result") for result in results),
             (SubmitResponse(status=2**63), "status"),
@@ -344,64 +365,3 @@ class EncodeTests(SynchronousTestCase):
     def test_tuples(self) -> None:
         """A tuple in a result is written as an array."""
         self.assertIn(b'"result":[1,[2]]', TaskResult(result=(1, (2,))).to_json())
-
-
-class ValidateTests(SynchronousTestCase):
-    """The second step of reading: what no honest peer sends."""
-
-    def invalid(self, message: SubmitRequest | TaskStatusUpdate | TaskResultMessage, field: str) -> None:
-        """Check that a message is invalid, and for which field."""
-        self.assertEqual(self.assertRaises(InvalidMessage, message.validate).field, field)
-
-    def test_task_id(self) -> None:
-        """A task id has 1 to 128 letters, digits, dots, underscores and hyphens, and no dot in front."""
-        for task_id in ("a", "a" * 128, generate_task_id(), "a..b", "-", "A_9.z"):
-            SubmitRequest(task_id).validate()
-        for task_id in ("", "a" * 129, ".", "..", ".a", "a/b", "a\\b", "a b", "a\n", "\u00e4", "a\0", "\u0661"):
-            self.invalid(SubmitRequest(task_id), "task_id")
-            self.invalid(TaskStatusUpdate(task_id, "NEW"), "task_id")
-            self.invalid(TaskResultMessage(task_id, "text"), "task_id")
-
-    def test_description(self) -> None:
-        """A description is measured in bytes of UTF-8, against the limit that is given."""
-        request = SubmitRequest("t", "\u00e4" * 5)
-        request.validate()
-        request.validate(max_description_bytes=10)
-        error = self.assertRaises(InvalidMessage, request.validate, max_description_bytes=9)
-        self.assertEqual(error.field, "task_description")
-
-    def test_expires_at(self) -> None:
-        """An expiry is empty or a time."""
-        SubmitRequest("t", expires_at="2026-01-01T00:00:00+02:00").validate()
-        self.invalid(SubmitRequest("t", expires_at="tomorrow"), "expires_at")
-
-    def test_status(self) -> None:
-        """A status is one of the eight words, spelt exactly."""
-        for status in TaskStatus:
-            TaskStatusUpdate("t", status.value).validate()
-        for word in ("", "accepted", "DONE", "ACCEPTED "):
-            self.invalid(TaskStatusUpdate("t", word), "status")
-
-    def test_results(self) -> None:
-        """A result is a text or a file with a name that may be sent, and its durations are not negative."""
-        TaskResultMessage("t", "text", "r").validate()
-        TaskResultMessage("t", "file", filename="a.md").validate()
-        self.invalid(TaskResultMessage("t", "link"), "result_type")
-        self.invalid(TaskResultMessage("t", "file"), "filename")
-        self.invalid(TaskResultMessage("t", "file", filename="../a.md"), "filename")
-        self.invalid(TaskResultMessage("t", "text", filename="a.py"), "filename")
-        for name in ("time_idle_ms", "time_staged_ms", "time_cpu_ms"):
-            self.invalid(TaskResultMessage("t", "text", **{name: -1}), name)
-
-
-class TaskIdTests(SynchronousTestCase):
-    """New task ids."""
-
-    def test_form(self) -> None:
-        """An id is the random bytes in hex, in groups of 8-4-4-4-12, with no bits fixed."""
-        self.assertEqual(generate_task_id(lambda n: bytes(range(n))), "00010203-0405-0607-0809-0a0b0c0d0e0f")
-        self.assertEqual(generate_task_id(lambda n: b"\xff" * n), "ffffffff-ffff-ffff-ffff-ffffffffffff")
-
-    def test_random(self) -> None:
-        """Ids are not made twice."""
-        self.assertEqual(len({generate_task_id() for _ in range(1000)}), 1000)

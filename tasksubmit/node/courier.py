@@ -1,0 +1,92 @@
+"""One delivery: the frame that it becomes, and what the answer means for the task."""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from tasksubmit.errors import PeerTimedOut, PeerVanished, TaskSubmitError
+from tasksubmit.lifecycle.change import Delivery, DeliveryKind
+from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.inbox import Inbox
+from tasksubmit.node.outbox import Outbox
+from tasksubmit.node.records import Records
+from tasksubmit.protocol.client import Client
+from tasksubmit.wire.messages import (
+    ACK,
+    PERSISTENT,
+    ResponseStatus,
+    SubmitRequest,
+    SubmitResponse,
+    TaskStatusUpdate,
+)
+from tasksubmit.wire.timestamps import format_time
+
+WORTH_TRYING_AGAIN = frozenset({"rate_limited", "quota", "overloaded", "storage", "not_accepting"})
+"""The codes of a 400 that another attempt may get past (wire.md, section 6)."""
+
+
+class TryAgain(TaskSubmitError):
+    """The peer answered that it cannot take the message now; `retry_after_s` is its hint, 0 without one."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Courier:
+    """Delivers single messages. What counts as delivered is in wire.md, section 6."""
+
+    _log = Logger()
+
+    def __init__(self, records: Records, inbox: Inbox, outbox: Outbox) -> None:
+        self._records = records
+        self._inbox = inbox
+        self._outbox = outbox
+
+    async def deliver(self, client: Client, delivery: Delivery, task: Task) -> None:
+        """Send one message and commit what the answer means, which settles the delivery.
+
+        :raises PeerError: when the peer could not be reached, or did not answer.
+        :raises TryAgain: when it answered that another attempt is worth it.
+        """
+        if delivery.kind is DeliveryKind.SUBMISSION:
+            await self._submit(client, delivery, task)
+        elif delivery.kind is DeliveryKind.RESULTS:
+            response = _final(await client.send_results(await self._records.results(task)))
+            await self._inbox.results_taken(task, response, delivery.id)
+        else:
+            response = _final(await client.update(TaskStatusUpdate.from_json(delivery.payload)))
+            if task.side is Side.SUBMITTER:
+                await self._outbox.cancellation_answered(task, response, delivery.id)
+            else:
+                await self._inbox.status_taken(task, response, delivery.id)
+
+    async def _submit(self, client: Client, delivery: Delivery, task: Task) -> None:
+        request = SubmitRequest(
+            task_id=task.task_id,
+            task_description=task.description,
+            from_addr=str(self._records.own),
+            to_addr=str(task.peer),
+            features=(PERSISTENT, ACK),
+            expires_at=format_time(task.expires_at) if task.expires_at else "",
+        )
+        try:
+            response = await client.submit(request)
+        except (PeerVanished, PeerTimedOut) as error:
+            if not error.written or ACK in client.features:
+                raise
+            await self._outbox.submission_unconfirmed(task, str(error), delivery.id)
+            return
+        # Any 400 ends a submission: the record keeps the code, and whoever submits decides whether to try again.
+        await self._outbox.submission_answered(task, response, delivery.id)
+
+
+def _final(response: SubmitResponse | None) -> SubmitResponse | None:
+    """The answer, unless it asks to try again.
+
+    :raises TryAgain: when it does.
+    """
+    if response is not None and response.status != ResponseStatus.ACCEPTED and response.code in WORTH_TRYING_AGAIN:
+        raise TryAgain(f"the peer answered {response.code}: {response.message}", response.retry_after_s)
+    return response

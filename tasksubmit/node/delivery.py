@@ -1,0 +1,204 @@
+"""Sends what is owed: in order for each task, many tasks at once, again after a while when it failed.
+
+What is owed is rows in the store, written with the change that caused them, so all of it survives a restart. Here is
+only, for each peer that is owed something, whether it is being served and when it may be tried next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from attrs import define
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from tasksubmit.errors import PeerError
+from tasksubmit.interfaces import IPeers
+from tasksubmit.lifecycle.change import Delivery
+from tasksubmit.lifecycle.task import Task, to_milliseconds
+from tasksubmit.node.courier import Courier, TryAgain
+from tasksubmit.node.peers import Clients
+from tasksubmit.node.records import Records
+from tasksubmit.wire.address import Address
+
+FIRST_DELAY_SECONDS = 1.0
+LONGEST_DELAY_SECONDS = 60.0
+
+_AT_ONCE = 256
+"""Messages to one peer that are read and sent together: bounds the memory that a long backlog takes."""
+
+
+@define
+class _Owed:
+    """A peer that is owed something. Times are seconds of the clock."""
+
+    is_served: bool = False
+    has_more: bool = True
+    failures: int = 0
+    not_before: float = 0.0  # because it could not be reached
+    wake_at: float = 0.0  # because its messages are for later
+
+
+class DeliveryService(Service):
+    """Delivers to every peer, none of them waiting for another.
+
+    :param interval_seconds: how often to look for peers that may be tried again.
+    :param random: spreads the attempts of many nodes.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        records: Records,
+        courier: Courier,
+        peers: IPeers,
+        *,
+        interval_seconds: float,
+        clock: IReactorTime,
+        random: Random,
+    ) -> None:
+        self.setName("delivery")
+        self._records = records
+        self._store = records.store
+        self._courier = courier
+        self._clock = clock
+        self._random = random
+        self._clients = Clients(records.own, peers, clock, self._learned)
+        self._owed: dict[Address, _Owed] = {}
+        self._interval = interval_seconds
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = clock
+        self._work: set[Deferred[None]] = set()
+
+    @override
+    def startService(self) -> None:
+        super().startService()
+        self._begin(self._resume())
+        self._loop.start(self._interval, now=False)
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        closed = self._clients.close()
+        return DeferredList([closed, *self._work]).addCallback(lambda _: None)
+
+    def owed(self, address: Address) -> None:
+        """Something new, or something more, is to be sent to a peer."""
+        if self.running:
+            owed = self._owed.setdefault(address, _Owed())
+            owed.has_more = True
+            owed.wake_at = 0.0
+            self._serve(address, owed)
+
+    # --- when ----------------------------------------------------------------------------------------------------
+
+    async def _resume(self) -> None:
+        self._clients.remember(await self._store.peer_features())
+        for address in await self._store.owed_peers():
+            self.owed(address)
+
+    def _look(self) -> None:
+        for address, owed in list(self._owed.items()):
+            self._serve(address, owed)
+
+    def _serve(self, address: Address, owed: _Owed) -> None:
+        if self.running and not owed.is_served and self._clock.seconds() >= max(owed.not_before, owed.wake_at):
+            owed.is_served = True
+            self._begin(self._deliver_ready(address, owed))
+
+    async def _deliver_ready(self, address: Address, owed: _Owed) -> None:
+        try:
+            while self.running and self._clock.seconds() >= max(owed.not_before, owed.wake_at):
+                owed.has_more = False
+                ready = await self._store.ready_deliveries(address, self._records.now(), _AT_ONCE)
+                if ready:
+                    await self._deliver_round(address, owed, ready)
+                elif not owed.has_more:
+                    await self._rest(address, owed)
+        finally:
+            owed.is_served = False
+
+    async def _rest(self, address: Address, owed: _Owed) -> None:
+        """Nothing is ready: forget the peer, or wake when the next message will be."""
+        next_at = await self._store.next_delivery(address)
+        if owed.has_more:
+            return
+        if next_at is None:
+            owed.wake_at = float("inf")
+            self._owed.pop(address, None)
+        else:
+            owed.wake_at = to_milliseconds(next_at) / 1000
+
+    # --- what ----------------------------------------------------------------------------------------------------
+
+    async def _deliver_round(self, address: Address, owed: _Owed, ready: list[tuple[Delivery, Task]]) -> None:
+        attempts = [Deferred.fromCoroutine(self._attempt(address, delivery, task)) for delivery, task in ready]
+        results = await DeferredList(attempts, consumeErrors=True)
+        for succeeded, result in results:
+            if isinstance(result, Failure):
+                self._log.failure("a failed delivery to {peer} could not be noted", result, peer=address)
+        if all(succeeded and could_talk for succeeded, could_talk in results):
+            owed.failures = 0
+        else:
+            owed.not_before = self._clock.seconds() + self._delay(owed.failures)
+            owed.failures += 1
+
+    async def _attempt(self, address: Address, delivery: Delivery, task: Task) -> bool:
+        """Whether the peer could be talked to; a message that it could not take is for later."""
+        try:
+            await self._courier.deliver(self._clients.client(address), delivery, task)
+            return True
+        except Exception as error:
+            if not self.running:
+                return False
+            delay = self._delay(delivery.attempts)
+            if isinstance(error, TryAgain):
+                delay = max(delay, error.retry_after_s)
+            elif not isinstance(error, PeerError):
+                self._log.failure(
+                    "{kind} of task {task_id} could not be sent to {peer}",
+                    kind=delivery.kind.value,
+                    task_id=task.task_id,
+                    peer=address,
+                )
+            self._log.info(
+                "{kind} of task {task_id} to {peer} failed, next attempt in {delay:.1f} s: {error}",
+                kind=delivery.kind.value,
+                task_id=task.task_id,
+                peer=address,
+                delay=delay,
+                error=str(error),
+            )
+            await self._store.postpone(delivery.id, self._records.now() + timedelta(seconds=delay), str(error))
+            return not isinstance(error, PeerError)
+
+    def _delay(self, failures: int) -> float:
+        """Seconds until the next attempt: doubled with each failure, with jitter downwards by up to half."""
+        longest = min(FIRST_DELAY_SECONDS * 2 ** min(failures, 30), LONGEST_DELAY_SECONDS)
+        return float(longest * self._random.uniform(0.5, 1.0))
+
+    def _learned(self, address: Address, features: frozenset[str]) -> None:
+        async def remember() -> None:
+            await self._store.remember_features(address, features)
+
+        self._begin(remember())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, which stopping waits for."""
+        done = Deferred.fromCoroutine(work).addErrback(
+            lambda failure: self._log.failure("delivery stumbled, will try again", failure)
+        )
+        if not done.called:
+            self._work.add(done)
+            done.addCallback(lambda _: self._work.discard(done))

@@ -1,0 +1,226 @@
+"""The receiver's side: submissions come in, are decided, queued, executed, and their results go out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from tasksubmit.errors import EmptyQueue, FrameTooLarge, IllegalTransition, InvalidMessage, NotAtHead, TooLarge
+from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
+from tasksubmit.lifecycle.table import Event, Side, TaskStatus, Timeouts, advance
+from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.records import Decision, Records, always, overdue
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import (
+    ResponseStatus,
+    SubmitRequest,
+    SubmitResponse,
+    TaskResultMessage,
+    TaskStatusUpdate,
+)
+from tasksubmit.wire.timestamps import format_time, parse_time
+
+TEXT_RESULT = "result.txt"
+"""What a text result is called on disk (wire.md, section 5)."""
+
+
+class Inbox:
+    """What a receiver does with tasks. Its methods are coroutines that return after the commit."""
+
+    _log = Logger()
+
+    def __init__(self, records: Records, policy: IAdmissionPolicy, timeouts: Timeouts) -> None:
+        self._records = records
+        self._store = records.store
+        self._policy = policy
+        self._timeouts = timeouts
+
+    # --- what the submitter asks -------------------------------------------------------------------------------
+
+    async def task_submitted(self, peer: Peer, request: SubmitRequest) -> SubmitResponse:
+        """Admit a submission, or answer one that is known already; see wire.md, sections 4 and 6."""
+        key = TaskKey(Side.RECEIVER, self._submitter(peer, request), request.task_id)
+        known = await self._store.get(key)
+        if known is None:
+            decision = self._policy.admit(peer, request)
+            refusal = await decision if isinstance(decision, Deferred) else decision
+            if refusal is not None:
+                self._log.info(
+                    "refused task {task_id} from {peer}: {code}", task_id=key.task_id, peer=key.peer, code=refusal.code
+                )
+                return _rejected(request, refusal)
+            known, is_new = await self._records.create(
+                Task(
+                    side=key.side,
+                    peer=key.peer,
+                    task_id=key.task_id,
+                    description=request.task_description,
+                    justification="A new task was created",
+                    created_at=self._records.now(),
+                    expires_at=parse_time(request.expires_at) if request.expires_at else None,
+                    features=request.features,
+                )
+            )
+            if is_new:
+                return _received(request)
+        if known.description != request.task_description:
+            return _rejected(request, Refusal("id_conflict", "this task id was used for another description"))
+        return _received(request, current_status=known.status.value)
+
+    def _submitter(self, peer: Peer, request: SubmitRequest) -> Address:
+        submitter = Address.parse(request.from_addr)
+        if peer.address not in (None, submitter):
+            raise InvalidMessage(f"from_addr is {submitter}, but the connection belongs to {peer.address}", "from_addr")
+        if Address.parse(request.to_addr) != self._records.own:
+            raise InvalidMessage(f"this is {self._records.own}; the task is for {request.to_addr}", "to_addr")
+        return submitter
+
+    async def withdrawn(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
+        """The submitter withdraws a task; the answer tells what won when it raced with something else."""
+        try:
+            task = await self._records.change(task.key, always(Event.CANCEL, justification=update.justification))
+        except IllegalTransition:
+            task = await self._records.get(task.key)
+        return acknowledgement(task)
+
+    # --- what the receiver does ----------------------------------------------------------------------------------
+
+    async def accept(self, key: TaskKey, justification: str) -> Task:
+        """Take a NEW task into the end of the queue.
+
+        :raises IllegalTransition: when it is not NEW, or its time has passed.
+        """
+        return await self._begin(key, Event.ACCEPT, justification=justification)
+
+    async def decline(self, key: TaskKey, justification: str) -> Task:
+        """Turn a NEW task down; the justification is required.
+
+        :raises IllegalTransition: when it is not NEW, or its time has passed.
+        """
+        if not justification.strip():
+            raise InvalidMessage("declining needs a justification: tell the submitter why", "justification")
+        return await self._begin(key, Event.DECLINE, justification=justification)
+
+    async def execute(self, key: TaskKey | None = None) -> Task:
+        """Begin the task at the head of the queue, which has to be `key` if that is given.
+
+        :raises EmptyQueue: when there is none.
+        :raises NotAtHead: when `key` is in the queue, but not at its head.
+        :raises IllegalTransition: when `key` is not in the queue, or its time has passed.
+        """
+        while True:
+            queue = await self._store.queue(1)
+            if key is not None and (not queue or queue[0].key != key):
+                advance(key.side, (await self._records.get(key)).status, Event.EXECUTE)
+                raise NotAtHead(f"task {key.task_id} is not at the head of the queue; see `tasksubmit queue`")
+            if not queue:
+                raise EmptyQueue("the queue is empty; accept a task first")
+            try:
+                return await self._begin(queue[0].key, Event.EXECUTE, justification="The task is being executed")
+            except IllegalTransition:
+                if key is not None:
+                    raise
+                # The head was withdrawn or its time has passed: the next one is head now.
+
+    async def complete(self, key: TaskKey, text: str, filename: str = "", content: bytes = b"") -> Task:
+        """Give the results of an EXECUTING task: a file if there is a `filename`, else the text.
+
+        :raises InvalidMessage: when the file may not be sent.
+        :raises TooLarge: when the results do not fit into a frame.
+        :raises IllegalTransition: when the task is not EXECUTING.
+        """
+        task = await self._records.get(key)
+        advance(task.side, task.status, Event.COMPLETE)
+        message = TaskResultMessage(
+            task_id=key.task_id,
+            result_type="file" if filename else "text",
+            result_text=text,
+            filename=filename,
+            file_data=content,
+            completed_at=format_time(self._records.now()),
+        )
+        message.validate()
+        try:
+            message.to_frame().encode()
+        except FrameTooLarge as error:
+            raise TooLarge("the results are too large for one frame of 16 MiB; send less, or a reference") from error
+        data = content if filename else text.encode()
+        name = await self._store.save_result(key.task_id, filename or TEXT_RESULT, data)
+        fields = {
+            "justification": "The results were given",
+            "result_type": message.result_type,
+            "result_filename": filename,
+            "result_file": name,
+        }
+        try:
+            return await self._records.change(key, always(Event.COMPLETE, **fields))
+        except Exception:
+            await self._store.discard_result(name)
+            raise
+
+    async def _begin(self, key: TaskKey, event: Event, **fields: Any) -> Task:
+        """Let `event` happen, unless a deadline has passed that the clock's last tick did not see."""
+        task = await self._records.change(key, self._unless_overdue(event, fields))
+        if task.status in (TaskStatus.CANCELLED, TaskStatus.EXPIRED):
+            raise IllegalTransition(f"too late: task {key.task_id} is {task.status} ({task.outcome})")
+        return task
+
+    def _unless_overdue(self, event: Event, fields: Mapping[str, Any]) -> Decision:
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            deadline = task.overdue(now, self._timeouts)
+            return ((event,), fields) if deadline is None else overdue(deadline)
+
+        return decide
+
+    # --- what was told to the submitter --------------------------------------------------------------------------
+
+    async def results_taken(self, task: Task, response: SubmitResponse | None, delivery_id: int) -> None:
+        """The submitter has the results, and booked the reward that it tells; or it refused them for good."""
+        if response is not None and response.status != ResponseStatus.ACCEPTED:
+            self._log.warn(
+                "the submitter refused the results of task {task_id}: {code}", task_id=task.task_id, code=response.code
+            )
+            refused = {"code": response.code, "error": f"the submitter refused the results: {response.message}"}
+            await self._records.change(task.key, always(**refused), settles=delivery_id)
+            return
+        reward = response.reward if response is not None and response.reward > 0 else None
+        delivered = always(Event.DELIVER, reward=reward, justification="The results were delivered")
+        await self._records.change(task.key, delivered, settles=delivery_id)
+
+    async def status_taken(self, task: Task, response: SubmitResponse | None, delivery_id: int) -> None:
+        """The submitter has a status update, or does not want it."""
+        await self._records.change(task.key, always(), settles=delivery_id)
+
+
+def _received(request: SubmitRequest, current_status: str = "") -> SubmitResponse:
+    return SubmitResponse(
+        task_id=request.task_id,
+        status=ResponseStatus.ACCEPTED,
+        message="Task received with status NEW",
+        current_status=current_status,
+    )
+
+
+def _rejected(request: SubmitRequest, refusal: Refusal) -> SubmitResponse:
+    return SubmitResponse(
+        task_id=request.task_id,
+        status=ResponseStatus.REJECTED,
+        message=refusal.message,
+        code=refusal.code,
+        retry_after_s=refusal.retry_after_s,
+    )
+
+
+def acknowledgement(task: Task, reward: int = 0) -> SubmitResponse:
+    """Where a task stands, as the answer to a message about it (wire.md, section 6)."""
+    return SubmitResponse(
+        task_id=task.task_id,
+        status=ResponseStatus.ACCEPTED,
+        message=f"Task is {task.status}",
+        current_status=task.status.value,
+        reward=reward,
+    )

@@ -1,0 +1,61 @@
+"""A server endpoint as a service that does not start when it cannot listen."""
+
+from __future__ import annotations
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from tasksubmit.errors import ListenError
+
+
+class Listener(Service):
+    """Listens on `endpoint` while it runs; `description` is what errors call it.
+
+    Twisted's own `StreamServerEndpointService` only logs that a port is taken, and the daemon runs on without it.
+    """
+
+    _log = Logger()
+
+    def __init__(self, description: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+        self.description = description
+        self._endpoint = endpoint
+        self._factory = factory
+        self._listening: Deferred[IListeningPort] | None = None
+        self.port: IListeningPort | None = None
+
+    @override
+    def privilegedStartService(self) -> None:
+        """Begin to listen.
+
+        :raises ListenError: when the endpoint says at once that it cannot.
+        """
+        if self._listening is not None:
+            return
+        failures: list[Failure] = []
+        self._listening = self._endpoint.listen(self._factory)
+        self._listening.addCallbacks(self._is_listening, failures.append)
+        if failures:
+            self._listening = None
+            raise ListenError(
+                f"cannot listen on {self.description}: {failures[0].getErrorMessage()}; is it taken by another process?"
+            ) from failures[0].value
+
+    @override
+    def startService(self) -> None:
+        self.privilegedStartService()
+        super().startService()
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        port, self.port, self._listening = self.port, None, None
+        return (port.stopListening() if port is not None else None) or succeed(None)
+
+    def _is_listening(self, port: IListeningPort) -> IListeningPort:
+        self.port = port
+        self._log.info("listening on {host}", host=port.getHost())
+        return port

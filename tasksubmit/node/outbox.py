@@ -1,0 +1,197 @@
+"""The submitter's side: tasks are submitted, followed, and their results kept and paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from attrs import evolve
+from twisted.logger import Logger
+
+from tasksubmit.errors import IllegalTransition, InvalidTime, TaskConflict
+from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
+from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
+from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.inbox import TEXT_RESULT, acknowledgement
+from tasksubmit.node.records import Decision, Records, always
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import ResponseStatus, SubmitResponse, TaskResultMessage, TaskStatusUpdate
+from tasksubmit.wire.timestamps import parse_time
+
+
+class Outbox:
+    """What a submitter does with tasks. Its methods are coroutines that return after the commit."""
+
+    _log = Logger()
+
+    def __init__(self, records: Records, formula: ScoreFormula) -> None:
+        self._records = records
+        self._store = records.store
+        self._formula = formula
+
+    # --- what the submitter does ---------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        to: Address,
+        description: str,
+        task_id: str,
+        expires_at: datetime | None = None,
+        result_due_at: datetime | None = None,
+    ) -> Task:
+        """Record a task and owe its submission to the receiver; the same task again is the one that there is.
+
+        :raises TaskConflict: when the id was used for another description.
+        """
+        task = Task(
+            side=Side.SUBMITTER,
+            peer=to,
+            task_id=task_id,
+            description=description,
+            justification="A new task was created",
+            created_at=self._records.now(),
+            expires_at=expires_at,
+            result_due_at=result_due_at,
+        )
+        task, _ = await self._records.create(task)
+        if task.description != description:
+            raise TaskConflict(f"task {task_id} was submitted to {to} with another description; use another id")
+        return task
+
+    async def cancel(self, key: TaskKey, reason: str) -> Task:
+        """Ask the receiver to withdraw a task; asking again changes nothing.
+
+        :raises IllegalTransition: when the task is final, or its results are here.
+        """
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if task.cancel_requested_at is not None and not task.is_settled:
+                return (), {}
+            return (Event.REQUEST_CANCEL,), {"justification": reason}
+
+        return await self._records.change(key, decide)
+
+    # --- what the receiver answers -------------------------------------------------------------------------------
+
+    async def submission_answered(self, task: Task, response: SubmitResponse, delivery_id: int) -> None:
+        """The receiver answered the submission, for the first time or again."""
+        answered = {"answered_at": self._records.now(), "features": response.features}
+        if response.status == ResponseStatus.ACCEPTED:
+            decision = self._heed(_heard(response.current_status), {}, anyway=answered)
+        else:
+            refusal = {"code": response.code, "justification": response.message}
+            decision = self._heed((Event.REFUSE,), refusal, anyway=answered)
+        await self._records.change(task.key, decision, settles=delivery_id)
+
+    async def submission_unconfirmed(self, task: Task, error: str, delivery_id: int) -> None:
+        """The answer was lost, and the peer is of the kind that may not be asked again (wire.md, section 6)."""
+        lost = always(code="unconfirmed", error=f"the answer to the submission was lost: {error}")
+        await self._records.change(task.key, lost, settles=delivery_id)
+
+    async def cancellation_answered(self, task: Task, response: SubmitResponse | None, delivery_id: int) -> None:
+        """The receiver answered a cancellation: with the status that won, or, being deployed, with silence."""
+        if response is None or response.status != ResponseStatus.ACCEPTED:
+            events: Sequence[Event] = (Event.CONFIRM_CANCEL,)
+        elif response.current_status == TaskStatus.CANCELLED.value:
+            events = (Event.CONFIRM_CANCEL,)
+        else:
+            events = _heard(response.current_status)
+        await self._records.change(task.key, self._heed(events, {}), settles=delivery_id)
+
+    # --- what the receiver tells ---------------------------------------------------------------------------------
+
+    async def status_updated(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
+        """The receiver tells where the task stands; what the table does not allow changes nothing."""
+        events = _heard(update.status)
+        if events:
+            fields = {"justification": update.justification, "outcome": update.outcome, "error": update.error}
+            task = await self._records.change(task.key, self._heed(events, fields))
+        return acknowledgement(task)
+
+    async def results_received(self, task: Task, message: TaskResultMessage) -> SubmitResponse:
+        """Keep results, book the scores once, and tell the reward; repeated ones are acknowledged again."""
+        if task.is_settled:
+            return await self._late(task, message)
+        name = await self._save(message)
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            events = (Event.RECEIVE_RESULTS, Event.HEAR_SUCCEEDED) if task.succeeded_heard else (Event.RECEIVE_RESULTS,)
+            return events, {"result_file": name, **self._result_fields(task, message, now)}
+
+        try:
+            after = await self._records.change(task.key, decide)
+        except IllegalTransition:  # it became final while the file was written
+            await self._store.discard_result(name)
+            return await self._late(await self._records.get(task.key), message)
+        except Exception:
+            await self._store.discard_result(name)
+            raise
+        return acknowledgement(after, after.reward or 0)
+
+    async def _save(self, message: TaskResultMessage) -> str:
+        if message.result_type == "file":
+            return await self._store.save_result(message.task_id, message.filename, message.file_data)
+        return await self._store.save_result(message.task_id, TEXT_RESULT, message.result_text.encode())
+
+    def _result_fields(self, task: Task, message: TaskResultMessage, now: datetime) -> dict[str, Any]:
+        try:
+            completed_at = parse_time(message.completed_at)
+        except InvalidTime:
+            completed_at = now
+        claimed = evolve(
+            task,
+            time_idle_ms=message.time_idle_ms,
+            time_staged_ms=message.time_staged_ms,
+            time_cpu_ms=message.time_cpu_ms,
+        )
+        scored_cpu_ms = claimed.bounded_cpu_ms(now)
+        reward = polo_score(evolve(claimed, time_cpu_ms=scored_cpu_ms), self._formula).final_reward
+        return {
+            "time_idle_ms": message.time_idle_ms,
+            "time_staged_ms": message.time_staged_ms,
+            "time_cpu_ms": message.time_cpu_ms,
+            "scored_cpu_ms": scored_cpu_ms,
+            "reward": reward,
+            "completed_at": completed_at,
+            "result_type": message.result_type,
+            "result_filename": message.filename,
+            "justification": "The results arrived",
+        }
+
+    async def _late(self, task: Task, message: TaskResultMessage) -> SubmitResponse:
+        """Results for a settled task: those that it ended with, again, or late ones, which are kept and never paid."""
+        if not task.result_file and not task.late_result_file:
+            name = await self._save(message)
+            self._log.warn(
+                "results for task {task_id} came after it was {status}; kept as {name}, not paid",
+                task_id=task.task_id,
+                status=task.status,
+                name=name,
+            )
+            task = await self._records.change(task.key, always(late_result_file=name))
+        return acknowledgement(task, task.reward or 0)
+
+    def _heed(
+        self, events: Sequence[Event], fields: Mapping[str, Any], *, anyway: Mapping[str, Any] | None = None
+    ) -> Decision:
+        """Let `events` happen and set `fields` if the table allows it; set the fields `anyway` in any case."""
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if not events or (task.side, task.status, events[0]) in TRANSITIONS:
+                return events, {**fields, **(anyway or {})}
+            self._log.debug(
+                "task {task_id} is {status}, and cannot {event}",
+                task_id=task.task_id,
+                status=task.status,
+                event=events[0].value,
+            )
+            return (), anyway or {}
+
+        return decide
+
+
+def _heard(status: str) -> Sequence[Event]:
+    """What the submitter hears in a status that the receiver said, if anything."""
+    event = HEARD.get(status)
+    return (event,) if event else ()

@@ -1,0 +1,84 @@
+"""Who lives where, and the one connection that a node keeps to each peer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from zope.interface import implementer
+
+from tasksubmit.errors import UnknownPeer
+from tasksubmit.interfaces import IPeers
+from tasksubmit.protocol.client import Client
+from tasksubmit.wire.address import Address
+
+
+@implementer(IPeers)
+class StaticPeers:
+    """The peers of a table that does not change."""
+
+    def __init__(self, endpoints: Mapping[Address, IStreamClientEndpoint]) -> None:
+        self._endpoints = dict(endpoints)
+
+    def addresses(self) -> Collection[Address]:
+        """See `IPeers.addresses`."""
+        return self._endpoints.keys()
+
+    def endpoint(self, address: Address) -> IStreamClientEndpoint:
+        """See `IPeers.endpoint`."""
+        try:
+            return self._endpoints[address]
+        except KeyError:
+            raise UnknownPeer(f"{address} is not a peer of this node; add it with --peer {address}=ENDPOINT") from None
+
+
+class Clients:
+    """A `Client` for each peer, made when first needed and kept.
+
+    :param learned: is called with a peer and its features whenever it announces others than before.
+    """
+
+    def __init__(
+        self,
+        own: Address,
+        peers: IPeers,
+        clock: IReactorTime,
+        learned: Callable[[Address, frozenset[str]], None],
+    ) -> None:
+        self._own = own
+        self._peers = peers
+        self._clock = clock
+        self._features: dict[Address, frozenset[str]] = {}
+        self._learned = learned
+        self._clients: dict[Address, Client] = {}
+
+    def remember(self, features: Mapping[Address, frozenset[str]]) -> None:
+        """Take up what each peer is known to have announced."""
+        self._features.update(features)
+
+    def client(self, address: Address) -> Client:
+        """The client for a peer.
+
+        :raises UnknownPeer: when the peer is not known.
+        """
+        client = self._clients.get(address)
+        if client is None:
+            client = self._clients[address] = Client(
+                self._peers.endpoint(address),
+                self._own,
+                self._clock,
+                features=self._features.get(address, frozenset()),
+                on_features=lambda features: self._announced(address, features),
+            )
+        return client
+
+    def _announced(self, address: Address, features: frozenset[str]) -> None:
+        if self._features.get(address) != features:
+            self._features[address] = features
+            self._learned(address, features)
+
+    def close(self) -> Deferred[None]:
+        """Close every connection; fires when they are closed."""
+        clients, self._clients = self._clients, {}
+        return gatherResults([client.close() for client in clients.values()]).addCallback(lambda _: None)

@@ -1,0 +1,299 @@
+"""The Node: one agent, as a service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from random import Random
+
+from attrs import frozen
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
+from typing_extensions import override
+from zope.interface import implementer
+
+from tasksubmit.errors import AmbiguousTask, IllegalTransition, UnknownTask
+from tasksubmit.interfaces import IAdmissionPolicy, IPeers, ITaskHandler, ITaskStore, Peer, SendResult
+from tasksubmit.lifecycle.polo import ScoreFormula
+from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
+from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.courier import Courier
+from tasksubmit.node.deadlines import Deadlines
+from tasksubmit.node.delivery import DeliveryService
+from tasksubmit.node.inbox import Inbox
+from tasksubmit.node.listener import Listener
+from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
+from tasksubmit.node.outbox import Outbox
+from tasksubmit.node.policy import PeersOnly
+from tasksubmit.node.records import Records
+from tasksubmit.protocol.server import TaskSubmitFactory
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import (
+    SubmitRequest,
+    SubmitResponse,
+    TaskResultMessage,
+    TaskStatusUpdate,
+    generate_task_id,
+)
+
+MAX_DESCRIPTION_BYTES = 1024 * 1024
+
+
+@implementer(ITaskHandler)
+class Node(MultiService):
+    """One agent, both sides of it: receives and submits tasks, keeps them, and delivers what it owes.
+
+    A service: start it, alone or in a tree; everything that it does needs it to run. It opens the store when it
+    starts and closes it when it stops, and may be started again.
+
+    :param address: the node's own address.
+    :param store: where tasks are kept; opening it blocks for a moment, so an application that minds opens it before.
+    :param peers: who lives where.
+    :param clock: all time and timers; commonly the reactor.
+    :param listen: what to listen on for peers, by the name that errors give it.
+    :param policy: who may submit; by default the peers.
+    :param timeouts: the limits of wire.md, section 4.
+    :param formula: how the rewards of submitted tasks are computed.
+    :param tick_seconds: how often deadlines and deliveries are looked at.
+    :param max_description_bytes: the longest description to take, in bytes of UTF-8.
+    :param random: spreads attempts to deliver, and makes task ids.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        store: ITaskStore,
+        peers: IPeers,
+        *,
+        clock: IReactorTime,
+        listen: Mapping[str, IStreamServerEndpoint] | None = None,
+        policy: IAdmissionPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        formula: ScoreFormula = ScoreFormula.DOCUMENTED,
+        tick_seconds: float = 1.0,
+        idle_timeout_seconds: float = 60.0,
+        max_description_bytes: int = MAX_DESCRIPTION_BYTES,
+        random: Random | None = None,
+    ) -> None:
+        super().__init__()
+        self.setName("tasksubmit")
+        timeouts = timeouts or Timeouts()
+        self.address = address
+        self.store = store
+        self.peers = peers
+        self._max_description_bytes = max_description_bytes
+        self._live = LiveTasks(lambda key: self._records.get(key))
+        self._records = Records(address, store, clock, self._live, lambda peer: self._delivery.owed(peer))
+        self._inbox = Inbox(self._records, policy or PeersOnly(peers), timeouts)
+        self._outbox = Outbox(self._records, formula)
+        self._delivery = DeliveryService(
+            self._records,
+            Courier(self._records, self._inbox, self._outbox),
+            peers,
+            interval_seconds=tick_seconds,
+            clock=clock,
+            random=random or Random(),
+        )
+        self.factory = TaskSubmitFactory(
+            self, clock=clock, idle_timeout=idle_timeout_seconds, max_description_bytes=max_description_bytes
+        )
+        self._delivery.setServiceParent(self)
+        Deadlines(self._records, timeouts, tick_seconds, clock).setServiceParent(self)
+        self.listeners = [Listener(name, endpoint, self.factory) for name, endpoint in (listen or {}).items()]
+        for listener in self.listeners:
+            listener.setServiceParent(self)
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    @override
+    def startService(self) -> None:
+        """Open the store, then listen, look at deadlines and deliver.
+
+        :raises StoreError: when the store cannot be opened.
+        :raises ListenError: when an endpoint cannot be listened on.
+        """
+        self.store.open()
+        super().startService()
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        """Take nothing new, finish what is in work, and close the store; fires when all of it is done."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await maybeDeferred(super().stopService)
+        await self.factory.close_connections()
+        self._live.stop()
+        await self.store.close()
+
+    # --- what peers ask: ITaskHandler ----------------------------------------------------------------------------
+
+    def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> Deferred[SubmitResponse]:
+        """See `ITaskHandler.task_submitted`."""
+        return Deferred.fromCoroutine(self._inbox.task_submitted(peer, request))
+
+    def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> Deferred[SubmitResponse]:
+        """See `ITaskHandler.status_updated`; a submitter withdraws with CANCELLED, all else is a receiver's word."""
+        return Deferred.fromCoroutine(self._status_updated(peer, update))
+
+    async def _status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
+        tasks = await self._tasks_with(peer, update.task_id)
+        received = [task for task in tasks if task.side is Side.RECEIVER]
+        submitted = [task for task in tasks if task.side is Side.SUBMITTER]
+        if update.status == TaskStatus.CANCELLED.value and received:
+            if update.outcome == "cancelled_by_submitter" or not submitted:
+                return await self._inbox.withdrawn(_only(received, update.task_id), update)
+        return await self._outbox.status_updated(_only(submitted, update.task_id), update)
+
+    def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[SubmitResponse]:
+        """See `ITaskHandler.results_received`."""
+        return Deferred.fromCoroutine(self._results_received(peer, message))
+
+    async def _results_received(self, peer: Peer, message: TaskResultMessage) -> SubmitResponse:
+        tasks = await self._tasks_with(peer, message.task_id)
+        submitted = [task for task in tasks if task.side is Side.SUBMITTER]
+        return await self._outbox.results_received(_only(submitted, message.task_id), message)
+
+    async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
+        """The records with this id that `peer` may speak of; one that nobody authenticated may speak of any."""
+        tasks = await self.store.find(task_id)
+        return [task for task in tasks if peer.address in (None, task.peer)]
+
+    # --- what the submitter does ---------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        to: Address,
+        description: str,
+        *,
+        task_id: str | None = None,
+        expires_at: datetime | None = None,
+        result_due_at: datetime | None = None,
+    ) -> Deferred[SubmittedTask]:
+        """Submit a task; fires with a handle once it is recorded, and goes on to send it for as long as it takes.
+
+        :param task_id: makes it safe to repeat the call; made up if it is left out.
+        :param expires_at: a task not begun by then is cancelled by the receiver.
+        :param result_due_at: when to cancel a task whose results did not arrive.
+
+        Fails with `UnknownPeer`, with `InvalidMessage` for an id or a description that may not be sent, and with
+        `TaskConflict` when the id is taken by a task with another description.
+        """
+        return Deferred.fromCoroutine(self._submit(to, description, task_id, expires_at, result_due_at))
+
+    async def _submit(
+        self,
+        to: Address,
+        description: str,
+        task_id: str | None,
+        expires_at: datetime | None,
+        result_due_at: datetime | None,
+    ) -> SubmittedTask:
+        self.peers.endpoint(to)
+        task_id = task_id or generate_task_id()
+        request = SubmitRequest(task_id, description, str(self.address), str(to))
+        request.validate(self._max_description_bytes)
+        request.to_frame()
+        task = await self._outbox.submit(to, description, task_id, expires_at, result_due_at)
+        return SubmittedTask(self, task.key)
+
+    def cancel(self, key: TaskKey, reason: str = "Cancelled by the submitter") -> Deferred[Task]:
+        """Ask for a submitted task to be withdrawn; fires with the record once that is owed to the receiver.
+
+        The record becomes final when the receiver has answered. Fails with `IllegalTransition` when it is too late.
+        """
+        if key.side is not Side.SUBMITTER:
+            return fail(IllegalTransition(f"task {key.task_id} was received here; only its submitter can cancel it"))
+        return Deferred.fromCoroutine(self._outbox.cancel(key, reason))
+
+    def result(self, key: TaskKey) -> Deferred[TaskResultMessage]:
+        """Fires with the results of a task, once they are here; fails like `SubmittedTask.result`."""
+        return Deferred.fromCoroutine(self._result(key))
+
+    async def _result(self, key: TaskKey) -> TaskResultMessage:
+        task = await self.wait(key, lambda task: task.is_settled)
+        raise_if_ended(task)
+        return await self._records.results(task)
+
+    # --- what the receiver does ----------------------------------------------------------------------------------
+
+    def accept(self, key: TaskKey, justification: str = "Task accepted") -> Deferred[Task]:
+        """Take a NEW task into the queue; see `Inbox.accept`."""
+        return Deferred.fromCoroutine(self._inbox.accept(key, justification))
+
+    def decline(self, key: TaskKey, justification: str) -> Deferred[Task]:
+        """Turn a NEW task down; see `Inbox.decline`."""
+        return Deferred.fromCoroutine(self._inbox.decline(key, justification))
+
+    def execute(self, key: TaskKey | None = None) -> Deferred[Task]:
+        """Begin the head of the queue; see `Inbox.execute`."""
+        return Deferred.fromCoroutine(self._inbox.execute(key))
+
+    def send_results(self, key: TaskKey, text: str = "", *, filename: str = "", content: bytes = b"") -> Deferred[Task]:
+        """Give the results of an EXECUTING task; see `Inbox.complete`."""
+        return Deferred.fromCoroutine(self._inbox.complete(key, text, filename, content))
+
+    # --- either side ---------------------------------------------------------------------------------------------
+
+    def resolve(self, task_id: str, *, side: Side | None = None, peer: Address | None = None) -> Deferred[Task]:
+        """Fires with the one record that has this id, and matches what else is given.
+
+        Fails with `UnknownTask` when there is none, and with `AmbiguousTask` when there are several.
+        """
+        return Deferred.fromCoroutine(self._resolve(task_id, side, peer))
+
+    async def _resolve(self, task_id: str, side: Side | None, peer: Address | None) -> Task:
+        tasks = await self.store.find(task_id)
+        return _only([task for task in tasks if side in (None, task.side) and peer in (None, task.peer)], task_id)
+
+    def wait(self, key: TaskKey, condition: Condition) -> Deferred[Task]:
+        """Fires with the record of `key` as soon as ``condition(task)`` is true, which may be at once.
+
+        Fails with `UnknownTask`, and with `StoreClosed` when the node stops meanwhile. Cancelling gives up the wait.
+        """
+        return Deferred.fromCoroutine(self._live.wait(key, condition))
+
+
+@frozen
+class SubmittedTask:
+    """A handle on a task that was submitted. It may be dropped at any time: the task goes on."""
+
+    node: Node
+    key: TaskKey
+
+    @property
+    def task_id(self) -> str:
+        """The id that the task was submitted under."""
+        return self.key.task_id
+
+    def accepted(self) -> Deferred[Task]:
+        """Fires with the record when the receiver has accepted the task, or gone further.
+
+        Fails with `TaskDeclined`, `TaskCancelled` or `TaskExpired` when it ended instead, and with `StoreClosed` when
+        the node stops meanwhile. Cancelling the Deferred gives up the wait, not the task.
+        """
+        accepted = self.node.wait(self.key, lambda task: task.status is not TaskStatus.NEW)
+        return accepted.addCallback(_unless_ended)
+
+    def result(self) -> Deferred[TaskResultMessage]:
+        """Fires with the results; fails like `accepted`."""
+        return self.node.result(self.key)
+
+    def cancel(self, reason: str = "Cancelled by the submitter") -> Deferred[Task]:
+        """See `Node.cancel`."""
+        return self.node.cancel(self.key, reason)
+
+
+def _unless_ended(task: Task) -> Task:
+    raise_if_ended(task)
+    return task
+
+
+def _only(tasks: list[Task], task_id: str) -> Task:
+    if not tasks:
+        raise UnknownTask(f"there is no task {task_id} here")
+    if len(tasks) > 1:
+        held = ", ".join(f"{'from' if task.side is Side.RECEIVER else 'to'} {task.peer}" for task in tasks)
+        raise AmbiguousTask(f"several tasks have the id {task_id} ({held}): say which with --from or --to")
+    return tasks[0]

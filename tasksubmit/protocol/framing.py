@@ -1,0 +1,235 @@
+"""Frames on a Twisted transport: limits, time-outs and back-pressure, and nothing about what the frames mean."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.policies import TimeoutMixin
+from twisted.python.failure import Failure
+from typing_extensions import override
+from zope.interface import implementer
+
+from tasksubmit.errors import FrameTooLarge
+from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameDecoder
+
+IDLE_TIMEOUT_SECONDS = 60.0
+CLOSE_TIMEOUT_SECONDS = 10.0
+
+MIN_PROGRESS_BYTES = 16 * 1024
+"""What must arrive of an unfinished frame within each idle time-out, lest a trickle hold the connection for ever."""
+
+
+class Hold(enum.Flag):
+    """Why a connection takes no frames at the moment."""
+
+    NOTHING = 0
+
+    PEER_NOT_READING = enum.auto()
+    """The transport's buffer is full of what the peer has not read."""
+
+    WORK_IN_HAND = enum.auto()
+    """As many requests are unanswered as may be."""
+
+    CLOSING = enum.auto()
+    """No further frame will be taken."""
+
+
+@implementer(IPushProducer)
+class TaskSubmitProtocol(Protocol, TimeoutMixin):
+    """Cuts what arrives into frames and hands them to `frameReceived`, one by one, as long as nothing holds them.
+
+    Made for each connection, in the manner of `Int32StringReceiver`: override `frameReceived`, call `sendFrame`. While
+    the peer does not read what we write, no further frames are taken from it, so that an endpoint that only ever writes
+    in answer to a frame holds a bounded number of bytes. A connection that is idle for `idle_timeout` is closed; one
+    that is then in the middle of a frame, or is not closed after another `close_timeout`, is aborted.
+
+    :ivar MAX_LENGTH: the largest payload to accept, in bytes; may be set until the connection is made.
+    :ivar idle_timeout: seconds on the clock, None for no limit; may be set until the connection is made.
+    :ivar close_timeout: seconds on the clock that the transport has to write out its buffer and close.
+    """
+
+    MAX_LENGTH: int = MAX_FRAME
+    idle_timeout: float | None = IDLE_TIMEOUT_SECONDS
+    close_timeout: float = CLOSE_TIMEOUT_SECONDS
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.clock = clock
+        self.is_open = False
+        self._holds = Hold.NOTHING
+        self._pending: deque[Frame] = deque()
+        self._fault: FrameTooLarge | None = None
+        self._delivering = False
+        self._reading = True
+        self._progress_bytes = 0
+        self._decoder = FrameDecoder(self.MAX_LENGTH)
+
+    # --- for subclasses to override -------------------------------------------------------------------------------
+
+    def frameReceived(self, frame: Frame) -> None:
+        """A whole frame has arrived. May call `hold`, after which no other comes until `release`."""
+        raise NotImplementedError
+
+    def lengthLimitExceeded(self, error: FrameTooLarge) -> None:
+        """A header announced too much; all frames before it were handed over. Aborts the connection by default."""
+        self.abort()
+
+    def is_busy(self) -> bool:
+        """Tell whether something is going on that a silent peer may be waiting for; the connection is then not idle."""
+        return False
+
+    # --- for subclasses to call -----------------------------------------------------------------------------------
+
+    def sendFrame(self, frame: Frame) -> None:
+        """Hand a frame to the transport. While the connection is closing, and after, it is dropped.
+
+        :raises FrameTooLarge: the payload is over `MAX_FRAME` bytes.
+        """
+        self.send_encoded(frame.encode())
+
+    def send_encoded(self, frame: bytes) -> None:
+        """Like `sendFrame`, for a frame that was encoded already."""
+        if self.transport is not None and self.is_open:
+            self.resetTimeout()
+            self.transport.write(frame)
+
+    def hold(self, why: Hold) -> None:
+        """Take no further frame until `release` with the same reason."""
+        self._holds |= why
+        self._set_reading()
+
+    def release(self, why: Hold) -> None:
+        """Take frames again, unless another reason remains. Those that had arrived are handed over at once."""
+        if self._holds & why:
+            self._holds &= ~why
+            self._deliver()
+
+    def is_held(self, why: Hold) -> bool:
+        """Tell whether `hold` was called with this reason, and `release` not yet."""
+        return bool(self._holds & why)
+
+    def close(self) -> None:
+        """Take no further frame, write out what was sent, and close; abort if that takes over `close_timeout`."""
+        if self.transport is None or not self.is_open:
+            return
+        self._stop()
+        self.setTimeout(self.close_timeout)
+        # A transport waits for its producer before it closes; and TLS must read the other side's goodbye.
+        self._call_transport("unregisterProducer")
+        self._call_transport("resumeProducing")
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Drop the connection, with everything that was not yet written."""
+        self._stop()
+        self.setTimeout(None)
+        self._call_transport("abortConnection", instead="loseConnection")
+
+    @property
+    def is_mid_frame(self) -> bool:
+        """Whether a part of a frame has arrived."""
+        return self._decoder.buffered_bytes > 0
+
+    # --- what the transport calls ---------------------------------------------------------------------------------
+
+    @override
+    def connectionMade(self) -> None:
+        self._decoder = FrameDecoder(self.MAX_LENGTH)
+        self.is_open = True
+        self._call_transport("setTcpKeepAlive", True)
+        self._call_transport("setTcpNoDelay", True)
+        self._call_transport("registerProducer", self, True)
+        self.setTimeout(self.idle_timeout)
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        if not self.is_open:
+            return
+        was_mid_frame = self.is_mid_frame
+        try:
+            frames = self._decoder.feed(data)
+        except FrameTooLarge as error:
+            self._fault = error
+            frames = error.frames
+        self._progress_bytes += len(data)
+        if frames or not was_mid_frame or self._progress_bytes >= MIN_PROGRESS_BYTES:
+            self._progress_bytes = 0
+            self.resetTimeout()
+        self._pending.extend(frames)
+        self._deliver()
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.setTimeout(None)
+        self.is_open = False
+        # Whole frames that wait for a hold to end did arrive, and their sender may want no answer and think them
+        # delivered. They are the rest of one read, so letting them through passes the limits by little.
+        while self._pending and not self._holds & Hold.CLOSING:
+            self.frameReceived(self._pending.popleft())
+        self._stop()
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full: stop reading, so that nothing arrives that would be answered."""
+        self.hold(Hold.PEER_NOT_READING)
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty again."""
+        self.resetTimeout()
+        self.release(Hold.PEER_NOT_READING)
+
+    def stopProducing(self) -> None:
+        """The transport is going away; `connectionLost` follows and does what is to be done."""
+
+    @override
+    def callLater(self, period: float, func: Callable[[], object]) -> IDelayedCall:
+        return self.clock.callLater(period, func)
+
+    @override
+    def timeoutConnection(self) -> None:
+        if self.is_open and self.is_busy():
+            self.setTimeout(self.idle_timeout)
+        elif self.is_open and not self.is_mid_frame:
+            self.close()
+        else:
+            peer = None if self.transport is None else self.transport.getPeer()
+            self._log.info("aborted {peer}, which stayed inside a frame or did not close in time", peer=peer)
+            self.abort()
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """Hand over what has arrived. A frame may be answered, and so release a hold, while it is handed over."""
+        if not self._delivering:
+            self._delivering = True
+            try:
+                while self._pending and not self._holds:
+                    self.frameReceived(self._pending.popleft())
+                if self._fault is not None and not self._holds:
+                    fault, self._fault = self._fault, None
+                    self.lengthLimitExceeded(fault)
+            finally:
+                self._delivering = False
+        self._set_reading()
+
+    def _set_reading(self) -> None:
+        wanted = not (self._holds or self._pending)
+        if self.is_open and wanted != self._reading:
+            self._reading = wanted
+            self._call_transport("resumeProducing" if wanted else "pauseProducing")
+
+    def _stop(self) -> None:
+        self.is_open = False
+        self._holds |= Hold.CLOSING
+        self._pending.clear()
+
+    def _call_transport(self, method: str, *args: object, instead: str = "") -> None:
+        """Call what not every transport has: TLS over a Unix socket, say, claims methods of TCP that it lacks."""
+        found = getattr(self.transport, method, None) or getattr(self.transport, instead, None)
+        if found is not None:
+            found(*args)

@@ -1,0 +1,369 @@
+"""The listening side: frames in, answers out, each in its turn (wire.md, sections 3 and 6)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+from attrs import define, evolve, field, frozen
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from typing_extensions import override
+from zope.interface import implementer
+
+from tasksubmit.errors import (
+    FrameTooLarge,
+    InvalidMessage,
+    MalformedMessage,
+    PeerVanished,
+    StoreError,
+    TaskSubmitError,
+    UnknownTask,
+)
+from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
+from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS, Hold, TaskSubmitProtocol
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameType, type_name
+from tasksubmit.wire.messages import (
+    ACK,
+    MAX_TASK_ID,
+    PERSISTENT,
+    ResponseStatus,
+    SubmitRequest,
+    SubmitResponse,
+    TaskResult,
+    TaskResultMessage,
+    TaskStatusUpdate,
+)
+
+MAX_OUTSTANDING = 256
+MAX_OUTSTANDING_BYTES = 32 * 1024 * 1024
+
+FEATURES = (PERSISTENT, ACK)
+"""What every answer announces (wire.md, section 6)."""
+
+Request: TypeAlias = SubmitRequest | TaskStatusUpdate | TaskResultMessage
+SubmissionFunction: TypeAlias = Callable[[Peer, SubmitRequest, SendResult], "bool | Deferred[bool]"]
+"""The seed's kind of handler: True accepts a submission, False rejects it."""
+
+_MESSAGES: dict[int, type[Request]] = {
+    FrameType.SUBMIT: SubmitRequest,
+    FrameType.STATUS_UPDATE: TaskStatusUpdate,
+    FrameType.SEND_RESULTS: TaskResultMessage,
+}
+
+
+class _Unanswerable(Exception):
+    """A frame is so broken that it cannot be told whether it wants an answer: the connection has to end."""
+
+
+@define(eq=False)
+class _Turn:
+    """A frame's place in the order of answers; lives from its arrival until its answer is out.
+
+    :ivar size_bytes: the length of its payload.
+    :ivar answer: the bytes to send, once they are known; None, too, where nothing is to be sent.
+    :ivar results: old synchronous results that were ready before the answer was out.
+    """
+
+    size_bytes: int
+    is_done: bool = False
+    is_out: bool = False
+    answer: bytes | None = None
+    results: list[bytes] = field(factory=list)
+
+
+class TaskSubmitServer(TaskSubmitProtocol):
+    """One connection that a peer made: hands its frames to the handler, and answers them in the order they came in.
+
+    Made by `TaskSubmitFactory` for each connection. It stays open until the peer closes it, it was idle for too long,
+    or a frame came that the protocol does not allow here.
+    """
+
+    _log = Logger()
+
+    def __init__(self, factory: TaskSubmitFactory, address: IAddress | None) -> None:
+        super().__init__(factory.clock)
+        self.factory = self._factory = factory
+        self.MAX_LENGTH = factory.max_frame
+        self.idle_timeout = factory.idle_timeout
+        self._origin = _printable(address)
+        self._peer: Peer | None = None
+        self._turns: deque[_Turn] = deque()
+        self._unanswered_bytes = 0
+        self._last_call: IDelayedCall | None = None
+        self._waiting_for_end: list[Deferred[None]] = []
+
+    # --- what the transport and the framing call ----------------------------------------------------------------------
+
+    @override
+    def connectionMade(self) -> None:
+        self._factory.connections.add(self)
+        super().connectionMade()
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._factory.connections.discard(self)
+        if self._last_call is not None and self._last_call.active():
+            self._last_call.cancel()
+        waiting, self._waiting_for_end = self._waiting_for_end, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    @override
+    def frameReceived(self, frame: Frame) -> None:
+        turn = _Turn(len(frame.payload))
+        self._turns.append(turn)
+        self._unanswered_bytes += turn.size_bytes
+        answering = Deferred.fromCoroutine(self._answer(frame, turn))
+        answering.addErrback(self._give_up)
+        answering.addCallback(self._complete, turn)
+        if self._is_full():
+            self.hold(Hold.WORK_IN_HAND)
+
+    @override
+    def lengthLimitExceeded(self, error: FrameTooLarge) -> None:
+        self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=error)
+        self._finish()
+
+    @override
+    def is_busy(self) -> bool:
+        return bool(self._turns)
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    def drain(self, grace: float) -> Deferred[None]:
+        """Take no further frame, answer those in work, and close.
+
+        :param grace: seconds on the factory's clock, after which the connection is aborted, whatever is in work.
+        :returns: fires with None when the connection is gone; never fails.
+        """
+        if self not in self._factory.connections:
+            return succeed(None)
+        gone: Deferred[None] = Deferred()
+        self._waiting_for_end.append(gone)
+        if self._last_call is None:
+            self._last_call = self.clock.callLater(grace, self.abort)
+        self._finish()
+        return gone
+
+    def _finish(self) -> None:
+        """Close as soon as every frame that was taken is answered."""
+        self.hold(Hold.CLOSING)
+        if not self._turns:
+            self.close()
+
+    # --- from frame to answer -----------------------------------------------------------------------------------------
+
+    async def _answer(self, frame: Frame, turn: _Turn) -> bytes | None:
+        """Have a frame handled.
+
+        :returns: the whole frame that answers it, or None where no answer is wanted.
+        :raises _Unanswerable: the connection has to end.
+        """
+        kind = _MESSAGES.get(frame.type)
+        if kind is None:
+            raise _Unanswerable(f"a {type_name(frame.type)} frame is no request")
+        try:
+            request = kind.from_frame(frame)
+        except MalformedMessage as error:
+            if kind is not SubmitRequest:
+                raise _Unanswerable(f"{type_name(frame.type)}: {error}") from error
+            return _encode(self._refuse(kind.__name__, "", error.code, error))
+        try:
+            request.validate(self._factory.max_description_bytes)
+            answer = _encode(await self._ask(request, turn))
+        except Exception as error:
+            answer = _encode(self._refusal(request, error))
+        return answer if isinstance(request, SubmitRequest) or request.ack else None
+
+    async def _ask(self, request: Request, turn: _Turn) -> SubmitResponse:
+        """Have the handler decide."""
+        handler, peer = self._factory.handler, self._who()
+        answer: object
+        if isinstance(request, SubmitRequest):
+            answer = await maybeDeferred(handler.task_submitted, peer, request, partial(self._send_result, turn))
+        elif isinstance(request, TaskStatusUpdate):
+            answer = await maybeDeferred(handler.status_updated, peer, request)
+        else:
+            answer = await maybeDeferred(handler.results_received, peer, request)
+        if answer is True:
+            return SubmitResponse(request.task_id, ResponseStatus.ACCEPTED, "Task accepted and queued")
+        if answer is False:
+            return SubmitResponse(request.task_id, ResponseStatus.REJECTED, "Task rejected")
+        if isinstance(answer, SubmitResponse):
+            return answer
+        raise TypeError(f"the handler answered {answer!r}, which is neither a bool nor a SubmitResponse")
+
+    def _refusal(self, request: Request, error: Exception) -> SubmitResponse:
+        """Put the error that is being handled into an answer: what the peer may know of it, and no more."""
+        kind = type(request).__name__
+        task_id = request.task_id if len(request.task_id) <= MAX_TASK_ID else ""
+        if isinstance(error, TaskSubmitError) and not isinstance(error, StoreError):
+            is_size = isinstance(error, InvalidMessage) and error.field == "task_description"
+            return self._refuse(kind, task_id, "too_large" if is_size else error.code, error)
+        self._log.failure("{kind} of {peer} for task {task_id} failed", kind=kind, peer=self._origin, task_id=task_id)
+        if isinstance(error, StoreError):
+            return _rejection(task_id, error.code, "the task cannot be stored now, try again later")
+        return _rejection(task_id, "overloaded", "internal error, try again later")
+
+    def _refuse(self, kind: str, task_id: str, code: str, error: Exception) -> SubmitResponse:
+        self._log.info(
+            "{kind} of {peer} for task {task_id} is refused: {code}, {error}",
+            kind=kind,
+            peer=self._origin,
+            task_id=task_id,
+            code=code,
+            error=error,
+        )
+        return _rejection(task_id, code, str(error))
+
+    def _who(self) -> Peer:
+        """Name the peer; not before its first frame, since TLS knows a certificate only after the handshake."""
+        if self._peer is None:
+            assert self.transport is not None  # a frame came from it
+            self._peer = Peer(self._factory.identify(self.transport), self._origin)
+        return self._peer
+
+    # --- answers in order ---------------------------------------------------------------------------------------------
+
+    def _give_up(self, failure: Failure) -> None:
+        """End the connection: after this frame there is no telling what the peer waits for."""
+        if failure.check(_Unanswerable):
+            self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=failure.value)
+        else:
+            self._log.failure("{peer} is disconnected: no answer can be made", failure, peer=self._origin)
+        self.hold(Hold.CLOSING)
+
+    def _complete(self, answer: bytes | None, turn: _Turn) -> None:
+        """Send every answer whose turn has come, and take further frames or end."""
+        turn.is_done, turn.answer = True, answer
+        while self._turns and self._turns[0].is_done:
+            first = self._turns.popleft()
+            first.is_out = True
+            self._unanswered_bytes -= first.size_bytes
+            if first.answer is not None:
+                self.send_encoded(first.answer)
+            for result in first.results:
+                self.send_encoded(result)
+        if not self.is_open:
+            return
+        self.resetTimeout()
+        if self.is_held(Hold.CLOSING):
+            self._finish()
+        elif not self._is_full():
+            self.release(Hold.WORK_IN_HAND)
+
+    def _is_full(self) -> bool:
+        return (
+            len(self._turns) >= self._factory.max_outstanding
+            or self._unanswered_bytes >= self._factory.max_outstanding_bytes
+        )
+
+    def _send_result(self, turn: _Turn, result: TaskResult) -> None:
+        """Send the old synchronous result of the submission that `turn` is of; see `SendResult`."""
+        if not self.is_open:
+            raise PeerVanished(f"{self._origin} is not connected any more; its result was not sent", written=False)
+        frame = result.to_frame().encode()
+        if turn.is_out:
+            self.send_encoded(frame)
+        else:
+            turn.results.append(frame)
+
+
+def _encode(answer: SubmitResponse) -> bytes:
+    return evolve(answer, features=FEATURES).to_frame().encode()
+
+
+def _rejection(task_id: str, code: str, message: str) -> SubmitResponse:
+    return SubmitResponse(task_id, ResponseStatus.REJECTED, message, code=code)
+
+
+def _printable(address: IAddress | None) -> str:
+    """Print where a connection comes from. Not every transport has hosts and ports."""
+    host = getattr(address, "host", None)
+    return str(address) if host is None else f"{host} port {getattr(address, 'port', '?')}"
+
+
+@implementer(ITaskHandler)
+@frozen
+class _FunctionHandler:
+    """The seed's kind of handler, which knows submissions only."""
+
+    submitted: SubmissionFunction
+
+    def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> bool | Deferred[bool]:
+        return self.submitted(peer, request, send_result)
+
+    def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
+        raise UnknownTask("no task was submitted from here")
+
+    def results_received(self, peer: Peer, message: TaskResultMessage) -> SubmitResponse:
+        raise UnknownTask("no task was submitted from here")
+
+
+class TaskSubmitFactory(Factory):
+    """Serves task submissions; hand it to ``listen`` of any server endpoint.
+
+    :param handler: an `ITaskHandler`, or a function ``(peer, request, send_result)`` that gives True, False, or a
+        Deferred of one. With a function, updates and results get 400 ``unknown_task``.
+    :param clock: measures every time-out; the reactor, or a `Clock`.
+    :param idle_timeout: seconds after which a connection with nothing to answer is closed; None for never.
+    :param max_frame: the largest payload to take, in bytes.
+    :param max_outstanding: unanswered frames of one connection past which it is not read from.
+    :param max_outstanding_bytes: the same for the sum of their payloads.
+    :param max_description_bytes: the longest description to take, in bytes of UTF-8; None for any that fits a frame.
+    :param identify: asked with the transport when the first frame of a connection came; gives the address that the
+        transport has authenticated, or None. If it raises, the peer's requests are refused.
+    :ivar connections: those that are open now.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        handler: ITaskHandler | SubmissionFunction,
+        *,
+        clock: IReactorTime,
+        idle_timeout: float | None = IDLE_TIMEOUT_SECONDS,
+        max_frame: int = MAX_FRAME,
+        max_outstanding: int = MAX_OUTSTANDING,
+        max_outstanding_bytes: int = MAX_OUTSTANDING_BYTES,
+        max_description_bytes: int | None = None,
+        identify: Callable[[ITransport], Address | None] = lambda transport: None,
+    ) -> None:
+        if not ITaskHandler.providedBy(handler):
+            handler = _FunctionHandler(handler)
+        self.handler: ITaskHandler = handler
+        self.clock = clock
+        self.idle_timeout = idle_timeout
+        self.max_frame = max_frame
+        self.max_outstanding = max_outstanding
+        self.max_outstanding_bytes = max_outstanding_bytes
+        self.max_description_bytes = max_description_bytes
+        self.identify = identify
+        self.connections: set[TaskSubmitServer] = set()
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> TaskSubmitServer:
+        return TaskSubmitServer(self, addr)
+
+    async def _drain(self, grace: float) -> None:
+        for gone in [connection.drain(grace) for connection in self.connections]:
+            await gone
+
+    def close_connections(self, grace: float = CLOSE_TIMEOUT_SECONDS) -> Deferred[None]:
+        """Take no further frames, answer those in work, and close every connection that is open now.
+
+        Stop listening first, or new ones may come. The factory can be used again afterwards.
+
+        :param grace: seconds after which what is not closed is aborted.
+        :returns: fires with None when all are gone; never fails. Cancelling it stops the waiting, not the closing.
+        """
+        return Deferred.fromCoroutine(self._drain(grace))

@@ -1,0 +1,252 @@
+"""Every setting of a node: its name, its default, its check. The command line and the configuration file share them."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from attrs import field, fields, frozen
+from twisted.internet.endpoints import quoteStringArgument
+
+from tasksubmit.errors import ConfigurationError, InvalidAddress
+from tasksubmit.lifecycle.polo import ScoreFormula
+from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, ANSWER_TIMEOUT, QUEUE_HEAD_TIMEOUT, Timeouts
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.frames import DEFAULT_TCP_PORT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONTROL_SOCKET = "control.sock"
+MAX_SOCKET_PATH_BYTES = 107
+"""The longest path of a Unix socket that Linux takes; others take a few bytes less."""
+
+Environment = Mapping[str, str]
+
+
+def default_state_dir(environ: Environment) -> Path:
+    """Where a node keeps its state unless told otherwise; the command line looks for it there, too."""
+    if directory := environ.get("TASKSUBMIT_STATE_DIR"):
+        return Path(directory)
+    base = environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "tasksubmit"
+
+
+# --- parsing: each takes the text of an option or the value of a TOML key -----------------------------------------
+
+
+def _address(value: object) -> Address:
+    return Address.parse(_text(value))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a text")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(_text(item) for item in (value if isinstance(value, list) else [value]))
+
+
+def _path(value: object) -> Path:
+    return Path(_text(value)).expanduser().absolute()
+
+
+def _peers(value: object) -> dict[Address, str]:
+    """``ADDRESS=ENDPOINT`` texts, or a table of the one to the other."""
+    if isinstance(value, dict):
+        return {Address.parse(address): _text(endpoint) for address, endpoint in value.items()}
+    peers = {}
+    for item in _texts(value):
+        address, equals, endpoint = item.partition("=")
+        if not equals or not endpoint:
+            raise ValueError(f"{item!r} is not ADDRESS=ENDPOINT, such as 0:0000.0000.0002=tcp:127.0.0.1:11003")
+        peers[Address.parse(address)] = endpoint
+    return peers
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _seconds(value: object) -> float:
+    seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1.0
+    if not 0 < seconds <= 10**9:
+        raise ValueError("expected a number of seconds, more than 0")
+    return seconds
+
+
+def _duration(value: object) -> timedelta:
+    return timedelta(seconds=_seconds(value))
+
+
+def _size(value: object) -> int:
+    size = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else 0
+    if size <= 0:
+        raise ValueError("expected a number of bytes, more than 0")
+    return size
+
+
+def _one_of(*words: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in words:
+            raise ValueError(f"expected {' or '.join(words)}")
+        return _text(value)
+
+    return parse
+
+
+def _formula(value: object) -> ScoreFormula:
+    return ScoreFormula(_one_of(*(formula.value for formula in ScoreFormula))(value))
+
+
+def _option(parse: Callable[[object], Any], help: str, **options: Any) -> Any:
+    return field(metadata={"parse": parse, "help": help}, **options)
+
+
+@frozen(kw_only=True)
+class Settings:
+    """All that a node is told, checked. The names of the fields are those of the options, with underscores."""
+
+    address: Address = _option(_address, "the node's own address, such as 0:0000.0000.0001 (required)")
+    listen: tuple[str, ...] = _option(
+        _texts,
+        "server endpoint to listen on for peers; may be repeated",
+        default=(f"tcp:{DEFAULT_TCP_PORT}:interface=127.0.0.1",),
+    )
+    state_dir: Path = _option(_path, "directory of the database, the results and the control socket")
+    peer: Mapping[Address, str] = _option(
+        _peers, "ADDRESS=ENDPOINT of a peer, which may then submit tasks; may be repeated", factory=dict
+    )
+    control: str = _option(
+        _text, "Unix server endpoint of the control API [default: control.sock in the state directory]", default=""
+    )
+    insecure: bool = _option(
+        _flag, "listen beyond loopback although nobody is authenticated and nothing is encrypted", default=False
+    )
+    score_formula: ScoreFormula = _option(
+        _formula, "reading of the score's formula: documented, or linear as deployed peers pay", default="documented"
+    )
+    accept_timeout: timedelta = _option(
+        _duration, "seconds after which a received task that nobody accepted is cancelled", default=ACCEPT_TIMEOUT
+    )
+    queue_head_timeout: timedelta = _option(
+        _duration, "seconds after which the head of the queue expires", default=QUEUE_HEAD_TIMEOUT
+    )
+    answer_timeout: timedelta = _option(
+        _duration, "seconds after which a submitted task that is still NEW is cancelled", default=ANSWER_TIMEOUT
+    )
+    tick: float = _option(_seconds, "seconds between looks for what is due", default=1.0)
+    idle_timeout: float = _option(_seconds, "seconds after which an idle connection is closed", default=60.0)
+    max_description_bytes: int = _option(_size, "longest description of a task to take", default=1024 * 1024)
+    log_format: str = _option(_one_of("text", "json"), "text, or json for one flat object a line", default="text")
+
+    def __attrs_post_init__(self) -> None:
+        if not self.control:
+            socket = quoteStringArgument(str(self.state_dir / CONTROL_SOCKET))
+            object.__setattr__(self, "control", f"unix:{socket}:mode=600:lockfile=1")
+        _check_control(self.control)
+        for endpoint in self.listen:
+            if not self.insecure and not is_local(endpoint):
+                raise ConfigurationError(
+                    f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
+                    "peer: listen on loopback (add :interface=127.0.0.1), or give --insecure to do it all the same"
+                )
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The limits of a task's life."""
+        return Timeouts(self.accept_timeout, self.queue_head_timeout, self.answer_timeout)
+
+
+def load_settings(given: Mapping[str, object], config: Path | None, environ: Environment) -> Settings:
+    """The settings of a command line and, below it, of a configuration file.
+
+    :param given: the options that were given, by field name; a peer given here is added to those of the file.
+    :param config: a TOML file whose keys are the options' names, with ``-`` or ``_``.
+    :raises ConfigurationError: naming the option or the key, and the file.
+    """
+    known = {attribute.name: attribute.metadata["parse"] for attribute in fields(Settings)}
+    values: dict[str, Any] = {}
+    for key, value in (_read(config) if config else {}).items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ConfigurationError(f"{config}: there is no setting {key!r}; see --help for those that are")
+        values[name] = _parsed(known[name], value, f"{config}: {key}")
+    for name, value in given.items():
+        parsed = _parsed(known[name], value, "--" + name.replace("_", "-"))
+        values[name] = {**values.get("peer", {}), **parsed} if name == "peer" else parsed
+    if "address" not in values:
+        raise ConfigurationError("the node needs an address: give --address, such as --address 0:0000.0000.0001")
+    values.setdefault("state_dir", default_state_dir(environ).absolute())
+    return Settings(**values)
+
+
+def _parsed(parse: Callable[[object], Any], value: object, where: str) -> Any:
+    try:
+        return parse(value)
+    except (ValueError, InvalidAddress) as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(config.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"--config {config} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--config {config} is not TOML: {error}") from None
+
+
+def _split(endpoint: str) -> tuple[list[str], dict[str, str]]:
+    """The positional and the named parts of an endpoint string."""
+    parts = [""]
+    escaped = False
+    for character in endpoint:
+        if escaped or character not in "\\:":
+            parts[-1] += character
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        else:
+            parts.append("")
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    return [part for part in parts if "=" not in part], named
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether a server endpoint string is certain to be reached from this machine alone."""
+    positional, named = _split(endpoint)
+    if positional[0] == "unix":
+        return True
+    if positional[0] not in ("tcp", "tcp6", "ssl", "tls"):
+        return False
+    interface = named.get("interface", "")
+    if interface == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(interface).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_control(endpoint: str) -> None:
+    positional, named = _split(endpoint)
+    if positional[0] != "unix":
+        raise ConfigurationError(f"--control {endpoint}: the control API is served on a Unix socket only (unix:PATH)")
+    path = named.get("address") or (positional[1] if len(positional) > 1 else "")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigurationError(
+            f"the path of the control socket {path} is over {MAX_SOCKET_PATH_BYTES} bytes long: choose a shorter "
+            "--state-dir, or --control unix:PATH"
+        )

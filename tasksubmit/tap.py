@@ -1,0 +1,251 @@
+"""The ``twistd tasksubmit`` plugin: options in, one service out; and the same without plugin discovery."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import Attribute, fields
+from twisted.application.service import IService, MultiService
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
+from twisted.python import usage
+from twisted.python.logfile import LogFile
+from typing_extensions import override
+
+from tasksubmit import __version__
+from tasksubmit.errors import ConfigurationError, TaskSubmitError
+from tasksubmit.logs import json_observer
+from tasksubmit.node.listener import Listener
+from tasksubmit.node.peers import StaticPeers
+from tasksubmit.node.service import Node
+from tasksubmit.settings import Settings, load_settings
+from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.web import control_site
+
+
+def _option_name(attribute: Attribute[Any]) -> str:
+    return str(attribute.name).replace("_", "-")
+
+
+def _is_flag(attribute: Attribute[Any]) -> bool:
+    return attribute.default is False
+
+
+_REPEATED = ("listen", "peer")
+
+
+class Options(usage.Options):
+    """The options of a node: those of `Settings`, ``--config`` and ``--check``.
+
+    After parsing, ``options.settings`` has the checked `Settings`. Under twistd and twist a wrong option ends the
+    process with one line; parsed on its own, it raises `twisted.python.usage.UsageError`.
+    """
+
+    longdesc = "Runs one agent: receives and submits tasks, keeps them on disk, and delivers what it owes to peers."
+
+    optFlags = [
+        ["check", None, "check the options and the configuration file, and exit"],
+        *([_option_name(option), None, option.metadata["help"]] for option in fields(Settings) if _is_flag(option)),
+    ]
+    optParameters = [
+        ["config", "c", None, "TOML file with the same names as these options, which override it"],
+        *(
+            [_option_name(option), None, None, option.metadata["help"]]
+            for option in fields(Settings)
+            if not _is_flag(option) and option.name not in _REPEATED
+        ),
+    ]
+
+    settings: Settings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeated: dict[str, list[str]] = {}
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"tasksubmit {__version__}")
+        raise SystemExit(0)
+
+    def opt_listen(self, endpoint: str) -> None:
+        self._repeated.setdefault("listen", []).append(endpoint)
+
+    def opt_peer(self, peer: str) -> None:
+        self._repeated.setdefault("peer", []).append(peer)
+
+    opt_listen.__doc__ = fields(Settings).listen.metadata["help"]
+    opt_peer.__doc__ = fields(Settings).peer.metadata["help"]
+
+    @override
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}: every setting is an option")
+
+    @override
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            # The runner would print the whole help, twice.
+            raise SystemExit(f"tasksubmit: {error} (--help lists the options)") from None
+
+    @override
+    def postOptions(self) -> None:
+        given: dict[str, object] = dict(self._repeated)
+        for option in fields(Settings):
+            value = self.get(_option_name(option))
+            if value:
+                given[option.name] = True if _is_flag(option) else value
+        config = Path(self["config"]) if self["config"] else None
+        try:
+            self.settings = load_settings(given, config, os.environ)
+            _check_endpoints(self.settings)
+        except ConfigurationError as error:
+            raise usage.UsageError(str(error)) from None
+        if self["check"]:
+            print("tasksubmit: the configuration is fine")
+            raise SystemExit(0)
+        if self.settings.log_format == "json" and self.parent is not None:
+            _log_json(self.parent)
+
+
+def _log_json(runner: usage.Options) -> None:
+    """Make the runner that we are a plugin of write JSON, to wherever it would have written text."""
+    if "fileLogObserverFactory" in runner:  # twist
+        runner["fileLogObserverFactory"] = json_observer
+    else:  # twistd, which asks for the observer after it has parsed the options
+        runner["logger"] = lambda: _twistd_json_observer(runner)
+
+
+def _twistd_json_observer(runner: usage.Options) -> ILogObserver:
+    name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "twistd.log")
+    if name == "-":
+        return json_observer()
+    return json_observer(LogFile.fromFullPath(name))
+
+
+# --- the service --------------------------------------------------------------------------------------------------
+
+
+def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, option: str) -> Any:
+    try:
+        return parse(reactor, text)
+    except Exception as error:  # parsers are plugins, and raise what they like
+        raise ConfigurationError(f"{option} {text}: not an endpoint that Twisted understands: {error}") from None
+
+
+def _check_endpoints(settings: Settings) -> None:
+    from twisted.internet import reactor
+
+    _server_endpoints(settings, reactor)
+    _peers(settings, reactor)
+
+
+def _server_endpoints(settings: Settings, reactor: object) -> dict[str, IStreamServerEndpoint]:
+    """What to listen on, by its description; the control API's is the last."""
+    return {text: _endpoint(serverFromString, reactor, text, "--listen") for text in settings.listen} | {
+        settings.control: _endpoint(serverFromString, reactor, settings.control, "--control")
+    }
+
+
+def _peers(settings: Settings, reactor: object) -> StaticPeers:
+    endpoints: dict[Any, IStreamClientEndpoint] = {
+        address: _endpoint(clientFromString, reactor, text, f"--peer {address}=")
+        for address, text in settings.peer.items()
+    }
+    return StaticPeers(endpoints)
+
+
+def make_node(settings: Settings, reactor: Any) -> Node:
+    """The node that `settings` describe, not yet started."""
+    endpoints = _server_endpoints(settings, reactor)
+    endpoints.pop(settings.control)
+    return Node(
+        settings.address,
+        SQLiteTaskStore(settings.state_dir, reactor),
+        _peers(settings, reactor),
+        clock=reactor,
+        listen=endpoints,
+        timeouts=settings.timeouts,
+        formula=settings.score_formula,
+        tick_seconds=settings.tick,
+        idle_timeout_seconds=settings.idle_timeout,
+        max_description_bytes=settings.max_description_bytes,
+    )
+
+
+class AgentService(MultiService):
+    """A node and its control API. A start that fails in the foreground ends the process with one line that says why.
+
+    In the background the error goes to twistd, whose parent process waits to print it.
+    """
+
+    def __init__(self, runner: usage.Options | None) -> None:
+        super().__init__()
+        self._is_daemon = runner is not None and runner.get("nodaemon") is False
+        self._pidfile = str(runner.get("pidfile") or "") if runner is not None else ""
+
+    @override
+    def privilegedStartService(self) -> None:
+        self._or_exit(super().privilegedStartService)
+
+    @override
+    def startService(self) -> None:
+        self._or_exit(super().startService)
+
+    def _or_exit(self, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except TaskSubmitError as error:
+            if self._is_daemon:
+                raise
+            if self._pidfile:  # twistd removes it after an error, but not after an exit
+                Path(self._pidfile).unlink(missing_ok=True)
+            raise SystemExit(f"tasksubmit: {error}") from error
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The service that `options` ask for: a `Node` and its control API."""
+    if reactor is None:
+        from twisted.internet import reactor
+    settings = options.settings
+    node = make_node(settings, reactor)
+    service = AgentService(options.parent)
+    service.setName("tasksubmit")
+    node.setServiceParent(service)
+    control = serverFromString(reactor, settings.control)
+    Listener(settings.control, control, control_site(node, __version__)).setServiceParent(service)
+    return service
+
+
+# --- the second door ----------------------------------------------------------------------------------------------
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a node in the foreground until it is told to stop; returns the exit code.
+
+    The same as ``twistd --nodaemon tasksubmit``, for installations in which plugins are not found.
+    """
+    options = Options()
+    try:
+        options.parseOptions(list(arguments))
+    except usage.UsageError as error:
+        print(f"tasksubmit: {error} (--help lists the options)", file=sys.stderr)
+        return 2
+    from twisted.internet import reactor
+
+    observer = json_observer() if options.settings.log_format == "json" else textFileLogObserver(sys.stdout)
+    globalLogBeginner.beginLoggingTo([observer])
+    service = makeService(options, reactor)
+    service.privilegedStartService()
+    service.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.run()
+    return 0
