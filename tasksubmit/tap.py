@@ -221,7 +221,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.setName("tasksubmit")
     node.setServiceParent(service)
     control = serverFromString(reactor, settings.control)
-    Listener(settings.control, control, control_site(node, __version__)).setServiceParent(service)
+    # Its socket is in the directory that the node's store makes, and belongs to whom the daemon becomes.
+    site = control_site(node, __version__)
+    Listener(settings.control, control, site, is_privileged=False).setServiceParent(service)
     return service
 
 

@@ -15,24 +15,44 @@ from tasksubmit.errors import ListenError
 class Listener(Service):
     """Listens on `endpoint` while it runs; `description` is what errors call it.
 
+    One that is not `is_privileged` waits for ``startService``: by then twistd has shed its privileges, and the
+    services before it have started.
+
     Twisted's own `StreamServerEndpointService` only logs that a port is taken, and the daemon runs on without it.
     """
 
     _log = Logger()
 
-    def __init__(self, description: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+    def __init__(
+        self,
+        description: str,
+        endpoint: IStreamServerEndpoint,
+        factory: IProtocolFactory,
+        *,
+        is_privileged: bool = True,
+    ) -> None:
         self.description = description
         self._endpoint = endpoint
         self._factory = factory
+        self._is_privileged = is_privileged
         self._listening: Deferred[IListeningPort] | None = None
         self.port: IListeningPort | None = None
 
     @override
     def privilegedStartService(self) -> None:
-        """Begin to listen.
+        """Begin to listen, if that may need privileges.
 
         :raises ListenError: when the endpoint says at once that it cannot.
         """
+        if self._is_privileged:
+            self._listen()
+
+    @override
+    def startService(self) -> None:
+        self._listen()
+        super().startService()
+
+    def _listen(self) -> None:
         if self._listening is not None:
             return
         failures: list[Failure] = []
@@ -43,11 +63,6 @@ class Listener(Service):
             raise ListenError(
                 f"cannot listen on {self.description}: {failures[0].getErrorMessage()}; is it taken by another process?"
             ) from failures[0].value
-
-    @override
-    def startService(self) -> None:
-        self.privilegedStartService()
-        super().startService()
 
     @override
     def stopService(self) -> Deferred[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -71,22 +72,22 @@ class WaitingHandler:
     """
 
     at_once: Callable[[str], object] | None = None
-    asked: list[tuple[str, object, Deferred[object]]] = field(factory=list)
+    asked: list[tuple[str, object, Deferred[Any]]] = field(factory=list)
     peers: list[Peer] = field(factory=list)
     send_results: dict[str, SendResult] = field(factory=dict)
 
-    def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> Deferred[object]:
+    def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> Deferred[Any]:
         self.send_results[request.task_id] = send_result
         return self._ask(peer, request)
 
-    def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> Deferred[object]:
+    def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> Deferred[Any]:
         return self._ask(peer, update)
 
-    def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[object]:
+    def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[Any]:
         return self._ask(peer, message)
 
-    def _ask(self, peer: Peer, message: SubmitRequest | TaskStatusUpdate | TaskResultMessage) -> Deferred[object]:
-        deferred: Deferred[object] = Deferred()
+    def _ask(self, peer: Peer, message: SubmitRequest | TaskStatusUpdate | TaskResultMessage) -> Deferred[Any]:
+        deferred: Deferred[Any] = Deferred()
         self.peers.append(peer)
         self.asked.append((message.task_id, message, deferred))
         if self.at_once is not None:

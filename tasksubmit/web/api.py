@@ -1,0 +1,192 @@
+"""What each route of the control API does with the node."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from attrs import frozen
+from twisted.internet.defer import TimeoutError as WaitedTooLong
+from twisted.internet.interfaces import IReactorTime
+
+from tasksubmit.errors import InvalidMessage
+from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.service import Node
+from tasksubmit.web.faults import ApiError
+from tasksubmit.web.requests import (
+    CONDITIONS,
+    MAX_LIST,
+    Accept,
+    Cancel,
+    Decline,
+    ListQuery,
+    Nothing,
+    Results,
+    Submit,
+    WaitQuery,
+    Which,
+    WhichPeer,
+)
+from tasksubmit.web.views import NodeView, PeerView, ResultView, ScoreView, TaskDetails, TaskView
+from tasksubmit.wire.address import Address
+
+Q = TypeVar("Q")
+B = TypeVar("B")
+
+
+@frozen
+class Call(Generic[Q, B]):
+    """One request, read: the task that its path names (empty when it names none), its query and its body."""
+
+    task_id: str
+    query: Q
+    body: B
+
+
+@frozen
+class ControlApi:
+    """Answers calls; one method for each route. All may raise any `TaskSubmitError`.
+
+    :ivar clock: measures how long somebody waits.
+    """
+
+    node: Node
+    version: str
+    clock: IReactorTime
+
+    # --- the node -----------------------------------------------------------------------------------------------------
+
+    async def get_node(self, call: Call[Nothing, Nothing]) -> NodeView:
+        """Who this is, and where it listens."""
+        return NodeView(
+            address=self.node.address,
+            version=self.version,
+            listening=[_where(listener) for listener in self.node.listeners],
+            peers=len(self.node.peers.addresses()),
+        )
+
+    async def list_peers(self, call: Call[Nothing, Nothing]) -> list[PeerView]:
+        """Every peer that is known, by address."""
+        features = await self.node.store.peer_features()
+        owed = set(await self.node.store.owed_peers())
+        return [
+            PeerView(address=peer, features=sorted(features.get(peer, ())), is_owed=peer in owed)
+            for peer in sorted(self.node.peers.addresses())
+        ]
+
+    async def list_scores(self, call: Call[Nothing, Nothing]) -> list[ScoreView]:
+        """The ledger, by address."""
+        return [ScoreView(address=address, score=score) for address, score in sorted(await self.node.store.scores())]
+
+    # --- reading tasks ------------------------------------------------------------------------------------------------
+
+    async def list_tasks(self, call: Call[ListQuery, Nothing]) -> list[TaskView]:
+        """Tasks, the newest first."""
+        query = call.query
+        tasks = await self.node.store.list_tasks(
+            side=query.side, status=query.status, peer=query.peer, before=query.before, limit=query.limit
+        )
+        return [self._view(task) for task in tasks]
+
+    async def get_task(self, call: Call[Which, Nothing]) -> TaskDetails:
+        """One task, and what is owed for it."""
+        task = await self._find(call, call.query.side)
+        deliveries = await self.node.store.deliveries_of(task.key)
+        return TaskDetails.with_deliveries(task, self.node.address, deliveries)
+
+    async def get_queue(self, call: Call[Nothing, Nothing]) -> list[TaskView]:
+        """The queue, the head first."""
+        return [self._view(task) for task in await self.node.store.queue(MAX_LIST)]
+
+    async def wait(self, call: Call[WaitQuery, Nothing]) -> TaskView:
+        """Wait until a task is as asked; `ApiError` ``timed_out`` when it is not in time."""
+        query = call.query
+        task = await self._find(call, query.side)
+        waiting = self.node.wait(task.key, CONDITIONS[query.for_])
+        try:
+            return self._view(await waiting.addTimeout(query.timeout, self.clock))
+        except WaitedTooLong:
+            task = await self.node.resolve(task.task_id, side=task.side, peer=task.peer)
+            raise ApiError(
+                "timed_out",
+                f"task {task.task_id} is not {query.for_.value} after {query.timeout} s: it is {task.status}",
+            ) from None
+
+    async def get_result(self, call: Call[WhichPeer, Nothing]) -> ResultView:
+        """The results of a submitted task; `TaskEnded` when it ended without, `ApiError` when they are not here yet."""
+        task = await self._find(call, Side.SUBMITTER)
+        if not task.is_settled:
+            raise ApiError("no_results", f"the results of task {task.task_id} are not here yet: it is {task.status}")
+        return ResultView.of(await self.node.result(task.key))
+
+    # --- the submitter's side -----------------------------------------------------------------------------------------
+
+    async def submit(self, call: Call[Nothing, Submit]) -> TaskView:
+        """Record a task, to be sent to its receiver."""
+        body = call.body
+        submitted = await self.node.submit(
+            body.to,
+            body.description,
+            task_id=body.task_id,
+            expires_at=body.expires_at,
+            result_due_at=body.result_due_at,
+        )
+        key = submitted.key
+        return self._view(await self.node.resolve(key.task_id, side=key.side, peer=key.peer))
+
+    async def cancel(self, call: Call[WhichPeer, Cancel]) -> TaskView:
+        """Ask for a submitted task to be withdrawn."""
+        task = await self._find(call, Side.SUBMITTER)
+        return self._view(await self.node.cancel(task.key, call.body.reason))
+
+    # --- the receiver's side ------------------------------------------------------------------------------------------
+
+    async def accept(self, call: Call[WhichPeer, Accept]) -> TaskView:
+        """Take a NEW task into the queue."""
+        task = await self._find(call, Side.RECEIVER)
+        return self._view(await self.node.accept(task.key, call.body.justification))
+
+    async def decline(self, call: Call[WhichPeer, Decline]) -> TaskView:
+        """Turn a NEW task down."""
+        task = await self._find(call, Side.RECEIVER)
+        return self._view(await self.node.decline(task.key, call.body.justification))
+
+    async def execute(self, call: Call[WhichPeer, Nothing]) -> TaskView:
+        """Begin a task, which has to be at the head of the queue."""
+        task = await self._find(call, Side.RECEIVER)
+        return self._view(await self.node.execute(task.key))
+
+    async def execute_head(self, call: Call[Nothing, Nothing]) -> TaskView:
+        """Begin the head of the queue, whichever task that is."""
+        return self._view(await self.node.execute())
+
+    async def send_results(self, call: Call[WhichPeer, Results]) -> TaskView:
+        """Give the results of an EXECUTING task."""
+        text, filename, content = call.body.text, call.body.filename, call.body.content_base64
+        if (text is None) == (filename is None) or (filename is None) != (content is None):
+            raise InvalidMessage("give either text, or filename and content_base64")
+        task = await self._find(call, Side.RECEIVER)
+        if filename == "":
+            raise InvalidMessage("the file name is empty", "filename")
+        return self._view(
+            await self.node.send_results(task.key, text or "", filename=filename or "", content=content or b"")
+        )
+
+    # --- shared -------------------------------------------------------------------------------------------------------
+
+    async def _find(self, call: Call[Any, Any], side: Side | None) -> Task:
+        peer: Address | None = call.query.peer
+        return await self.node.resolve(call.task_id, side=side, peer=peer)
+
+    def _view(self, task: Task) -> TaskView:
+        return TaskView.of(task, self.node.address)
+
+
+def _where(listener: Any) -> str:
+    """Where a listener is reached, as people write it; what it was asked to listen on, until it does."""
+    if listener.port is None:
+        return str(listener.description)
+    host = listener.port.getHost()
+    if hasattr(host, "port"):
+        return f"{host.host} {host.port}"
+    return str(getattr(host, "name", host))

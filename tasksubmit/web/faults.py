@@ -1,0 +1,59 @@
+"""What goes wrong, as HTTP has it: one table from an error's code to the status and to what can be done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from attrs import frozen
+
+from tasksubmit.errors import TaskSubmitError
+
+
+@frozen
+class Fault:
+    """How an error is answered: an HTTP status, and a hint for people that may be empty."""
+
+    status: int
+    hint: str = ""
+
+
+_NO_RESULTS = Fault(409, "`tasksubmit show` says how the task ended")
+
+FAULTS: Mapping[str, Fault] = MappingProxyType(
+    {
+        "invalid": Fault(400, "/v1/openapi.json describes every request"),
+        "malformed": Fault(400, "/v1/openapi.json describes every request"),
+        "not_a_peer": Fault(400, "start the node with --peer ADDRESS=ENDPOINT for it; `tasksubmit peers` lists them"),
+        "not_found": Fault(404, "/v1/openapi.json lists every route"),
+        "unknown_task": Fault(404, "`tasksubmit list` shows the tasks that there are"),
+        "method_not_allowed": Fault(405, "/v1/openapi.json lists every route"),
+        "ambiguous_task": Fault(409, "name the other party with --from or --to (peer and side in the API)"),
+        "cancelled": _NO_RESULTS,
+        "declined": _NO_RESULTS,
+        "empty_queue": Fault(409, "accept a task first; `tasksubmit list --status NEW` shows those that wait"),
+        "expired": _NO_RESULTS,
+        "id_conflict": Fault(409, "use another id, or leave it out to have one made"),
+        "illegal_transition": Fault(409, "`tasksubmit show` says where the task stands"),
+        "no_results": Fault(409, "wait for them with `tasksubmit wait`"),
+        "not_at_head": Fault(409, "`tasksubmit queue` shows which task is at the head"),
+        "too_large": Fault(413, "send less, or send a reference to it"),
+        "internal": Fault(500, "the node's log has the details"),
+        "storage": Fault(503, "look at the node's log and at its disk, then try again"),
+        "timed_out": Fault(504, "ask again to wait longer"),
+    }
+)
+"""Of each code: the status and the hint. Codes that are not here are the node's own trouble: 500."""
+
+
+class ApiError(TaskSubmitError):
+    """An error that only the control API knows; `code` is one of `FAULTS`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def fault_of(code: str) -> Fault:
+    """How an error with `code` is answered."""
+    return FAULTS.get(code, FAULTS["internal"])

@@ -1,0 +1,122 @@
+"""What the control API is asked: the bodies of its requests and the parameters of its queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import Enum
+from types import MappingProxyType
+
+from attrs import field, frozen
+from attrs.validators import ge, le
+
+from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.wire.address import Address
+
+MAX_LIST = 1000
+MAX_WAIT_SECONDS = 300
+
+
+class WaitFor(str, Enum):
+    """What a task can be waited for to be."""
+
+    ANSWERED = "answered"
+    """The receiver answered the submission, or it is known that its answer was lost."""
+    ACCEPTED = "accepted"
+    """The receiver decided, whichever way."""
+    FINISHED = "finished"
+    """The results are here, or it ended without."""
+
+
+CONDITIONS: Mapping[WaitFor, Callable[[Task], bool]] = MappingProxyType(
+    {
+        WaitFor.ANSWERED: lambda task: (
+            task.answered_at is not None or bool(task.code) or task.status is not TaskStatus.NEW
+        ),
+        WaitFor.ACCEPTED: lambda task: task.status is not TaskStatus.NEW,
+        WaitFor.FINISHED: lambda task: task.is_settled,
+    }
+)
+
+
+@frozen
+class Nothing:
+    """A body, or a query, without keys."""
+
+
+@frozen(kw_only=True)
+class Which:
+    """Tells tasks with the same id apart: whose record, and who the other party is."""
+
+    side: Side | None = None
+    peer: Address | None = None
+
+
+@frozen(kw_only=True)
+class WhichPeer:
+    """Tells tasks with the same id apart, where the side is clear: who the other party is."""
+
+    peer: Address | None = None
+
+
+@frozen(kw_only=True)
+class ListQuery:
+    """Which tasks to list; `before` is the ``number`` of the last one of the page before."""
+
+    side: Side | None = None
+    status: TaskStatus | None = None
+    peer: Address | None = None
+    limit: int = field(default=100, validator=[ge(1), le(MAX_LIST)])
+    before: int | None = None
+
+
+@frozen(kw_only=True)
+class WaitQuery:
+    """What to wait for, and how many seconds at most."""
+
+    side: Side | None = None
+    peer: Address | None = None
+    for_: WaitFor = WaitFor.FINISHED
+    timeout: int = field(default=60, validator=[ge(0), le(MAX_WAIT_SECONDS)])
+
+
+@frozen(kw_only=True)
+class Submit:
+    """A task to submit. An own `task_id` makes it safe to repeat the request."""
+
+    to: Address
+    description: str
+    task_id: str | None = None
+    expires_at: datetime | None = None
+    result_due_at: datetime | None = None
+
+
+@frozen(kw_only=True)
+class Accept:
+    """What to tell the submitter with the acceptance."""
+
+    justification: str = "Task accepted"
+
+
+@frozen(kw_only=True)
+class Decline:
+    """What to tell the submitter, who has a right to know why."""
+
+    justification: str
+
+
+@frozen(kw_only=True)
+class Cancel:
+    """What to tell the receiver."""
+
+    reason: str = "Cancelled by the submitter"
+
+
+@frozen(kw_only=True)
+class Results:
+    """The results of a task: either `text`, or `filename` and `content_base64`."""
+
+    text: str | None = None
+    filename: str | None = None
+    content_base64: bytes | None = None

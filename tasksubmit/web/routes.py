@@ -1,0 +1,99 @@
+"""The control API's routes, as data: the server and its description are both made from this table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from attrs import field, frozen
+
+from tasksubmit.web.api import B, Call, ControlApi, Q
+from tasksubmit.web.requests import (
+    Accept,
+    Cancel,
+    Decline,
+    ListQuery,
+    Nothing,
+    Results,
+    Submit,
+    WaitQuery,
+    Which,
+    WhichPeer,
+)
+from tasksubmit.web.views import NodeView, PeerView, ResultView, ScoreView, TaskDetails, TaskView
+
+A = TypeVar("A")
+
+PREFIX = "/v1"
+OPENAPI_PATH = f"{PREFIX}/openapi.json"
+
+
+@frozen
+class Route(Generic[Q, B, A]):
+    """One route.
+
+    :ivar path: below `PREFIX`; ``{task_id}`` stands for a task's id.
+    :ivar perform: the method of `ControlApi` that answers.
+    :ivar answers: the type of the answer's ``data``.
+    :ivar query: the class of the parameters.
+    :ivar body: the class of the body, `Nothing` for none.
+    :ivar status: of the answer when all is well.
+    """
+
+    method: str
+    path: str
+    perform: Callable[[ControlApi, Call[Q, B]], Awaitable[A]]
+    answers: type[A]
+    summary: str
+    query: type[Q] = field(kw_only=True)
+    body: type[B] = field(kw_only=True)
+    status: int = field(default=200, kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """The name of the operation."""
+        return self.perform.__name__
+
+
+def _get(
+    path: str,
+    perform: Callable[[ControlApi, Call[Q, Nothing]], Awaitable[A]],
+    answers: type[A],
+    query: type[Q],
+    summary: str,
+) -> Route[Q, Nothing, A]:
+    return Route("GET", path, perform, answers, summary, query=query, body=Nothing)
+
+
+def _post(
+    path: str,
+    perform: Callable[[ControlApi, Call[Q, B]], Awaitable[TaskView]],
+    query: type[Q],
+    body: type[B],
+    summary: str,
+    status: int = 200,
+) -> Route[Q, B, TaskView]:
+    return Route("POST", path, perform, TaskView, summary, query=query, body=body, status=status)
+
+
+_TASK = "/tasks/{task_id}"
+_Api = ControlApi
+
+ROUTES: tuple[Route[Any, Any, Any], ...] = (
+    _get("/node", _Api.get_node, NodeView, Nothing, "This node"),
+    _get("/peers", _Api.list_peers, list[PeerView], Nothing, "The peers that the node knows"),
+    _get("/score", _Api.list_scores, list[ScoreView], Nothing, "The ledger of polo scores"),
+    _get("/queue", _Api.get_queue, list[TaskView], Nothing, "The accepted tasks in their order, the head first"),
+    _get("/tasks", _Api.list_tasks, list[TaskView], ListQuery, "Tasks of either side, the newest first"),
+    _get(_TASK, _Api.get_task, TaskDetails, Which, "One task, and what is still owed for it"),
+    _get(f"{_TASK}/wait", _Api.wait, TaskView, WaitQuery, "Wait until a task is answered, accepted or finished"),
+    _get(f"{_TASK}/result", _Api.get_result, ResultView, WhichPeer, "The results of a submitted task"),
+    _post("/tasks", _Api.submit, Nothing, Submit, "Submit a task: record it, and send it to its receiver", 201),
+    _post(f"{_TASK}/cancel", _Api.cancel, WhichPeer, Cancel, "Ask for a submitted task to be withdrawn"),
+    _post(f"{_TASK}/accept", _Api.accept, WhichPeer, Accept, "Take a received task into the queue"),
+    _post(f"{_TASK}/decline", _Api.decline, WhichPeer, Decline, "Turn a received task down"),
+    _post(f"{_TASK}/execute", _Api.execute, WhichPeer, Nothing, "Begin a task that is at the head of the queue"),
+    _post(f"{_TASK}/results", _Api.send_results, WhichPeer, Results, "Give the results of a task in execution"),
+    _post("/execute", _Api.execute_head, Nothing, Nothing, "Begin the task at the head of the queue"),
+)
+"""Every route but `OPENAPI_PATH`, which describes them."""

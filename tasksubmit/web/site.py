@@ -1,0 +1,145 @@
+"""The control API as a twisted.web site, on Klein: requests in, envelopes out."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+from typing_extensions import override
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from tasksubmit.errors import TaskSubmitError
+from tasksubmit.node.service import Node
+from tasksubmit.web.api import Call, ControlApi
+from tasksubmit.web.encoding import error_envelope, ok_envelope, read_body, read_query
+from tasksubmit.web.faults import fault_of
+from tasksubmit.web.openapi import openapi_document
+from tasksubmit.web.routes import OPENAPI_PATH, PREFIX, ROUTES, Route
+
+MAX_BODY_BYTES = 24 * 1024 * 1024
+"""The largest request: results that fill a frame, in base64, and room for the rest."""
+
+
+def control_site(node: Node, version: str, *, clock: IReactorTime | None = None) -> Site:
+    """The control API of a node.
+
+    Whoever may connect to it may do everything; it is for a Unix socket that only its operator can open.
+
+    :param node: which has to run while requests come.
+    :param version: of the package, to tell.
+    :param clock: measures all time-outs; left out, it is the reactor, as `Site` has it.
+    """
+    site = Site(Resource(), requestFactory=ControlRequest, parsePOSTFormSubmission=False, reactor=clock)
+    site.resource = ControlResource(ControlApi(node, version, site.reactor))
+    return site
+
+
+def _answer_headers(request: IRequest, status: int) -> None:
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", b"application/json")
+    request.setHeader(b"cache-control", b"no-store")
+
+
+def _error(request: IRequest, code: str, message: str) -> bytes:
+    fault = fault_of(code)
+    _answer_headers(request, fault.status)
+    return error_envelope(code, message, fault.hint)
+
+
+class ControlRequest(Request):
+    """A request of which no more than `MAX_BODY_BYTES` is kept; what is larger is read, dropped and refused."""
+
+    _is_too_large = False
+    _received_bytes = 0
+
+    @override
+    def gotLength(self, length: int | None) -> None:
+        self._is_too_large = length is not None and length > MAX_BODY_BYTES
+        super().gotLength(0 if self._is_too_large else length)
+
+    @override
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received_bytes += len(data)
+        if self._received_bytes > MAX_BODY_BYTES:
+            self._is_too_large = True
+        if not self._is_too_large:
+            super().handleContentChunk(data)
+
+    @override
+    def process(self) -> None:
+        if not self._is_too_large:
+            super().process()
+            return
+        self.write(_error(self, "too_large", f"the body is over {MAX_BODY_BYTES} bytes long"))
+        self.finish()
+
+
+class ControlResource(Resource):
+    """The root of the control API; finds the route with Klein."""
+
+    isLeaf = True
+    _log = Logger()
+
+    def __init__(self, api: ControlApi) -> None:
+        super().__init__()
+        self._api = api
+        self._openapi = orjson.dumps(openapi_document(ROUTES, api.version))
+        app = Klein()
+        app.url_map.merge_slashes = False
+        for route in ROUTES:
+            self._serve(app, route)
+        app.route(OPENAPI_PATH, methods=["GET"])(self._describe)
+        app.handle_errors(HTTPException)(self._no_route)
+        app.handle_errors(Exception)(self._failed)
+        self._klein = app.resource()
+
+    @override
+    def render(self, request: Request) -> int | bytes:
+        try:
+            for text in (unquote_to_bytes(request.path), request.getRequestHostname()):
+                text.decode("utf-8")
+        except UnicodeDecodeError:
+            return _error(request, "invalid", "the URL or the host is not UTF-8")
+        rendered: int | bytes = self._klein.render(request)
+        return rendered
+
+    def _serve(self, app: Klein, route: Route[Any, Any, Any]) -> None:
+        def serve(request: IRequest, task_id: str = "") -> Deferred[bytes]:
+            return Deferred.fromCoroutine(self._perform(route, request, task_id))
+
+        rule = (PREFIX + route.path).replace("{", "<").replace("}", ">")
+        app.route(rule, methods=[route.method], endpoint=route.name)(serve)
+
+    async def _perform(self, route: Route[Any, Any, Any], request: IRequest, task_id: str) -> bytes:
+        call = Call(task_id, read_query(request.args, route.query), read_body(request.content.read(), route.body))
+        answer = await route.perform(self._api, call)
+        _answer_headers(request, route.status)
+        return ok_envelope(answer, route.answers)
+
+    def _describe(self, request: IRequest) -> bytes:
+        _answer_headers(request, 200)
+        return self._openapi
+
+    def _no_route(self, request: IRequest, failure: Failure) -> bytes:
+        method, path = (text.decode("utf-8", "replace") for text in (request.method, request.path))
+        if isinstance(failure.value, MethodNotAllowed):
+            allowed = ", ".join(sorted(failure.value.valid_methods or ()))
+            request.setHeader(b"allow", allowed.encode("ascii"))
+            return _error(request, "method_not_allowed", f"{path} does not take {method}, but {allowed}")
+        return _error(request, "not_found", f"there is no {path}")
+
+    def _failed(self, request: IRequest, failure: Failure) -> bytes:
+        error = failure.value
+        if isinstance(error, TaskSubmitError):
+            return _error(request, error.code, str(error))
+        self._log.failure("{method} {path} failed", failure, method=request.method, path=request.path)
+        return _error(request, "internal", "the node could not do it")

@@ -1,0 +1,97 @@
+"""The commands and the program of the README, run as they stand there, on ports that are free."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from textwrap import dedent
+
+from twisted.trial.unittest import TestCase
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language, without their indentation."""
+    found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", (ROOT / "README.rst").read_text(), re.M)
+    return [dedent(block).strip() + "\n" for block in found]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def on_free_ports(text: str) -> str:
+    for written, port in zip(("11003", "11004"), free_ports(2), strict=True):
+        text = text.replace(written, str(port))
+    return text
+
+
+class ReadmeTests(TestCase):
+    """Whatever the README tells people to type works."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory(prefix="tasksubmit-")
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+
+    def run_in_directory(self, command: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run with the checkout importable, and with ``twistd`` and ``tasksubmit`` in front of the path."""
+        commands = self.directory / "bin"
+        commands.mkdir()
+        for name, program in {
+            "twistd": "from twisted.scripts.twistd import run; run()",
+            "tasksubmit": "from tasksubmit.cli import main; main()",
+        }.items():
+            script = commands / name
+            script.write_text(f"#!{sys.executable}\n{program}\n")
+            script.chmod(0o755)
+        environment = {
+            **os.environ,
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
+        return subprocess.run(
+            command,
+            cwd=self.directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def test_tour(self) -> None:
+        """Every command of the tour succeeds, and shows the result and both ends of the task's life."""
+        script = "\n".join(re.sub(r"^\$ ", "", block, flags=re.M) for block in blocks("console"))
+        self.assertIn("send-results", script)
+        cleanup = "trap 'kill $(cat *.pid) 2>/dev/null || true' EXIT"
+        done = self.run_in_directory(["bash", "-euc", f"{cleanup}\n{on_free_ports(script)}"])
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("They agreed to meet again.", done.stdout)
+        self.assertIn("SUCCEEDED", done.stdout)
+
+    def test_program(self) -> None:
+        """The program that embeds a node runs, and its coroutine waits for the worker that is not there."""
+        [program] = blocks("python")
+        rest = """
+            from twisted.internet.defer import Deferred
+            waiting = Deferred.fromCoroutine(summarise())
+            waiting.addErrback(lambda failure: print("ended with", failure.type.__name__))
+            reactor.callLater(0.5, lambda: node.stopService().addCallback(lambda _: reactor.stop()))
+            reactor.run()
+        """
+        done = self.run_in_directory([sys.executable, "-c", on_free_ports(program) + dedent(rest)], timeout=30)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(done.stdout, "ended with StoreClosed\n", done.stderr)

@@ -1,0 +1,290 @@
+"""The table of transitions: what wire.md section 4 says, row by row, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import attrs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tasksubmit.errors import IllegalTransition
+from tasksubmit.lifecycle.table import (
+    DEADLINES,
+    HEARD,
+    TRANSITIONS,
+    Effect,
+    Event,
+    Side,
+    Stamp,
+    TaskStatus,
+    Timeouts,
+    advance,
+)
+from tasksubmit.lifecycle.task import Task
+
+# from | event | to | stamps | effects | outcome
+RECEIVER = """
+ -         | SUBMIT              | NEW       |                  |                              |
+ NEW       | ACCEPT              | ACCEPTED  | ACCEPTED         | NOTIFY_SUBMITTER             |
+ NEW       | DECLINE             | DECLINED  | ACCEPTED         | NOTIFY_SUBMITTER             |
+ NEW       | TIME_OUT_ACCEPT     | CANCELLED | ACCEPTED         | NOTIFY_SUBMITTER             | accept_timeout
+ NEW       | PASS_DEADLINE       | CANCELLED | ACCEPTED         | NOTIFY_SUBMITTER             | deadline_passed
+ NEW       | CANCEL              | CANCELLED | ACCEPTED         |                              | cancelled_by_submitter
+ ACCEPTED  | EXECUTE             | EXECUTING | EXECUTE_STARTED  | NOTIFY_SUBMITTER             |
+ ACCEPTED  | TIME_OUT_QUEUE_HEAD | EXPIRED   | STAGED           | NOTIFY_SUBMITTER BOOK_EXPIRY | expired
+ ACCEPTED  | PASS_DEADLINE       | CANCELLED |                  | NOTIFY_SUBMITTER             | deadline_passed
+ ACCEPTED  | CANCEL              | CANCELLED |                  |                              | cancelled_by_submitter
+ EXECUTING | PROGRESS            | EXECUTING |                  | NOTIFY_SUBMITTER             |
+ EXECUTING | RUN_AGAIN           | EXECUTING | RUN_AGAIN        | NOTIFY_SUBMITTER             |
+ EXECUTING | CANCEL              | CANCELLED |                  |                              | cancelled_by_submitter
+ EXECUTING | FAIL                | CANCELLED |                  | NOTIFY_SUBMITTER             | failed
+ EXECUTING | TIME_OUT_LEASE      | CANCELLED |                  | NOTIFY_SUBMITTER             | lease_expired
+ EXECUTING | COMPLETE            | COMPLETED | COMPLETED        | OWE_RESULTS                  |
+ COMPLETED | DELIVER             | SUCCEEDED |                  | NOTIFY_SUBMITTER             |
+"""
+
+SUBMITTER = """
+ -         | SUBMIT              | NEW       |                  | OWE_SUBMISSION               |
+ NEW       | REFUSE              | DECLINED  |                  |                              | refused
+ NEW       | HEAR_DECLINED       | DECLINED  |                  |                              |
+ NEW       | HEAR_ACCEPTED       | ACCEPTED  |                  |                              |
+ NEW       | HEAR_EXECUTING      | EXECUTING |                  |                              |
+ NEW       | HEAR_CANCELLED      | CANCELLED |                  |                              |
+ NEW       | HEAR_EXPIRED        | EXPIRED   |                  | BOOK_EXPIRY                  | expired
+ NEW       | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
+ NEW       | HEAR_SUCCEEDED      | NEW       | SUCCEEDED_HEARD  |                              |
+ NEW       | REQUEST_CANCEL      | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ NEW       | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ ACCEPTED  | HEAR_EXECUTING      | EXECUTING |                  |                              |
+ ACCEPTED  | HEAR_CANCELLED      | CANCELLED |                  |                              |
+ ACCEPTED  | HEAR_EXPIRED        | EXPIRED   |                  | BOOK_EXPIRY                  | expired
+ ACCEPTED  | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
+ ACCEPTED  | HEAR_SUCCEEDED      | ACCEPTED  | SUCCEEDED_HEARD  |                              |
+ ACCEPTED  | REQUEST_CANCEL      | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ ACCEPTED  | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ EXECUTING | HEAR_EXECUTING      | EXECUTING |                  |                              |
+ EXECUTING | HEAR_CANCELLED      | CANCELLED |                  |                              |
+ EXECUTING | HEAR_EXPIRED        | EXPIRED   |                  | BOOK_EXPIRY                  | expired
+ EXECUTING | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
+ EXECUTING | HEAR_SUCCEEDED      | EXECUTING | SUCCEEDED_HEARD  |                              |
+ EXECUTING | REQUEST_CANCEL      | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ EXECUTING | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ COMPLETED | HEAR_SUCCEEDED      | SUCCEEDED |                  |                              |
+"""
+
+STATUSES: tuple[TaskStatus | None, ...] = (None, *TaskStatus)
+
+# How far a task has come; no event may lead back.
+ORDER = {None: 0, "NEW": 1, "ACCEPTED": 2, "EXECUTING": 3, "COMPLETED": 4}
+
+
+def written(text: str) -> list[tuple[str, ...]]:
+    """The rows of a table above."""
+    return [tuple(cell.strip() for cell in line.split("|")) for line in text.strip("\n").splitlines()]
+
+
+def rows(side: Side) -> list[tuple[str, ...]]:
+    """The rows of the real table, in the same form."""
+    return [
+        (
+            status.value if status else "-",
+            event.name,
+            transition.target.value,
+            " ".join(stamp.name for stamp in transition.stamps),
+            " ".join(effect.name for effect in transition.effects),
+            transition.outcome,
+        )
+        for (owner, status, event), transition in TRANSITIONS.items()
+        if owner is side
+    ]
+
+
+def reached(side: Side, start: TaskStatus | None) -> set[TaskStatus | None]:
+    """Every status that can come after `start`, itself included."""
+    found = {start}
+    while more := {
+        transition.target
+        for (owner, status, _), transition in TRANSITIONS.items()
+        if owner is side and status in found and transition.target not in found
+    }:
+        found |= more
+    return found
+
+
+class TableTests(SynchronousTestCase):
+    """The table as it is."""
+
+    maxDiff = None
+
+    def test_receiver(self) -> None:
+        """The receiver's rows are those of the protocol's description."""
+        self.assertEqual(sorted(rows(Side.RECEIVER)), sorted(written(RECEIVER)))
+
+    def test_submitter(self) -> None:
+        """The submitter's rows are those of the protocol's description."""
+        self.assertEqual(sorted(rows(Side.SUBMITTER)), sorted(written(SUBMITTER)))
+
+    def test_absent_is_illegal(self) -> None:
+        """Whatever pair of status and event the table lacks raises `IllegalTransition`, and the rest does not."""
+        allowed = {(Side.RECEIVER, *row[:2]) for row in written(RECEIVER)}
+        allowed |= {(Side.SUBMITTER, *row[:2]) for row in written(SUBMITTER)}
+        refused = 0
+        for side in Side:
+            for status in STATUSES:
+                for event in Event:
+                    if (side, status.value if status else "-", event.name) in allowed:
+                        self.assertIs(advance(side, status, event), TRANSITIONS[side, status, event])
+                    else:
+                        refused += 1
+                        with self.assertRaises(IllegalTransition):
+                            advance(side, status, event)
+        self.assertEqual(refused, 2 * len(STATUSES) * len(Event) - len(allowed))
+
+    def test_refusal_in_words(self) -> None:
+        """A refused step says what cannot happen, to a task in which status, in whose record."""
+        error = self.assertRaises(IllegalTransition, advance, Side.RECEIVER, TaskStatus.SUCCEEDED, Event.CANCEL)
+        self.assertEqual(str(error), "the task cannot cancel: it is SUCCEEDED in the receiver's record")
+        error = self.assertRaises(IllegalTransition, advance, Side.SUBMITTER, None, Event.HEAR_ACCEPTED)
+        self.assertEqual(
+            str(error), "the task cannot hear ACCEPTED: there is no such task in the submitter's record"
+        )
+
+    def test_every_status_is_reached(self) -> None:
+        """On either side every status can come about."""
+        for side in Side:
+            self.assertEqual(reached(side, None), set(STATUSES))
+
+    def test_every_task_can_end(self) -> None:
+        """From every status a final one can be reached."""
+        for side in Side:
+            for status in STATUSES:
+                self.assertTrue(any(after and after.is_final for after in reached(side, status)), status)
+
+    def test_final_is_final(self) -> None:
+        """The four final statuses have no way out, and every other has."""
+        self.assertEqual(
+            {status.value for status in TaskStatus if status.is_final},
+            {"DECLINED", "CANCELLED", "EXPIRED", "SUCCEEDED"},
+        )
+        for side in Side:
+            for status in TaskStatus:
+                self.assertEqual(reached(side, status) == {status}, status.is_final)
+
+    def test_outcome_tells_every_end(self) -> None:
+        """What the receiver ends without success or a refusal in words has an outcome, and nothing else has."""
+        for (side, _, _), transition in TRANSITIONS.items():
+            if side is Side.RECEIVER:
+                ended = transition.target in (TaskStatus.CANCELLED, TaskStatus.EXPIRED)
+                self.assertEqual(bool(transition.outcome), ended)
+
+    def test_submitter_is_told(self) -> None:
+        """The receiver tells every change that its submitter did not cause; COMPLETED is told by the results."""
+        for (side, status, event), transition in TRANSITIONS.items():
+            if side is Side.RECEIVER and status is not None:
+                told = {Effect.NOTIFY_SUBMITTER, Effect.OWE_RESULTS} & set(transition.effects)
+                self.assertEqual(bool(told), event is not Event.CANCEL, (status, event))
+
+    def test_everything_is_used(self) -> None:
+        """No event, stamp or effect is left over."""
+        self.assertEqual({event for _, _, event in TRANSITIONS}, set(Event))
+        self.assertEqual({stamp for step in TRANSITIONS.values() for stamp in step.stamps}, set(Stamp))
+        self.assertEqual({effect for step in TRANSITIONS.values() for effect in step.effects}, set(Effect))
+
+    def test_table_is_constant(self) -> None:
+        """Nobody can change the rules at run time."""
+        with self.assertRaises(TypeError):
+            TRANSITIONS[Side.RECEIVER, TaskStatus.SUCCEEDED, Event.CANCEL] = advance(  # type: ignore[index]
+                Side.RECEIVER, TaskStatus.NEW, Event.CANCEL
+            )
+
+    @settings(deadline=None)
+    @given(st.sampled_from(Side), st.lists(st.sampled_from(Event), max_size=30))
+    def test_any_sequence(self, side: Side, events: Sequence[Event]) -> None:
+        """No sequence of events leads elsewhere than the written rows, back, or out of a final status."""
+        steps = {(row[0], row[1]): row[2] for row in written(RECEIVER if side is Side.RECEIVER else SUBMITTER)}
+        status: TaskStatus | None = None
+        for event in events:
+            expected = steps.get((status.value if status else "-", event.name))
+            try:
+                after = advance(side, status, event).target
+            except IllegalTransition:
+                self.assertIsNone(expected)
+                continue
+            self.assertEqual(after.value, expected)
+            self.assertFalse(status is not None and status.is_final)
+            if after.value in ORDER:
+                self.assertGreaterEqual(ORDER[after.value], ORDER[status])
+            status = after
+
+
+class HeardTests(SynchronousTestCase):
+    """What a submitter makes of the receiver's word."""
+
+    def test_words(self) -> None:
+        """Each status but NEW, which says nothing, and COMPLETED, which results say, is heard as the event so named."""
+        self.assertEqual(
+            {word: event.name for word, event in HEARD.items()},
+            {word.value: f"HEAR_{word.value}" for word in TaskStatus if word.value not in ("NEW", "COMPLETED")},
+        )
+
+    def test_target(self) -> None:
+        """A heard status, where it is allowed, leads to just that status; SUCCEEDED waits for the results."""
+        for word, event in HEARD.items():
+            for status in TaskStatus:
+                transition = TRANSITIONS.get((Side.SUBMITTER, status, event))
+                if transition is not None and Stamp.SUCCEEDED_HEARD not in transition.stamps:
+                    self.assertEqual(transition.target.value, word)
+
+
+class DeadlineTests(SynchronousTestCase):
+    """The table of deadlines."""
+
+    def names(self, values: Iterable[TaskStatus]) -> str:
+        """Statuses as words."""
+        return " ".join(status.value for status in values)
+
+    def test_rows(self) -> None:
+        """The deadlines are those of the protocol's description, the ones that cost nobody's score first."""
+        self.assertEqual(
+            [
+                (row.side.value, self.names(row.statuses), row.since, row.timeout, row.event.name, row.unless)
+                for row in DEADLINES
+            ],
+            [
+                ("receiver", "NEW ACCEPTED", "expires_at", "", "PASS_DEADLINE", ""),
+                ("receiver", "NEW", "created_at", "accept_timeout", "TIME_OUT_ACCEPT", ""),
+                ("receiver", "ACCEPTED", "staged_at", "queue_head_timeout", "TIME_OUT_QUEUE_HEAD", ""),
+                ("submitter", "NEW", "created_at", "answer_timeout", "REQUEST_CANCEL", "cancel_requested_at"),
+                ("submitter", "NEW ACCEPTED EXECUTING", "result_due_at", "", "REQUEST_CANCEL", "cancel_requested_at"),
+            ],
+        )
+
+    def test_event_is_allowed(self) -> None:
+        """Whatever falls due may happen in each status that the deadline is for."""
+        for deadline in DEADLINES:
+            for status in deadline.statuses:
+                advance(deadline.side, status, deadline.event)
+
+    def test_columns_exist(self) -> None:
+        """Every column that a deadline names is a field of the record, and every limit a field of `Timeouts`."""
+        task, limits = attrs.fields_dict(Task), attrs.fields_dict(Timeouts)
+        for deadline in DEADLINES:
+            self.assertIn(deadline.since, task)
+            self.assertIn(deadline.unless or "status", task)
+            self.assertIn(deadline.timeout or "accept_timeout", limits)
+            self.assertTrue(deadline.reason)
+
+    def test_limits(self) -> None:
+        """The limits are a minute, an hour and 90 seconds; a deadline that the record itself holds has none."""
+        self.assertEqual(
+            [Timeouts().limit(deadline) for deadline in DEADLINES],
+            [timedelta(0), timedelta(minutes=1), timedelta(hours=1), timedelta(seconds=90), timedelta(0)],
+        )
+        day = timedelta(days=1)
+        self.assertEqual(
+            [Timeouts(day, 2 * day, 3 * day).limit(deadline) for deadline in DEADLINES],
+            [0 * day, day, 2 * day, 3 * day, 0 * day],
+        )
