@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from tasksubmit.errors import PeerTimedOut, PeerVanished, TaskSubmitError
+from tasksubmit.errors import PeerError, PeerUnreachable, TaskSubmitError
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
@@ -73,8 +73,10 @@ class Courier:
         )
         try:
             response = await client.submit(request)
-        except (PeerVanished, PeerTimedOut) as error:
-            if not error.written or ACK in client.features:
+        except PeerUnreachable:
+            raise
+        except PeerError as error:  # an answer that cannot be read is lost, too
+            if not getattr(error, "written", True) or ACK in client.features:
                 raise
             await self._outbox.submission_unconfirmed(task, str(error), delivery.id)
             return

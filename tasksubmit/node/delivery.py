@@ -6,7 +6,7 @@ only, for each peer that is owed something, whether it is being served and when 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -31,6 +31,9 @@ from tasksubmit.wire.address import Address
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 60.0
+
+LONGEST_HINT_SECONDS = 3600.0
+"""What a peer may ask for with ``retry_after_s``, at most."""
 
 _AT_ONCE = 256
 """Messages to one peer that are read and sent together: bounds the memory that a long backlog takes."""
@@ -101,6 +104,10 @@ class DeliveryService(Service):
             owed.wake_at = 0.0
             self._serve(address, owed)
 
+    def announced(self, address: Address, features: Iterable[str]) -> None:
+        """A peer has announced features in a submission; its answers to ours are heeded by the client itself."""
+        self._clients.learn(address, frozenset(features))
+
     # --- when ----------------------------------------------------------------------------------------------------
 
     async def _resume(self) -> None:
@@ -122,6 +129,8 @@ class DeliveryService(Service):
             while self.running and self._clock.seconds() >= max(owed.not_before, owed.wake_at):
                 owed.has_more = False
                 ready = await self._store.ready_deliveries(address, self._records.now(), _AT_ONCE)
+                if not self.running:
+                    return  # the clients are closed; another would stay behind
                 if ready:
                     await self._deliver_round(address, owed, ready)
                 elif not owed.has_more:
@@ -164,7 +173,7 @@ class DeliveryService(Service):
                 return False
             delay = self._delay(delivery.attempts)
             if isinstance(error, TryAgain):
-                delay = max(delay, error.retry_after_s)
+                delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
             elif not isinstance(error, PeerError):
                 self._log.failure(
                     "{kind} of task {task_id} could not be sent to {peer}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from tasksubmit.errors import EmptyQueue, FrameTooLarge, IllegalTransition, Inva
 from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
 from tasksubmit.lifecycle.table import Event, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.node.records import Decision, Records, always, overdue
+from tasksubmit.node.records import Decision, Records, always, overdue, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
     ResponseStatus,
@@ -22,10 +22,12 @@ from tasksubmit.wire.messages import (
     TaskResultMessage,
     TaskStatusUpdate,
 )
-from tasksubmit.wire.timestamps import format_time, parse_time
+from tasksubmit.wire.timestamps import format_time
 
 TEXT_RESULT = "result.txt"
 """What a text result is called on disk (wire.md, section 5)."""
+
+_LONGEST_MS = 2**63 - 1
 
 
 class Inbox:
@@ -33,11 +35,21 @@ class Inbox:
 
     _log = Logger()
 
-    def __init__(self, records: Records, policy: IAdmissionPolicy, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        records: Records,
+        policy: IAdmissionPolicy,
+        timeouts: Timeouts,
+        announced: Callable[[Address, Sequence[str]], None],
+    ) -> None:
+        """
+        :param announced: is called with a submitter and the features that it announced.
+        """
         self._records = records
         self._store = records.store
         self._policy = policy
         self._timeouts = timeouts
+        self._announced = announced
 
     # --- what the submitter asks -------------------------------------------------------------------------------
 
@@ -61,10 +73,11 @@ class Inbox:
                     description=request.task_description,
                     justification="A new task was created",
                     created_at=self._records.now(),
-                    expires_at=parse_time(request.expires_at) if request.expires_at else None,
+                    expires_at=recorded_time(request.expires_at) if request.expires_at else None,
                     features=request.features,
                 )
             )
+            self._announced(key.peer, request.features)
             if is_new:
                 return _received(request)
         if known.description != request.task_description:
@@ -129,10 +142,12 @@ class Inbox:
     async def complete(self, key: TaskKey, text: str, filename: str = "", content: bytes = b"") -> Task:
         """Give the results of an EXECUTING task: a file if there is a `filename`, else the text.
 
-        :raises InvalidMessage: when the file may not be sent.
+        :raises InvalidMessage: when the file may not be sent, or has no name.
         :raises TooLarge: when the results do not fit into a frame.
         :raises IllegalTransition: when the task is not EXECUTING.
         """
+        if content and not filename:
+            raise InvalidMessage("a file needs a name, which tells what kind it is", "filename")
         task = await self._records.get(key)
         advance(task.side, task.status, Event.COMPLETE)
         message = TaskResultMessage(
@@ -142,6 +157,11 @@ class Inbox:
             filename=filename,
             file_data=content,
             completed_at=format_time(self._records.now()),
+            # What is sent in the end must not be longer than what is checked here.
+            time_idle_ms=_LONGEST_MS,
+            time_staged_ms=_LONGEST_MS,
+            time_cpu_ms=_LONGEST_MS,
+            ack=True,
         )
         message.validate()
         try:
@@ -171,6 +191,7 @@ class Inbox:
 
     def _unless_overdue(self, event: Event, fields: Mapping[str, Any]) -> Decision:
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            advance(task.side, task.status, event)
             deadline = task.overdue(now, self._timeouts)
             return ((event,), fields) if deadline is None else overdue(deadline)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from tasksubmit.errors import StoreClosed, TaskCancelled, TaskDeclined, TaskEnded, TaskExpired
 from tasksubmit.lifecycle.table import TaskStatus
@@ -18,7 +17,7 @@ class LiveTask:
     """One task while someone waits on it: a Deferred for each caller."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Condition, Deferred[Task]]] = []
+        self._waiting: dict[Deferred[Task], Condition] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -26,25 +25,34 @@ class LiveTask:
     def wait(self, condition: Condition, cancelled: Callable[[Deferred[Task]], None]) -> Deferred[Task]:
         """Fires with the first record, from now on, that meets `condition`; cancelling forgets it."""
         waiting: Deferred[Task] = Deferred(cancelled)
-        self._waiting.append((condition, waiting))
+        self._waiting[waiting] = condition
         return waiting
 
     def forget(self, waiting: Deferred[Task]) -> None:
         """A caller does not wait any longer."""
-        self._waiting = [entry for entry in self._waiting if entry[1] is not waiting]
+        self._waiting.pop(waiting, None)
 
     def changed(self, task: Task) -> None:
-        """Fire for those whose condition `task` meets."""
-        met = [entry for entry in self._waiting if entry[0](task)]
-        self._waiting = [entry for entry in self._waiting if entry not in met]
-        for _, waiting in met:
-            waiting.callback(task)
+        """Fire for those whose condition `task` meets; a condition that raises fails its own caller alone."""
+        for waiting, condition in list(self._waiting.items()):
+            if waiting not in self._waiting:
+                continue  # cancelled by what a Deferred before it did
+            try:
+                is_met = condition(task)
+            except Exception:
+                self.forget(waiting)
+                waiting.errback()
+            else:
+                if is_met:
+                    self.forget(waiting)
+                    waiting.callback(task)
 
     def fail(self, error: Exception) -> None:
         """Fail everyone who waits."""
-        waiting, self._waiting = self._waiting, []
-        for _, deferred in waiting:
-            deferred.errback(error)
+        for waiting in list(self._waiting):
+            if waiting in self._waiting:
+                self.forget(waiting)
+                waiting.errback(error)
 
 
 class LiveTasks:
@@ -52,8 +60,6 @@ class LiveTasks:
 
     :param get: reads a record, or raises `UnknownTask`.
     """
-
-    _log = Logger()
 
     def __init__(self, get: Callable[[TaskKey], Awaitable[Task]]) -> None:
         self._get = get
@@ -73,11 +79,12 @@ class LiveTasks:
         waiting = live.wait(condition, lambda deferred: self._forget(key, live, deferred))
         try:
             task = await self._get(key)
+            is_met = not waiting.called and condition(task)
         except BaseException:
             waiting.addErrback(lambda _: None)
             waiting.cancel()
             raise
-        if not waiting.called and condition(task):
+        if is_met:
             self._forget(key, live, waiting)
             return task
         return await waiting

@@ -14,10 +14,9 @@ from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.inbox import TEXT_RESULT, acknowledgement
-from tasksubmit.node.records import Decision, Records, always
+from tasksubmit.node.records import Decision, Records, always, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import ResponseStatus, SubmitResponse, TaskResultMessage, TaskStatusUpdate
-from tasksubmit.wire.timestamps import parse_time
 
 
 class Outbox:
@@ -93,7 +92,7 @@ class Outbox:
         """The receiver answered a cancellation: with the status that won, or, being deployed, with silence."""
         if response is None or response.status != ResponseStatus.ACCEPTED:
             events: Sequence[Event] = (Event.CONFIRM_CANCEL,)
-        elif response.current_status == TaskStatus.CANCELLED.value:
+        elif response.current_status in (TaskStatus.CANCELLED.value, ""):
             events = (Event.CONFIRM_CANCEL,)
         else:
             events = _heard(response.current_status)
@@ -136,7 +135,7 @@ class Outbox:
 
     def _result_fields(self, task: Task, message: TaskResultMessage, now: datetime) -> dict[str, Any]:
         try:
-            completed_at = parse_time(message.completed_at)
+            completed_at = recorded_time(message.completed_at)
         except InvalidTime:
             completed_at = now
         claimed = evolve(
@@ -163,13 +162,20 @@ class Outbox:
         """Results for a settled task: those that it ended with, again, or late ones, which are kept and never paid."""
         if not task.result_file and not task.late_result_file:
             name = await self._save(message)
-            self._log.warn(
-                "results for task {task_id} came after it was {status}; kept as {name}, not paid",
-                task_id=task.task_id,
-                status=task.status,
-                name=name,
-            )
-            task = await self._records.change(task.key, always(late_result_file=name))
+            try:
+                task = await self._records.change(task.key, _keep_late(name))
+            except Exception:
+                await self._store.discard_result(name)
+                raise
+            if task.late_result_file == name:
+                self._log.warn(
+                    "results for task {task_id} came after it was {status}; kept as {name}, not paid",
+                    task_id=task.task_id,
+                    status=task.status,
+                    name=name,
+                )
+            else:
+                await self._store.discard_result(name)
         return acknowledgement(task, task.reward or 0)
 
     def _heed(
@@ -189,6 +195,11 @@ class Outbox:
             return (), anyway or {}
 
         return decide
+
+
+def _keep_late(name: str) -> Decision:
+    """Name a late result, unless the same came twice and the other was first."""
+    return lambda task, now: ((), {} if task.late_result_file else {"late_result_file": name})
 
 
 def _heard(status: str) -> Sequence[Event]:

@@ -55,7 +55,14 @@ class Clients:
 
     def remember(self, features: Mapping[Address, frozenset[str]]) -> None:
         """Take up what each peer is known to have announced."""
-        self._features.update(features)
+        for address, announced in features.items():
+            self._features[address] = self._features.get(address, frozenset()) | announced
+            self._tell_client(address)
+
+    def learn(self, address: Address, features: frozenset[str]) -> None:
+        """A peer has announced `features`, elsewhere than in an answer to its client."""
+        self._announced(address, self._features.get(address, frozenset()) | features)
+        self._tell_client(address)
 
     def client(self, address: Address) -> Client:
         """The client for a peer.
@@ -73,8 +80,13 @@ class Clients:
             )
         return client
 
+    def _tell_client(self, address: Address) -> None:
+        client = self._clients.get(address)
+        if client is not None:
+            client.features |= self._features.get(address, frozenset())
+
     def _announced(self, address: Address, features: frozenset[str]) -> None:
-        if self._features.get(address) != features:
+        if self._features.get(address, frozenset()) != features:
             self._features[address] = features
             self._learned(address, features)
 

@@ -11,15 +11,15 @@ from attrs import evolve
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
-from tasksubmit.errors import StaleTask, UnknownTask
+from tasksubmit.errors import InvalidTime, StaleTask, UnknownTask
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind
 from tasksubmit.lifecycle.table import Deadline, Effect, Event, Side, TaskStatus, advance
-from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds
+from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.node.live import LiveTasks
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
-from tasksubmit.wire.timestamps import format_time
+from tasksubmit.wire.timestamps import format_time, parse_time
 
 Decision = Callable[[Task, datetime], tuple[Sequence[Event], Mapping[str, Any]]]
 """Given a record as it is and the time: what happens to it, and the fields that this sets besides."""
@@ -33,6 +33,17 @@ def always(*events: Event, **fields: Any) -> Decision:
 def overdue(deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
     """What happens to a task whose `deadline` has passed."""
     return (deadline.event,), {"justification": deadline.reason}
+
+
+def recorded_time(text: str) -> datetime:
+    """Read a time stamp of a message as records keep it, in whole milliseconds.
+
+    :raises InvalidTime: when it is none, or its offset takes it out of the years that a record can hold.
+    """
+    try:
+        return from_milliseconds(to_milliseconds(parse_time(text)))
+    except OverflowError:
+        raise InvalidTime(f"{text[:80]!r} lies outside the years 1 to 9999 in UTC") from None
 
 
 class Records:
@@ -55,7 +66,8 @@ class Records:
 
     def now(self) -> datetime:
         """The time, in whole milliseconds."""
-        return from_milliseconds(int(self._clock.seconds() * 1000))
+        # Rounded: 1000.29 seconds times 1000 is a little less than 1000290.
+        return from_milliseconds(round(self._clock.seconds() * 1000))
 
     async def create(self, task: Task) -> tuple[Task, bool]:
         """Keep a new task; returns it and True, or the record that has its key and False."""
@@ -156,11 +168,16 @@ class Records:
         return Delivery(key=task.key, kind=kind, payload=payload, created_at=now)
 
     def _bookings(self, effect: Effect, task: Task) -> list[Booking]:
+        is_own = task.peer == self.own
+        if is_own and task.side is Side.RECEIVER:
+            return []  # the node works for itself: its other record books for both
         submitter, receiver = (self.own, task.peer) if task.side is Side.SUBMITTER else (task.peer, self.own)
         if effect is Effect.BOOK_EXPIRY:
             return [Booking(receiver, -1, "expired")]
         if task.reward is None:
             return []  # a deployed submitter does not say what it booked
+        if is_own:
+            return [Booking(self.own, task.reward - 1, "completed")]
         return [Booking(submitter, -1, "completed"), Booking(receiver, task.reward, "completed")]
 
     @asynccontextmanager

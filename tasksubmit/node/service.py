@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import datetime
-from random import Random
+from random import Random, SystemRandom
+from typing import Any, TypeVar
 
 from attrs import frozen
 from twisted.application.service import MultiService
@@ -36,6 +37,9 @@ from tasksubmit.wire.messages import (
     TaskStatusUpdate,
     generate_task_id,
 )
+from tasksubmit.wire.timestamps import format_time
+
+T = TypeVar("T")
 
 MAX_DESCRIPTION_BYTES = 1024 * 1024
 
@@ -45,7 +49,8 @@ class Node(MultiService):
     """One agent, both sides of it: receives and submits tasks, keeps them, and delivers what it owes.
 
     A service: start it, alone or in a tree; everything that it does needs it to run. It opens the store when it
-    starts and closes it when it stops, and may be started again.
+    starts and closes it when it stops, and may be started again. Cancelling the Deferred of a command gives up the
+    wait, not the command.
 
     :param address: the node's own address.
     :param store: where tasks are kept; opening it blocks for a moment, so an application that minds opens it before.
@@ -83,9 +88,15 @@ class Node(MultiService):
         self.store = store
         self.peers = peers
         self._max_description_bytes = max_description_bytes
+        self._random = random or SystemRandom()
         self._live = LiveTasks(lambda key: self._records.get(key))
         self._records = Records(address, store, clock, self._live, lambda peer: self._delivery.owed(peer))
-        self._inbox = Inbox(self._records, policy or PeersOnly(peers), timeouts)
+        self._inbox = Inbox(
+            self._records,
+            policy or PeersOnly(peers),
+            timeouts,
+            lambda peer, features: self._delivery.announced(peer, features),
+        )
         self._outbox = Outbox(self._records, formula)
         self._delivery = DeliveryService(
             self._records,
@@ -93,7 +104,7 @@ class Node(MultiService):
             peers,
             interval_seconds=tick_seconds,
             clock=clock,
-            random=random or Random(),
+            random=self._random,
         )
         self.factory = TaskSubmitFactory(
             self, clock=clock, idle_timeout=idle_timeout_seconds, max_description_bytes=max_description_bytes
@@ -177,10 +188,10 @@ class Node(MultiService):
         :param expires_at: a task not begun by then is cancelled by the receiver.
         :param result_due_at: when to cancel a task whose results did not arrive.
 
-        Fails with `UnknownPeer`, with `InvalidMessage` for an id or a description that may not be sent, and with
-        `TaskConflict` when the id is taken by a task with another description.
+        Fails with `UnknownPeer`, with `InvalidMessage` for an id or a description that may not be sent, with
+        `InvalidTime` for a time without a zone, and with `TaskConflict` when the id is taken by a task with another description.
         """
-        return Deferred.fromCoroutine(self._submit(to, description, task_id, expires_at, result_due_at))
+        return _command(self._submit(to, description, task_id, expires_at, result_due_at))
 
     async def _submit(
         self,
@@ -191,10 +202,13 @@ class Node(MultiService):
         result_due_at: datetime | None,
     ) -> SubmittedTask:
         self.peers.endpoint(to)
-        task_id = task_id or generate_task_id()
+        task_id = task_id or generate_task_id(self._random.randbytes)
         request = SubmitRequest(task_id, description, str(self.address), str(to))
-        request.validate(self._max_description_bytes)
         request.to_frame()
+        request.validate(self._max_description_bytes)
+        for deadline in (expires_at, result_due_at):
+            if deadline is not None:
+                format_time(deadline)
         task = await self._outbox.submit(to, description, task_id, expires_at, result_due_at)
         return SubmittedTask(self, task.key)
 
@@ -205,7 +219,7 @@ class Node(MultiService):
         """
         if key.side is not Side.SUBMITTER:
             return fail(IllegalTransition(f"task {key.task_id} was received here; only its submitter can cancel it"))
-        return Deferred.fromCoroutine(self._outbox.cancel(key, reason))
+        return _command(self._outbox.cancel(key, reason))
 
     def result(self, key: TaskKey) -> Deferred[TaskResultMessage]:
         """Fires with the results of a task, once they are here; fails like `SubmittedTask.result`."""
@@ -220,19 +234,19 @@ class Node(MultiService):
 
     def accept(self, key: TaskKey, justification: str = "Task accepted") -> Deferred[Task]:
         """Take a NEW task into the queue; see `Inbox.accept`."""
-        return Deferred.fromCoroutine(self._inbox.accept(key, justification))
+        return _command(self._inbox.accept(key, justification))
 
     def decline(self, key: TaskKey, justification: str) -> Deferred[Task]:
         """Turn a NEW task down; see `Inbox.decline`."""
-        return Deferred.fromCoroutine(self._inbox.decline(key, justification))
+        return _command(self._inbox.decline(key, justification))
 
     def execute(self, key: TaskKey | None = None) -> Deferred[Task]:
         """Begin the head of the queue; see `Inbox.execute`."""
-        return Deferred.fromCoroutine(self._inbox.execute(key))
+        return _command(self._inbox.execute(key))
 
     def send_results(self, key: TaskKey, text: str = "", *, filename: str = "", content: bytes = b"") -> Deferred[Task]:
         """Give the results of an EXECUTING task; see `Inbox.complete`."""
-        return Deferred.fromCoroutine(self._inbox.complete(key, text, filename, content))
+        return _command(self._inbox.complete(key, text, filename, content))
 
     # --- either side ---------------------------------------------------------------------------------------------
 
@@ -253,6 +267,13 @@ class Node(MultiService):
         Fails with `UnknownTask`, and with `StoreClosed` when the node stops meanwhile. Cancelling gives up the wait.
         """
         return Deferred.fromCoroutine(self._live.wait(key, condition))
+
+
+def _command(work: Coroutine[Any, Any, T]) -> Deferred[T]:
+    """Do `work` to its end, whoever still waits: a commit cannot be taken back, and what follows it must happen."""
+    done: Deferred[T] = Deferred()
+    Deferred.fromCoroutine(work).addCallbacks(done.callback, done.errback)
+    return done
 
 
 @frozen

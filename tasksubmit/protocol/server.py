@@ -278,7 +278,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
 
 def _encode(answer: SubmitResponse) -> bytes:
-    return evolve(answer, features=FEATURES).to_frame().encode()
+    try:
+        return evolve(answer, features=FEATURES).to_frame().encode()
+    except TaskSubmitError as error:
+        raise ValueError(f"an answer cannot be written: {error}") from error  # no fault of the peer
 
 
 def _rejection(task_id: str, code: str, message: str) -> SubmitResponse:

@@ -46,11 +46,13 @@ def run_batch(connection: sqlite3.Connection, operations: list[Operation]) -> li
             try:
                 results.append(operation(connection))
             except Exception:
+                if not connection.in_transaction:
+                    raise  # the disk is full, for one: SQLite has undone all of it
                 results.append(_failure())
                 execute("ROLLBACK TO operation")
             execute("RELEASE operation")
         execute("COMMIT")
-    except sqlite3.Error as error:
+    except Exception as error:
         if connection.in_transaction:
             connection.rollback()
         failure = Failure(_store_error(error))

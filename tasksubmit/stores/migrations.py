@@ -25,12 +25,14 @@ def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> 
 
     :raises StoreTooNew: when it has steps that this version does not know.
     :raises StoreDamaged: when it is no database, or not one of this package.
-    :raises StoreError: when a step fails; the database stays at the step before.
+    :raises StoreError: when it cannot be read, or a step fails; the database stays at the step before.
     """
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         application = int(connection.execute("PRAGMA application_id").fetchone()[0])
         tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{name} cannot be used: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StoreDamaged(
             f"{name} is not a usable database ({error}); restore it from a backup, or move it away to start empty"
@@ -68,3 +70,5 @@ def _statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+    if statement.strip():
+        yield statement

@@ -30,7 +30,8 @@ class ResultFiles:
 
     def open(self, is_named: Callable[[str], bool]) -> None:
         """Make the directories, and sweep what interrupted writes left: kept if `is_named` by a record."""
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self._directory, self._incoming):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in sorted(self._incoming.iterdir()):
             if not is_named(leftover.name) and self._is_same(leftover):
                 (self._directory / leftover.name).unlink()
@@ -51,24 +52,27 @@ class ResultFiles:
 
     def settle(self, name: str) -> None:
         """A committed record names the file: it stays."""
-        (self._incoming / name).unlink(missing_ok=True)
+        _within(self._incoming, name).unlink(missing_ok=True)
 
     def discard(self, name: str) -> None:
         """No record came to name the file: it goes."""
-        (self._directory / name).unlink(missing_ok=True)
-        (self._incoming / name).unlink(missing_ok=True)
+        self.path(name).unlink(missing_ok=True)
+        _within(self._incoming, name).unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
-        path = self._directory / name
+        path = self.path(name)
         try:
             return path.read_bytes()
         except OSError as error:
             raise StoreError(f"the result file {path} cannot be read: {error.strerror}") from error
 
     def path(self, name: str) -> Path:
-        """Where a file is."""
-        return self._directory / name
+        """Where a file is.
+
+        :raises StoreError: when the name leads elsewhere, which no name that `write` returns does.
+        """
+        return _within(self._directory, name)
 
     def _is_same(self, leftover: Path) -> bool:
         """Whether the final name is taken by this very write; otherwise another file has it."""
@@ -76,7 +80,7 @@ class ResultFiles:
         return final.exists() and final.samefile(leftover)
 
     def _write_as(self, name: str, content: bytes) -> bool:
-        incoming, final = self._incoming / name, self._directory / name
+        incoming, final = _within(self._incoming, name), self.path(name)
         try:
             descriptor = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -120,11 +124,24 @@ class MemoryResultFiles(ResultFiles):
     @override
     def read(self, name: str) -> bytes:
         """The content of a file."""
-        return self._contents[name]
+        try:
+            return self._contents[name]
+        except KeyError:
+            raise StoreError(f"there is no result file {name}") from None
 
     @override
     def _write_as(self, name: str, content: bytes) -> bool:
-        return self._contents.setdefault(name, content) is content
+        if name in self._contents:
+            return False
+        self._contents[name] = content
+        return True
+
+
+def _within(directory: Path, name: str) -> Path:
+    """The file of this name in `directory`, and nowhere else: names are checked where they arrive, and here again."""
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise StoreError(f"{name!r} cannot be the name of a result file")
+    return directory / name
 
 
 def _candidates(name: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked
@@ -38,6 +40,8 @@ RESULTS = "results"
 class SQLiteTaskStore:
     """Tasks in ``tasks.db`` and result files in ``results/`` of one state directory, which it locks while open."""
 
+    _log = Logger()
+
     def __init__(
         self,
         directory: Path | None,
@@ -58,6 +62,8 @@ class SQLiteTaskStore:
         self._lock: int | None = None
         self._writer: Worker | None = None
         self._reader: Worker | None = None
+        self._files_in_work = 0
+        self._files_done: Deferred[None] | None = None
 
     def open(self) -> None:
         """See `ITaskStore.open`; makes the state directory with mode 0700."""
@@ -77,26 +83,26 @@ class SQLiteTaskStore:
     def _open_directory(self, directory: Path) -> None:
         if self._reactor is None:
             raise TypeError("a store in a directory needs a reactor")
+        path = directory / DATABASE
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _lock(directory / LOCK)
+            with ExitStack() as undo:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._lock = _lock(directory / LOCK)
+                undo.callback(self._unlock)
+                connection = self._connect(path)
+                undo.callback(connection.close)
+                migrate(connection, str(path), self._schema)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                self._results.open(partial(queries.is_result_named, connection))
+                reader = self._connect(path)
+                undo.pop_all()
         except OSError as error:
             raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
-        try:
-            path = directory / DATABASE
-            connection = self._connect(path)
-            migrate(connection, str(path), self._schema)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            self._results.open(partial(queries.is_result_named, connection))
-            reader = self._connect(path)
-        except BaseException as error:
-            self._unlock()
-            if isinstance(error, OSError):
-                raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
-            if isinstance(error, sqlite3.Error):
-                raise StoreDamaged(f"{path} cannot be used: {error}; restore it from a backup") from error
-            raise
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{path} cannot be used: {error}") from error
+        except sqlite3.Error as error:
+            raise StoreDamaged(f"{path} cannot be used: {error}; restore it from a backup") from error
         self._writer = ThreadWorker("tasksubmit-writer", connection, run_batch, self._reactor)
         self._reader = ThreadWorker("tasksubmit-reader", reader, run_reads, self._reactor)
 
@@ -107,10 +113,15 @@ class SQLiteTaskStore:
         return sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
 
     async def _close(self) -> None:
+        if self._writer is None:
+            return
         workers = [worker for worker in (self._writer, self._reader) if worker is not None]
         self._writer = self._reader = None
         for worker in workers:
             await worker.close()
+        if self._files_in_work:
+            self._files_done = Deferred()
+            await self._files_done
         self._unlock()
 
     def close(self) -> Deferred[None]:
@@ -209,17 +220,28 @@ class SQLiteTaskStore:
 
     def _in_file_thread(self, call: Callable[[], T]) -> Deferred[T]:
         if self._directory is None:
-            return maybeDeferred(call)
+            return maybeDeferred(call) if self._writer is not None else _refuse()
         if self._lock is None or self._reactor is None:
             return _refuse()
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
+        self._files_in_work += 1
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call).addBoth(self._file_done)
+
+    def _file_done(self, result: T) -> T:
+        self._files_in_work -= 1
+        if not self._files_in_work and self._files_done is not None:
+            done, self._files_done = self._files_done, None
+            done.callback(None)
+        return result
 
     def save_result(self, task_id: str, filename: str, content: bytes) -> Deferred[str]:
         """See `ITaskStore.save_result`."""
         return self._in_file_thread(lambda: self._results.write(task_id, filename, content))
 
     def _settle_result(self, task: Task, name: str) -> Deferred[Task]:
-        return self._in_file_thread(lambda: self._results.settle(name)).addCallback(lambda _: task)
+        # The change is committed, whatever becomes of this: what is not settled now is at the next open.
+        settled = self._in_file_thread(lambda: self._results.settle(name))
+        settled.addErrback(lambda failure: self._log.failure("the result {name} was not settled", failure, name=name))
+        return settled.addCallback(lambda _: task)
 
     def discard_result(self, name: str) -> Deferred[None]:
         """See `ITaskStore.discard_result`."""

@@ -128,7 +128,7 @@ class MemoryTransport:
     # --- what the network calls -------------------------------------------------------------------------------------
 
     def step(self, limit: int) -> bool:
-        """Do one thing: abort, deliver up to `limit` bytes to the other end, refill, close, or see the other's close.
+        """Do one thing: abort, see the other end's close, deliver up to `limit` bytes to it, or close.
 
         :returns: whether there was anything to do.
         """
@@ -139,6 +139,9 @@ class MemoryTransport:
             self.lose(ConnectionAborted())
             other.lose(ConnectionLost())
             return True
+        if self._has_ended and self.reading:
+            self.lose(ConnectionDone())
+            return True
         if self.unread and (other.reading or not other.connected):
             chunk = bytes(self.unread[:limit])
             del self.unread[:limit]
@@ -148,9 +151,6 @@ class MemoryTransport:
             return True
         if self.disconnecting and not self.unread and self._producer is None:
             other._has_ended = True
-            self.lose(ConnectionDone())
-            return True
-        if self._has_ended and self.reading:
             self.lose(ConnectionDone())
             return True
         return False

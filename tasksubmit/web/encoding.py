@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable
@@ -41,10 +40,20 @@ def json_name(name: str) -> str:
 # --- reading single values; what they raise becomes the message, behind the name of the key ---------------------------
 
 
-def _text(value: object, _: object) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("expected a text")
     return value
+
+
+def _text_or_word(value: object, cls: type[str]) -> str:
+    """The hook of a class is also that of its subclasses, among which are the enums of words."""
+    if not issubclass(cls, Enum):
+        return _text(value)
+    words = [member.value for member in cls]
+    if value not in words:
+        raise ValueError(f"expected one of {', '.join(words)}")
+    return cls(value)
 
 
 def _integer(value: object, _: object) -> int:
@@ -60,7 +69,7 @@ def _integer_in_text(value: object, _: object) -> int:
 
 
 def _moment(value: object, _: object) -> datetime:
-    moment = parse_time(_text(value, str))
+    moment = parse_time(_text(value))
     if moment.utcoffset():
         raise ValueError("lies outside the years 1 to 9999 in UTC")
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
@@ -68,20 +77,13 @@ def _moment(value: object, _: object) -> datetime:
 
 def _bytes(value: object, _: object) -> bytes:
     try:
-        return b64decode(_text(value, str), validate=True)
+        return b64decode(_text(value), validate=True)
     except Base64Error as error:
         raise ValueError(f"expected base64: {error}") from None
 
 
 def _address(value: object, _: object) -> Address:
-    return Address.parse(_text(value, str))
-
-
-def _word(value: object, enum: type[Enum]) -> Enum:
-    words = [member.value for member in enum]
-    if value not in words:
-        raise ValueError(f"expected one of {', '.join(words)}")
-    return enum(value)
+    return Address.parse(_text(value))
 
 
 # --- the converters ---------------------------------------------------------------------------------------------------
@@ -89,9 +91,8 @@ def _word(value: object, enum: type[Enum]) -> Enum:
 
 def _make_converter(integer: Callable[[object, object], int]) -> OrjsonConverter:
     converter = make_converter(forbid_extra_keys=True)
-    for cls, read in ((str, _text), (int, integer), (datetime, _moment), (bytes, _bytes), (Address, _address)):
+    for cls, read in ((str, _text_or_word), (int, integer), (datetime, _moment), (bytes, _bytes), (Address, _address)):
         converter.register_structure_hook(cls, read)
-    converter.register_structure_hook_func(lambda cls: inspect.isclass(cls) and issubclass(cls, Enum), _word)
     converter.register_unstructure_hook(datetime, format_moment)
     converter.register_unstructure_hook(bytes, lambda content: b64encode(content).decode("ascii"))
     _rename_keywords(converter)
@@ -172,7 +173,7 @@ def _describe(error: BaseException, _: type[Any] | None) -> str:
 def _fault(line: str, what: str) -> str:
     """``expected a text @ the body.to`` as ``to: expected a text``."""
     message, _, path = line.rpartition(" @ ")
-    return f"{path.removeprefix(what).lstrip('.') or what}: {message}"
+    return f"{json_name(path.removeprefix(what).lstrip('.')) or what}: {message}"
 
 
 def ok_envelope(answer: object, cls: Any) -> bytes:

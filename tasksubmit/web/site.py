@@ -7,13 +7,13 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 from typing_extensions import override
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -99,7 +99,6 @@ class ControlResource(Resource):
             self._serve(app, route)
         app.route(OPENAPI_PATH, methods=["GET"])(self._describe)
         app.handle_errors(HTTPException)(self._no_route)
-        app.handle_errors(Exception)(self._failed)
         self._klein = app.resource()
 
     @override
@@ -109,21 +108,31 @@ class ControlResource(Resource):
                 text.decode("utf-8")
         except UnicodeDecodeError:
             return _error(request, "invalid", "the URL or the host is not UTF-8")
-        rendered: int | bytes = self._klein.render(request)
-        return rendered
+        self._klein.render(request)
+        return NOT_DONE_YET
 
     def _serve(self, app: Klein, route: Route[Any, Any, Any]) -> None:
         def serve(request: IRequest, task_id: str = "") -> Deferred[bytes]:
-            return Deferred.fromCoroutine(self._perform(route, request, task_id))
+            done = Deferred.fromCoroutine(self._perform(route, request, task_id))
+            return done if route.method == "GET" else _to_the_end(done)
 
         rule = (PREFIX + route.path).replace("{", "<").replace("}", ">")
         app.route(rule, methods=[route.method], endpoint=route.name)(serve)
 
     async def _perform(self, route: Route[Any, Any, Any], request: IRequest, task_id: str) -> bytes:
-        call = Call(task_id, read_query(request.args, route.query), read_body(request.content.read(), route.body))
-        answer = await route.perform(self._api, call)
+        try:
+            query = read_query(request.args, route.query)
+            body = read_body(request.content.read(), route.body)
+            answer = ok_envelope(await route.perform(self._api, Call(task_id, query, body)), route.answers)
+        except CancelledError:
+            raise
+        except TaskSubmitError as error:
+            return _error(request, error.code, str(error))
+        except Exception:
+            self._log.failure("{method} {path} failed", method=request.method, path=request.path)
+            return _error(request, "internal", "the node could not do it")
         _answer_headers(request, route.status)
-        return ok_envelope(answer, route.answers)
+        return answer
 
     def _describe(self, request: IRequest) -> bytes:
         _answer_headers(request, 200)
@@ -137,9 +146,9 @@ class ControlResource(Resource):
             return _error(request, "method_not_allowed", f"{path} does not take {method}, but {allowed}")
         return _error(request, "not_found", f"there is no {path}")
 
-    def _failed(self, request: IRequest, failure: Failure) -> bytes:
-        error = failure.value
-        if isinstance(error, TaskSubmitError):
-            return _error(request, error.code, str(error))
-        self._log.failure("{method} {path} failed", failure, method=request.method, path=request.path)
-        return _error(request, "internal", "the node could not do it")
+
+def _to_the_end(work: Deferred[bytes]) -> Deferred[bytes]:
+    """What `work` fires with. Klein cancels what it waits for when the client goes away; `work` itself goes on."""
+    shown: Deferred[bytes] = Deferred()
+    work.chainDeferred(shown)
+    return shown

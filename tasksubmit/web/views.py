@@ -58,9 +58,9 @@ class TaskView:
     def of(cls, task: Task, own: Address, **more: Any) -> Self:
         """The view of `task` as the node `own` has it; `more` are the keys of a subclass."""
         is_submitted = task.side is Side.SUBMITTER
-        parties = {"from_": own, "to": task.peer} if is_submitted else {"from_": task.peer, "to": own}
-        same = {a.name: getattr(task, a.name) for a in fields(TaskView) if a.name not in parties}
-        return cls(**same, **parties, **more)
+        from_, to = (own, task.peer) if is_submitted else (task.peer, own)
+        same = {a.name: getattr(task, a.name) for a in fields(TaskView) if a.name not in ("from_", "to")}
+        return cls(from_=from_, to=to, **same, **more)
 
 
 @frozen(kw_only=True)

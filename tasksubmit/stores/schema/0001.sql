@@ -47,11 +47,11 @@ CREATE INDEX tasks_queue ON tasks (queue_position) WHERE side = 'receiver' AND s
 CREATE INDEX tasks_receiver_expires_at ON tasks (expires_at)
     WHERE side = 'receiver' AND status IN ('NEW', 'ACCEPTED') AND expires_at IS NOT NULL;
 CREATE INDEX tasks_receiver_created_at ON tasks (created_at)
-    WHERE side = 'receiver' AND status IN ('NEW') AND created_at IS NOT NULL;
+    WHERE side = 'receiver' AND status IN ('NEW');
 CREATE INDEX tasks_receiver_staged_at ON tasks (staged_at)
     WHERE side = 'receiver' AND status IN ('ACCEPTED') AND staged_at IS NOT NULL;
 CREATE INDEX tasks_submitter_created_at ON tasks (created_at)
-    WHERE side = 'submitter' AND status IN ('NEW') AND cancel_requested_at IS NULL AND created_at IS NOT NULL;
+    WHERE side = 'submitter' AND status IN ('NEW') AND cancel_requested_at IS NULL;
 CREATE INDEX tasks_submitter_result_due_at ON tasks (result_due_at)
     WHERE side = 'submitter' AND status IN ('NEW', 'ACCEPTED', 'EXECUTING') AND cancel_requested_at IS NULL
         AND result_due_at IS NOT NULL;

@@ -1,0 +1,325 @@
+"""The verbs: one function each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tasksubmit import __version__
+from tasksubmit.cli import output
+from tasksubmit.cli.control import CommandFailed, Control, Json
+from tasksubmit.cli.results import read_result_file, save_result
+from tasksubmit.cli.session import Session, in_reactor
+from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.wire.messages import generate_task_id
+
+ANSWER_SECONDS = 10
+"""How long `submit` waits for the receiver's answer."""
+
+_SIDES = click.Choice([side.value for side in Side])
+_STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive=False)
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "is_json", is_flag=True, help="Print the answer as one line of JSON.")(command)
+
+
+def _verb(show: Callable[[Any], None]) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., None]]:
+    """Make a command of a coroutine function that asks the node, and whose answer `show` prints."""
+
+    def decorate(function: Callable[..., Awaitable[Any]]) -> Callable[..., None]:
+        @_json_option
+        @click.pass_obj
+        @wraps(function)
+        def command(session: Session, /, is_json: bool, **arguments: Any) -> None:
+            session.is_json |= is_json
+            with session.errors_told():
+                session.tell(session.ask(lambda control: function(control, **arguments)), show)
+
+        return command
+
+    return decorate
+
+
+_from = click.option("--from", "peer", metavar="ADDRESS", help="Its submitter, if several tasks have the id.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="The node's state directory, in which its socket is.  [env var: TASKSUBMIT_STATE_DIR]",
+)
+@click.option(
+    "--control",
+    envvar="TASKSUBMIT_CONTROL",
+    show_envvar=True,
+    help="The node's control socket: a path, or a Twisted endpoint string.",
+)
+@_json_option
+@click.version_option(__version__, prog_name="tasksubmit", message="%(prog)s %(version)s")
+@click.pass_context
+def tasksubmit(context: click.Context, state_dir: Path | None, control: str | None, is_json: bool) -> None:
+    """Give tasks to other agents, and take tasks from them.
+
+    The verbs ask a running node; `tasksubmit run` starts one, and `tasksubmit demo` shows two at work.
+
+    \b
+    Exit codes: 0 all is well, 1 the node refused or the task ended without results,
+    2 wrong usage, 3 the node cannot be reached.
+    """
+    session = context.ensure_object(Session)
+    session.state_dir, session.control, session.is_json = state_dir, control, is_json
+
+
+# --- the submitter's verbs --------------------------------------------------------------------------------------------
+
+
+@tasksubmit.command()
+@click.argument("to")
+@click.argument("description", required=False)
+@click.option("--file", "file", type=click.File("rb"), help="Read the description from a file.")
+@click.option("--task-id", help="The task's id, to repeat a command safely.  [default: a new one]")
+@click.option("--expires-at", metavar="TIME", help="Cancel it if not begun by then (2026-04-09T12:00:00Z).")
+@click.option("--result-due-at", metavar="TIME", help="Cancel it if the results are not here by then.")
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the results, and print them.")
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="How long to wait.  [default: 10 for the receiver's answer, without end for the results]",
+)
+@_verb(output.show_submitted)
+async def submit(
+    control: Control,
+    to: str,
+    description: str | None,
+    file: Any,
+    task_id: str | None,
+    expires_at: str | None,
+    result_due_at: str | None,
+    is_waiting: bool,
+    timeout: int | None,
+) -> Json:
+    """Submit a task to the agent TO; the DESCRIPTION - is read from standard input."""
+    text = _description(description, file)
+    task_id = task_id or generate_task_id()
+    task = await control.submit(to, text, task_id, expires_at=expires_at, result_due_at=result_due_at)
+    which = {"side": "submitter", "peer": to}
+    if is_waiting:
+        task = _unless_ended(await control.wait(task_id, "finished", timeout=timeout, **which))
+        return {**task, "result": await control.result(task_id, peer=to)}
+    try:
+        seconds = ANSWER_SECONDS if timeout is None else timeout
+        return _unless_ended(await control.wait(task_id, "answered", timeout=seconds, **which))
+    except CommandFailed as error:
+        if error.code != "timed_out":
+            raise
+        return task
+
+
+def _description(description: str | None, file: Any) -> str:
+    if (description is None) == (file is None):
+        raise click.UsageError("give either a DESCRIPTION (- for standard input), or --file")
+    if file is None and description != "-":
+        return description or ""
+    try:
+        source = file or click.get_binary_stream("stdin")
+        return str(source.read(), "utf-8")
+    except UnicodeDecodeError:
+        raise click.UsageError("the description is not text in UTF-8") from None
+
+
+def _unless_ended(task: Json) -> Json:
+    """The task, unless it ended without results.
+
+    :raises CommandFailed: with the other party's reason.
+    """
+    if task["status"] not in ("DECLINED", "CANCELLED", "EXPIRED"):
+        return task
+    why = task["error"] or task["justification"] or task["outcome"]
+    message = f"task {task['task_id']} is {task['status']}: {why}"
+    raise CommandFailed(task["code"] or task["status"].lower(), message, f"see `tasksubmit show {task['task_id']}`")
+
+
+@tasksubmit.command()
+@click.argument("task")
+@click.option("--reason", help="What to tell the receiver.")
+@click.option("--to", "peer", metavar="ADDRESS", help="Its receiver, if several tasks have the id.")
+@_verb(output.show_step)
+async def cancel(control: Control, task: str, reason: str | None, peer: str | None) -> Json:
+    """Ask for a submitted task to be withdrawn."""
+    return await control.cancel(task, peer=peer, reason=reason)
+
+
+@tasksubmit.command()
+@click.argument("task")
+@click.option("--output", type=click.Path(path_type=Path), help="A file to save it as, or a directory to save it in.")
+@click.option("--to", "peer", metavar="ADDRESS", help="Its receiver, if several tasks have the id.")
+@_verb(output.show_result)
+async def result(control: Control, task: str, save_as: Path | None, peer: str | None) -> Json:
+    """Print or save the results of a submitted task; nothing is ever overwritten."""
+    answer = await control.result(task, peer=peer)
+    return answer if save_as is None else save_result(answer, save_as)
+
+
+# --- the receiver's verbs ---------------------------------------------------------------------------------------------
+
+
+@tasksubmit.command()
+@click.argument("task")
+@click.option("--justification", help="What to tell the submitter.")
+@_from
+@_verb(output.show_step)
+async def accept(control: Control, task: str, justification: str | None, peer: str | None) -> Json:
+    """Take a new task into the queue."""
+    return await control.accept(task, peer=peer, justification=justification)
+
+
+@tasksubmit.command()
+@click.argument("task")
+@click.option("--justification", required=True, help="Why, for the submitter.")
+@_from
+@_verb(output.show_step)
+async def decline(control: Control, task: str, justification: str, peer: str | None) -> Json:
+    """Turn a new task down."""
+    return await control.decline(task, justification, peer=peer)
+
+
+@tasksubmit.command()
+@click.argument("task", required=False)
+@_from
+@_verb(output.show_task)
+async def execute(control: Control, task: str | None, peer: str | None) -> Json:
+    """Begin the task at the head of the queue; TASK, if given, has to be that."""
+    return await control.execute(task, peer=peer)
+
+
+@tasksubmit.command("send-results")
+@click.argument("task")
+@click.option("--text", help="The results, as a text.")
+@click.option(
+    "--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The results, as a file."
+)
+@_from
+@_verb(output.show_step)
+async def send_results(control: Control, task: str, text: str | None, file: Path | None, peer: str | None) -> Json:
+    """Give the results of a task in execution: a text or a file."""
+    if (text is None) == (file is None):
+        raise click.UsageError("give either --text or --file")
+    if file is None:
+        return await control.send_text(task, text or "", peer=peer)
+    return await control.send_file(task, file.name, read_result_file(file), peer=peer)
+
+
+@tasksubmit.command()
+@_verb(output.show_queue)
+async def queue(control: Control) -> list[Json]:
+    """Show the accepted tasks in their order, the head first."""
+    return await control.queue()
+
+
+# --- either side's verbs ----------------------------------------------------------------------------------------------
+
+
+@tasksubmit.command("list")
+@click.option("--side", type=_SIDES, help="Only those that were received here, or submitted from here.")
+@click.option("--status", type=_STATUSES, help="Only those with this status.")
+@click.option("--peer", metavar="ADDRESS", help="Only those from or to this agent.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most.")
+@_verb(output.show_tasks)
+async def list_tasks(control: Control, **query: object) -> list[Json]:
+    """List tasks, the newest first."""
+    return await control.tasks(**query)
+
+
+def _from_or_to(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that tell tasks with the same id apart."""
+    to = click.option("--to", metavar="ADDRESS", help="The one that was submitted to this agent.")
+    from_ = click.option("--from", "from_", metavar="ADDRESS", help="The one that this agent submitted.")
+    return from_(to(command))
+
+
+def _which(from_: str | None, to: str | None) -> dict[str, str]:
+    if from_ is not None and to is not None:
+        raise click.UsageError("give either --from or --to")
+    if from_ is not None:
+        return {"side": "receiver", "peer": from_}
+    return {"side": "submitter", "peer": to} if to is not None else {}
+
+
+@tasksubmit.command()
+@click.argument("task")
+@_from_or_to
+@_verb(output.show_task)
+async def show(control: Control, task: str, from_: str | None, to: str | None) -> Json:
+    """Show all about one task, and what is still owed for it."""
+    return await control.task(task, **_which(from_, to))
+
+
+@tasksubmit.command()
+@click.argument("task")
+@click.option(
+    "--for",
+    "condition",
+    type=click.Choice(["accepted", "finished"]),
+    default="finished",
+    show_default=True,
+    help="What to wait for.",
+)
+@click.option("--timeout", type=click.IntRange(min=0), metavar="SECONDS", help="How long.  [default: without end]")
+@_from_or_to
+@_verb(output.show_step)
+async def wait(
+    control: Control, task: str, condition: str, timeout: int | None, from_: str | None, to: str | None
+) -> Json:
+    """Wait until a task is accepted or finished; fails when it ended otherwise."""
+    return _unless_ended(await control.wait(task, condition, timeout=timeout, **_which(from_, to)))
+
+
+# --- the node's verbs -------------------------------------------------------------------------------------------------
+
+
+@tasksubmit.command()
+@_verb(output.show_peers)
+async def peers(control: Control) -> list[Json]:
+    """List the peers that the node knows."""
+    return await control.peers()
+
+
+@tasksubmit.command()
+@_verb(output.show_scores)
+async def score(control: Control) -> list[Json]:
+    """Show the node's ledger of polo scores."""
+    return await control.score()
+
+
+@tasksubmit.command()
+@click.option("--keep", is_flag=True, help="Keep the directory of the two nodes.")
+@_json_option
+@click.pass_obj
+def demo(session: Session, keep: bool, is_json: bool) -> None:
+    """Start two nodes, and take one task through its whole life between them."""
+    from tasksubmit.cli.demo import run_demo
+
+    session.is_json |= is_json
+    with session.errors_told():
+        narrate: Callable[[str], None] = (lambda line: None) if session.is_json else click.echo
+        session.tell(in_reactor(lambda reactor: run_demo(reactor, narrate, keep=keep)), output.show_demo)
+
+
+@tasksubmit.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def run(session: Session, arguments: tuple[str, ...]) -> None:
+    """Run a node in the foreground; `tasksubmit run --help` lists its options."""
+    from tasksubmit.tap import run as run_node
+
+    where = () if session.state_dir is None else ("--state-dir", os.fspath(session.state_dir))
+    sys.exit(run_node([*where, *arguments]))

@@ -1,0 +1,173 @@
+"""What people see: records and lists on a terminal. Text from peers is shown as text, whatever is in it."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tasksubmit.cli.control import CommandFailed, Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_WIDTH_WITHOUT_TERMINAL = 200
+
+
+def clean(text: str, *, keep_lines: bool = False) -> str:
+    """Make text from elsewhere safe to show.
+
+    :param text: anything.
+    :param keep_lines: whether line feeds and tabs stay; otherwise each becomes a blank.
+    :returns: the text with a replacement character for each control character, half surrogate pair, line separator
+        and mark that changes the direction of writing: nothing in it drives a terminal or shows as what it is not.
+    """
+    return "".join(_shown(character, keep_lines) for character in text)
+
+
+def _shown(character: str, keep_lines: bool) -> str:
+    if character in "\n\t":
+        return character if keep_lines else " "
+    if character in _BIDI_CONTROLS or unicodedata.category(character) in _UNSAFE_CATEGORIES:
+        return "\ufffd"
+    return character
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
+    """Print rows under headings; each cell takes one line, and the last column gives way where there is no room."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        is_last = column == columns[-1]
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=None if is_last else len(column))
+    for row in rows:
+        table.add_row(*(Text(clean("" if cell is None else str(cell))) for cell in row))
+    if table.row_count:
+        _console().print(table)
+    else:
+        click.echo(nothing)
+
+
+def _print_pairs(pairs: Mapping[str, object]) -> None:
+    """Print names and values below each other; further lines of a value are indented."""
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        lines = clean(str(value), keep_lines=True).split("\n")
+        click.echo(f"{name:{width}}  " + ("\n" + " " * (width + 2)).join(lines))
+
+
+def show_task(task: Json) -> None:
+    """Print a task: every key that says something, and what is still owed for it."""
+    unsaid: tuple[object, ...] = (None, "", False)
+    _print_pairs({name: value for name, value in task.items() if value not in unsaid and name != "deliveries"})
+    for delivery in task.get("deliveries", ()):
+        what = f"{delivery['kind']} {delivery['status'] or ''}".strip()
+        error = f", the last one: {delivery['last_error']}" if delivery["last_error"] else ""
+        then = f", next at {delivery['next_attempt_at']}" if delivery["next_attempt_at"] else ""
+        click.echo(clean(f"still to be sent: {what} (attempts: {delivery['attempts']}{error}{then})"))
+
+
+def show_step(task: Json) -> None:
+    """Print in one line where a task stands after a step."""
+    asked = ", its cancellation is asked for" if task["cancel_requested_at"] and task["status"] != "CANCELLED" else ""
+    click.echo(clean(f"task {task['task_id']} is {task['status']}{asked}: {task['justification']}"))
+
+
+def show_tasks(tasks: list[Json]) -> None:
+    """Print tasks as a table."""
+    rows = (
+        (
+            task["task_id"],
+            f"{'from' if task['side'] == 'receiver' else 'to'} {task['peer']}",
+            task["status"],
+            task["created_at"],
+            task["description"],
+        )
+        for task in tasks
+    )
+    _print_table(("TASK", "PEER", "STATUS", "CREATED", "DESCRIPTION"), rows, "there are no such tasks")
+
+
+def show_queue(tasks: list[Json]) -> None:
+    """Print the queue as a table."""
+    rows = ((task["task_id"], task["peer"], task["staged_at"], task["description"]) for task in tasks)
+    _print_table(("TASK", "FROM", "STAGED", "DESCRIPTION"), rows, "the queue is empty")
+
+
+def show_peers(peers: list[Json]) -> None:
+    """Print peers as a table."""
+    rows = ((peer["address"], "yes" if peer["is_owed"] else "no", ", ".join(peer["features"])) for peer in peers)
+    _print_table(
+        ("ADDRESS", "OWED", "FEATURES"), rows, "there are no peers; start the node with --peer ADDRESS=ENDPOINT"
+    )
+
+
+def show_scores(scores: list[Json]) -> None:
+    """Print the ledger as a table."""
+    rows = ((score["address"], score["score"]) for score in scores)
+    _print_table(("ADDRESS", "SCORE"), rows, "nobody has a score yet")
+
+
+def show_result(result: Json) -> None:
+    """Print a text result, or where a result was saved.
+
+    :raises CommandFailed: when it is a file that was not saved.
+    """
+    if "path" in result:
+        click.echo(f"saved {result['size_bytes']} bytes as {clean(result['path'])}")
+    elif result["text"] is None:
+        raise CommandFailed(
+            "invalid",
+            f"the result of task {result['task_id']} is the file {result['filename']}",
+            "save it with --output FILE_OR_DIRECTORY",
+        )
+    else:
+        # A program that reads a pipe gets the text as it is; a terminal must not be driven by it.
+        click.echo(clean(result["text"], keep_lines=True) if sys.stdout.isatty() else result["text"])
+
+
+def show_submitted(task: Json) -> None:
+    """Print what became of a submission."""
+    if "result" in task and task["result"]["text"] is not None:
+        show_result(task["result"])
+        return
+    task_id, to = task["task_id"], task["to"]
+    if "result" in task:
+        click.echo(f"task {task_id} is {task['status']}: `tasksubmit result {task_id} --output .` saves its file")
+    elif task["code"] == "unconfirmed":
+        click.echo(f"task {task_id} was sent to {to}, whose answer was lost: `tasksubmit wait {task_id}` tells more")
+    elif task["answered_at"] is None and task["status"] == "NEW":
+        click.echo(f"task {task_id} is recorded, will be sent: {to} has not answered yet")
+    else:
+        click.echo(f"task {task_id} is submitted to {to}, which has it as {task['status']}")
+
+
+def show_demo(summary: Json) -> None:
+    """Print how the demonstration ended; its steps were told while it ran."""
+    click.echo(f"all is as it should be: the reward is {summary['reward']}")
+
+
+def error_line(message: str, hint: str) -> str:
+    """One line for an error."""
+    return clean(f"tasksubmit: {message}" + (f"; {hint}" if hint else ""))
+
+
+def json_line(envelope: Mapping[str, Any]) -> str:
+    """An envelope as one line of ASCII, which no terminal takes for anything else."""
+    import json
+
+    return json.dumps(envelope, separators=(",", ":"))

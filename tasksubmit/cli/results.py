@@ -1,0 +1,57 @@
+"""Result files on this side of the socket: read to be sent, and saved where the user wants them."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from pathlib import Path
+
+from tasksubmit.cli.control import CommandFailed, Json
+from tasksubmit.lifecycle.results import check_result_filename, disk_name
+from tasksubmit.wire.frames import MAX_FRAME
+
+
+def read_result_file(path: Path) -> bytes:
+    """The content of a file that is to be sent.
+
+    :raises CommandFailed: when it cannot be read, or is larger than any frame.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FRAME + 1)
+    except OSError as error:
+        raise CommandFailed("invalid", f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FRAME:
+        raise CommandFailed("too_large", f"{path} is over {MAX_FRAME} bytes long", "send less, or a reference to it")
+    return content
+
+
+def save_result(result: Json, output: Path) -> Json:
+    """Save a result of the control API as the file `output`, or in the directory `output`.
+
+    The peer's own name for a file is used in a directory only, and only if it is a plain name; nothing is overwritten.
+
+    :returns: ``task_id``, ``result_type``, ``path`` and ``size_bytes``.
+    :raises CommandFailed: when it cannot be saved.
+    """
+    is_text = result["text"] is not None
+    content = result["text"].encode("utf-8") if is_text else b64decode(result["content_base64"])
+    path = output
+    if output.is_dir():
+        name = disk_name(result["task_id"], "result.txt") if is_text else result["filename"]
+        check_result_filename(name)
+        path = output / name
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        raise CommandFailed("exists", f"{path} exists already", "choose another --output") from None
+    except OSError as error:
+        raise CommandFailed(
+            "invalid", f"{path} cannot be written: {error.strerror}", "choose another --output"
+        ) from error
+    return {
+        "task_id": result["task_id"],
+        "result_type": result["result_type"],
+        "path": str(path),
+        "size_bytes": len(content),
+    }

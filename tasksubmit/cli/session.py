@@ -1,0 +1,112 @@
+"""One run of the command line: where the node is, how the answer is wanted, and what happens to errors."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from attrs import define
+from click.exceptions import Abort, Exit
+
+from tasksubmit.cli.control import FAILED, CommandFailed, Control, connect_control
+from tasksubmit.cli.output import error_line, json_line
+from tasksubmit.errors import TaskSubmitError
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+_INTERRUPTED = 130
+
+
+@define
+class Session:
+    """What the options before the verb say.
+
+    :ivar state_dir: the node's state directory, unless it is the default one.
+    :ivar control: its socket, as a path or an endpoint string, unless that is in the state directory.
+    :ivar is_json: whether the answer is for programs.
+    """
+
+    state_dir: Path | None = None
+    control: str | None = None
+    is_json: bool = False
+
+    def where(self) -> str:
+        """Where the node's control API is."""
+        from tasksubmit.settings import CONTROL_SOCKET, default_state_dir
+
+        return self.control or str((self.state_dir or default_state_dir(os.environ)).absolute() / CONTROL_SOCKET)
+
+    def ask(self, work: Callable[[Control], Awaitable[T]]) -> T:
+        """Run `work` with the node; returns what it returns and raises what it raises."""
+
+        async def with_node(reactor: Any) -> T:
+            return await work(connect_control(reactor, self.where()))
+
+        return in_reactor(with_node)
+
+    def tell(self, answer: Any, show: Callable[[Any], None]) -> None:
+        """Print an answer: its envelope for programs, else as `show` prints it."""
+        if self.is_json:
+            click.echo(json_line({"status": "ok", "data": answer}))
+        else:
+            show(answer)
+
+    @contextmanager
+    def errors_told(self) -> Iterator[None]:
+        """Print errors and exit with their code. There is no traceback unless TASKSUBMIT_DEBUG is set."""
+        try:
+            yield
+        except (click.ClickException, Abort, Exit, BrokenPipeError):
+            raise
+        except CommandFailed as error:
+            self._fail(error.code, str(error), error.hint, error.exit_code)
+        except TaskSubmitError as error:
+            self._fail(error.code, str(error), "", FAILED)
+        except KeyboardInterrupt:
+            self._fail("interrupted", "interrupted", "", _INTERRUPTED)
+        except Exception as error:
+            hint = "set TASKSUBMIT_DEBUG=1 to see the traceback, and please report it"
+            self._fail("internal", f"internal error: {type(error).__name__}: {error}", hint, FAILED)
+
+    def _fail(self, code: str, message: str, hint: str, exit_code: int) -> None:
+        if os.environ.get("TASKSUBMIT_DEBUG"):
+            traceback.print_exc()
+        if self.is_json:
+            click.echo(json_line({"status": "error", "code": code, "message": message, "hint": hint}))
+        else:
+            click.echo(error_line(message, hint), err=True)
+        raise Exit(exit_code)
+
+
+def in_reactor(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run the reactor until ``work(reactor)`` is done; returns what it returns and raises what it raises.
+
+    :raises KeyboardInterrupt: when a signal stopped the reactor before.
+    """
+    from twisted.internet.defer import Deferred
+    from twisted.internet.task import react
+
+    results: list[T] = []
+    failures: list[Failure] = []
+
+    async def finish(reactor: Any) -> T:
+        return await work(reactor)
+
+    def begin(reactor: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(finish(reactor)).addCallbacks(results.append, failures.append)
+
+    with suppress(SystemExit):
+        react(begin)
+    if failures:
+        failures[0].raiseException()
+    if not results:
+        raise KeyboardInterrupt
+    return results[0]

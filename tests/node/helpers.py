@@ -1,0 +1,215 @@
+"""What the tests of the node share: nodes on a network in memory, and peers that follow a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from tasksubmit.lifecycle.change import Delivery
+from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.peers import StaticPeers
+from tasksubmit.node.service import Node, SubmittedTask
+from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.testing.network import MemoryNetwork
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.frames import Frame
+from tasksubmit.wire.messages import (
+    ACK,
+    PERSISTENT,
+    ResponseStatus,
+    SubmitRequest,
+    SubmitResponse,
+    TaskResultMessage,
+    TaskStatusUpdate,
+)
+from tests.protocol.support import RawFactory, RawPeer
+
+T = TypeVar("T")
+
+ALICE = Address.parse("0:0000.0000.0001")
+BOB = Address.parse("0:0000.0000.0002")
+CAROL = Address.parse("0:0000.0000.0003")
+OURS = frozenset({PERSISTENT, ACK})
+"""What a node of ours announces."""
+
+Message = SubmitRequest | SubmitResponse | TaskStatusUpdate | TaskResultMessage
+Script = Callable[[RawPeer, Frame], None]
+
+
+def request(task_id: str = "t1", description: str = "work", *, frm: Address = ALICE, to: Address = BOB) -> SubmitRequest:
+    """Make a submission as a deployed peer makes it."""
+    return SubmitRequest(task_id, description, str(frm), str(to))
+
+
+def results(task_id: str, text: str = "done", **fields: Any) -> TaskResultMessage:
+    """Make results of a task."""
+    return TaskResultMessage(task_id, "text", text, completed_at="1970-01-01T00:20:00Z", **fields)
+
+
+def refuse(code: str, retry_after_s: int = 0) -> Script:
+    """Answer every frame 400 with a code."""
+
+    def script(peer: RawPeer, frame: Frame) -> None:
+        task_id = SubmitResponse.from_frame(frame).task_id
+        answer = SubmitResponse(
+            task_id, ResponseStatus.REJECTED, "no", code=code, retry_after_s=retry_after_s, features=tuple(OURS)
+        )
+        peer.send(answer.to_frame().encode())
+
+    return script
+
+
+def deployed(peer: RawPeer, frame: Frame) -> None:
+    """Do as deployed peers do: handle the first frame of a connection, answer only a submission, close."""
+    if len(peer.frames) == 1:
+        if frame.type == SubmitRequest.frame_type:
+            task_id = SubmitRequest.from_frame(frame).task_id
+            answer = SubmitResponse(task_id, ResponseStatus.ACCEPTED, "Task received with status NEW")
+            peer.send(answer.to_frame().encode())
+        peer.close()
+
+
+class NodeTestCase(SynchronousTestCase):
+    """A clock, a network, and nodes on it; at the end the nodes are stopped, and nothing may be left of them."""
+
+    @override
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.network = MemoryNetwork(self.clock)
+        self.nodes: list[Node] = []
+        self.addCleanup(self._finish)
+
+    def make_node(self, own: Address, *peers: Address, store: SQLiteTaskStore | None = None, **options: Any) -> Node:
+        """Start a node that has these peers."""
+        node = Node(
+            own,
+            store or SQLiteTaskStore(None),
+            StaticPeers({peer: self.network.client_endpoint(str(peer)) for peer in peers}),
+            clock=self.clock,
+            listen={str(own): self.network.server_endpoint(str(own))},
+            **options,
+        )
+        self.nodes.append(node)
+        node.startService()
+        return node
+
+    def listen(self, name: Address, script: Script) -> RawFactory:
+        """Put a scripted peer in the place of a node."""
+        factory = RawFactory(script)
+        self.successResultOf(self.network.server_endpoint(str(name)).listen(factory))
+        return factory
+
+    def say(self, to: Address, *messages: Message, then_close: bool = False) -> RawPeer:
+        """Dial a node and send it messages on one connection."""
+        factory = RawFactory()
+        dialled = self.network.client_endpoint(str(to)).connect(factory)
+        self.network.flush()
+        self.successResultOf(dialled)
+        peer = factory.peers[0]
+        for message in messages:
+            peer.send(message.to_frame().encode())
+        if then_close:
+            peer.close()
+        self.network.flush()
+        return peer
+
+    def ask(self, to: Address, message: Message) -> SubmitResponse:
+        """Dial a node, send one message, and give the one answer to it."""
+        peer = self.say(to, message)
+        self.assertEqual(len(peer.answers), 1)
+        peer.close()
+        self.network.flush()
+        return peer.answers[0]
+
+    def done(self, deferred: Deferred[T]) -> T:
+        """Let the network come to rest; what has the Deferred fired with?"""
+        self.network.flush()
+        return self.successResultOf(deferred)
+
+    def failed(self, deferred: Deferred[Any], *errors: type[Exception]) -> Exception:
+        """Let the network come to rest; with which of the `errors` has the Deferred failed?"""
+        self.network.flush()
+        failure = self.failureResultOf(deferred, *errors)
+        assert isinstance(failure.value, Exception)
+        return failure.value
+
+    def advance(self, seconds: float, step: float = 1.0) -> None:
+        """Let time pass in steps, and the network come to rest after each."""
+        while seconds > 0:
+            self.clock.advance(min(step, seconds))
+            seconds -= step
+            self.network.flush()
+
+    def task(self, node: Node, key: TaskKey) -> Task:
+        """The record as the node has it."""
+        task = self.successResultOf(node.store.get(key))
+        assert task is not None
+        return task
+
+    def owed(self, node: Node, key: TaskKey) -> list[Delivery]:
+        """What the node still owes for a task."""
+        return self.successResultOf(node.store.deliveries_of(key))
+
+    def scores(self, node: Node) -> dict[Address, int]:
+        """The ledger of a node."""
+        return dict(self.successResultOf(node.store.scores()))
+
+    def stop(self, node: Node) -> None:
+        """Stop a node, and see that it ends and leaves nothing waiting."""
+        stopped = node.stopService()
+        self.network.flush()
+        self.successResultOf(stopped)
+        self.assertEqual(len(node._live), 0)
+        self.assertEqual(node._records._locks, {})
+        self.assertEqual(node._delivery._work, set())
+        self.assertEqual(node.factory.connections, set())
+
+    def assert_idle(self, *nodes: Node) -> None:
+        """Nothing is owed, nobody waits, and no memory is kept of it."""
+        for node in nodes:
+            self.assertEqual(self.successResultOf(node.store.owed_peers()), [])
+            self.assertEqual(node._delivery._owed, {})
+            self.assertEqual(node._delivery._work, set())
+            self.assertEqual(node._records._locks, {})
+            self.assertEqual(len(node._live), 0)
+
+    def _finish(self) -> None:
+        for node in self.nodes:
+            if node.running:
+                self.stop(node)
+        self.network.cut_all()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class PairTestCase(NodeTestCase):
+    """Two nodes that know each other: Alice submits, Bob receives."""
+
+    @override
+    def setUp(self) -> None:
+        super().setUp()
+        self.alice = self.make_node(ALICE, BOB)
+        self.bob = self.make_node(BOB, ALICE)
+
+    def submit(self, description: str = "work", **options: Any) -> tuple[SubmittedTask, TaskKey]:
+        """Have Alice submit a task; gives her handle, and the key of Bob's record."""
+        handle = self.done(self.alice.submit(BOB, description, **options))
+        return handle, TaskKey(Side.RECEIVER, ALICE, handle.task_id)
+
+    def executing(self, description: str = "work", **options: Any) -> tuple[SubmittedTask, TaskKey]:
+        """Have Alice submit a task and Bob begin it."""
+        handle, key = self.submit(description, **options)
+        self.done(self.bob.accept(key))
+        self.done(self.bob.execute(key))
+        return handle, key
+
+    def statuses(self, handle: SubmittedTask) -> tuple[TaskStatus, TaskStatus]:
+        """Where a task stands in Alice's record, and in Bob's."""
+        received = TaskKey(Side.RECEIVER, ALICE, handle.task_id)
+        return self.task(self.alice, handle.key).status, self.task(self.bob, received).status

@@ -1,0 +1,228 @@
+"""The store against a model: random lives of many tasks, and what must be true after each step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import Any, TypeVar
+
+from attrs import evolve
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tasksubmit.errors import StaleTask
+from tasksubmit.lifecycle.change import Booking, Change
+from tasksubmit.lifecycle.table import DEADLINES, TRANSITIONS, Side, TaskStatus
+from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.wire.address import Address
+from tests.stores.contract import OTHER, OWN, PEER, at, new_task, owed, step
+
+T = TypeVar("T")
+
+IDS = st.sampled_from(["t-1", "t-2", "t-3"])
+PEERS = st.sampled_from([PEER, OTHER])
+PARTIES = st.sampled_from([OWN, PEER, OTHER])
+SAFE = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Does to a store in memory what may be done to one, and to a model of dictionaries and lists."""
+
+    keys: Bundle[TaskKey] = Bundle("keys")
+    reads: Bundle[Task] = Bundle("reads")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = SQLiteTaskStore(None)
+        self.store.open()
+        self.now = 0
+        self.records: dict[TaskKey, Task] = {}
+        self.queue: list[TaskKey] = []
+        self.staged: dict[TaskKey, datetime] = {}
+        self.deliveries: dict[TaskKey, list[list[Any]]] = {}  # of each: payload, ready_at, attempts
+        self.booked: dict[tuple[TaskKey, Address], int] = {}
+        self.payloads = 0
+
+    def teardown(self) -> None:
+        self.store.close()
+
+    def result(self, deferred: Deferred[T]) -> T:
+        """What a call of the store fires with, or raise what it fails with."""
+        results: list[T] = []
+        failures: list[BaseException] = []
+        deferred.addCallbacks(results.append, lambda failure: failures.append(failure.value))
+        if failures:
+            raise failures[0]
+        [result] = results
+        return result
+
+    def payload(self) -> bytes:
+        """A message unlike any other."""
+        self.payloads += 1
+        return b"%d" % self.payloads
+
+    def owe(self, key: TaskKey, payload: bytes) -> None:
+        """Put a message behind those that the task owes."""
+        waiting = self.deliveries.setdefault(key, [])
+        waiting.append([payload, None if waiting else at(self.now), 0])
+
+    # --- what may happen -----------------------------------------------------------------------------------------
+
+    @rule(milliseconds=st.integers(min_value=0, max_value=5000))
+    def time_passes(self, milliseconds: int) -> None:
+        """The clock goes on."""
+        self.now += milliseconds
+
+    @rule(target=keys, task_id=IDS, side=st.sampled_from(Side), peer=PEERS)
+    def create(self, task_id: str, side: Side, peer: Address) -> TaskKey:
+        """A task comes, or comes again."""
+        task = new_task(task_id, side, peer, description=str(self.payloads), created_at=at(self.now))
+        payload = self.payload()
+        kept, is_new = self.result(self.store.create(task, [owed(task, payload, self.now)]))
+        assert is_new == (task.key not in self.records)
+        if is_new:
+            self.records[task.key] = evolve(task, number=kept.number)
+            self.owe(task.key, payload)
+        assert kept == self.records[task.key]
+        return task.key
+
+    @rule(target=reads, key=keys)
+    def read(self, key: TaskKey) -> Task:
+        """Somebody reads a record, to change it at once or later."""
+        task = self.result(self.store.get(key))
+        assert task is not None
+        return task
+
+    @rule(before=reads, party=PARTIES, points=st.integers(-1, 6), settle=st.booleans(), choice=st.randoms())
+    def change(self, before: Task, party: Address, points: int, settle: bool, choice: Any) -> None:
+        """An event that the table allows happens to what was read; what is stale is refused, and does nothing."""
+        key = before.key
+        allowed = [
+            event for side, status, event in TRANSITIONS if side is before.side and status is before.status and status
+        ]
+        if not allowed:
+            return
+        event = choice.choice(allowed)
+        payload = self.payload()
+        waiting = self.result(self.store.deliveries_of(key))
+        change = step(
+            before,
+            event,
+            self.now,
+            {"justification": payload.decode()},
+            deliveries=(owed(before, payload, self.now),),
+            bookings=(Booking(party, points, "chance"),),
+            settles=waiting[0].id if settle and waiting else None,
+        )
+        if before != self.records[key]:
+            try:
+                self.result(self.store.apply(change))
+            except StaleTask:
+                return
+            raise AssertionError("a stale change was carried out")
+        after = self.result(self.store.apply(change))
+        self.move(change)
+        assert after == self.records[key]
+        self.owe(key, payload)
+        self.booked.setdefault((key, party), points)
+        if change.settles is not None:
+            self.deliveries[key].pop(0)
+            self.release(key)
+
+    def move(self, change: Change) -> None:
+        """Let the model's record and its queue follow a change."""
+        key = change.before.key
+        self.records[key] = evolve(change.after, revision=change.before.revision + 1)
+        is_queued = change.after.side is Side.RECEIVER and change.after.status is TaskStatus.ACCEPTED
+        if is_queued and key not in self.queue:
+            position = 1 + max((self.records[other].queue_position or 0 for other in self.queue), default=0)
+            self.records[key] = evolve(self.records[key], queue_position=position)
+            self.queue.append(key)
+        elif not is_queued and key in self.queue:
+            self.records[key] = evolve(self.records[key], queue_position=None)
+            self.queue.remove(key)
+        if self.queue and self.queue[0] not in self.staged:
+            head = self.queue[0]
+            self.staged[head] = change.at
+            record = self.records[head]
+            self.records[head] = evolve(record, staged_at=change.at, revision=record.revision + 1)
+
+    def release(self, key: TaskKey) -> None:
+        """The first message of a task may go, if it could not before."""
+        waiting = self.deliveries[key]
+        if waiting and waiting[0][1] is None:
+            waiting[0][1] = at(self.now)
+
+    @rule(key=keys, milliseconds=st.integers(min_value=1, max_value=5000))
+    def postpone(self, key: TaskKey, milliseconds: int) -> None:
+        """The first message of a task could not be delivered."""
+        if self.deliveries[key]:
+            first = self.result(self.store.deliveries_of(key))[0]
+            self.result(self.store.postpone(first.id, at(self.now + milliseconds), "refused"))
+            self.deliveries[key][0][1:] = [at(self.now + milliseconds), self.deliveries[key][0][2] + 1]
+
+    # --- what must be true ---------------------------------------------------------------------------------------
+
+    @invariant()
+    def records_agree(self) -> None:
+        """Every record is as the model has it, and lists show them newest first."""
+        listed = self.result(self.store.list_tasks(limit=100))
+        assert listed == sorted(self.records.values(), key=lambda task: -task.number)
+
+    @invariant()
+    def queue_agrees(self) -> None:
+        """The queue is in the order of acceptance; its head is staged, and nobody else in it is."""
+        queue = self.result(self.store.queue(100))
+        assert [task.key for task in queue] == self.queue
+        assert [task.staged_at for task in queue] == [self.staged[key] if n == 0 else None for n, key in enumerate(self.queue)]
+
+    @invariant()
+    def deliveries_agree(self) -> None:
+        """Messages wait in order, one of each task ready or timed, and each peer's next is known."""
+        for key, expected in self.deliveries.items():
+            found = self.result(self.store.deliveries_of(key))
+            assert [[row.payload, row.ready_at, row.attempts] for row in found] == expected
+            assert all((row.ready_at is None) == (n > 0) for n, row in enumerate(found))
+        for peer in (PEER, OTHER):
+            heads = [rows[0] for key, rows in self.deliveries.items() if rows and key.peer == peer]
+            assert self.result(self.store.next_delivery(peer)) == min((ready for _, ready, _ in heads), default=None)
+            ready = self.result(self.store.ready_deliveries(peer, at(self.now), 100))
+            assert sorted(row.payload for row, _ in ready) == sorted(
+                payload for payload, when, _ in heads if when <= at(self.now)
+            )
+
+    @invariant()
+    def ledger_agrees(self) -> None:
+        """Every score is the sum of what was booked first for each task, side and party."""
+        sums: Counter[Address] = Counter()
+        for (_, party), points in self.booked.items():
+            sums[party] += points
+        assert dict(self.result(self.store.scores())) == dict(sums)
+
+    @invariant()
+    def due_agrees(self) -> None:
+        """What is found as due is what the records themselves say, by their columns."""
+        for deadline in DEADLINES:
+            expected = {
+                key
+                for key, task in self.records.items()
+                if task.side is deadline.side
+                and task.status in deadline.statuses
+                and (since := getattr(task, deadline.since)) is not None
+                and since < at(self.now)
+                and not (deadline.unless and getattr(task, deadline.unless) is not None)
+            }
+            due = self.result(self.store.due(deadline, at(self.now), 100))
+            assert {task.key for task in due} == expected
+
+
+class ModelTests(SynchronousTestCase):
+    """The machine, run."""
+
+    def test_model(self) -> None:
+        """After any sequence of calls the store is as the model is: records, queue, deliveries, ledger, deadlines."""
+        run_state_machine_as_test(StoreMachine, settings=SAFE)

@@ -1,0 +1,239 @@
+"""Result files: whole or not at all, inside their directory, never over another; and what a crash leaves."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tasksubmit.errors import StoreError
+from tasksubmit.stores import results
+from tasksubmit.stores.results import INCOMING, MemoryResultFiles, ResultFiles
+
+
+def named(*names: str) -> Any:
+    """Records that name these files."""
+    return set(names).__contains__
+
+
+class ResultFilesTests(SynchronousTestCase):
+    """The results directory of a node."""
+
+    def setUp(self) -> None:
+        self.outside = Path(self.mktemp())
+        self.directory = self.outside / "state" / "results"
+        self.files = ResultFiles(self.directory)
+        self.files.open(named())
+
+    def names(self) -> set[str]:
+        """Every file under the results directory."""
+        return {path.relative_to(self.directory).as_posix() for path in self.directory.rglob("*") if not path.is_dir()}
+
+    def mode(self, path: Path) -> str:
+        """Who may do what with a file."""
+        return oct(path.stat().st_mode & 0o777)
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def test_write_and_read(self) -> None:
+        """A result is kept under its task's id and its own name, and reads back."""
+        name = self.files.write("t-1", "report.pdf", b"\x00pages\xff")
+        self.assertEqual(name, "t-1_report.pdf")
+        self.assertEqual(self.files.path(name), self.directory / "t-1_report.pdf")
+        self.assertEqual(self.files.read(name), b"\x00pages\xff")
+
+    def test_settle(self) -> None:
+        """A settled file stays, and nothing else does."""
+        self.files.settle(self.files.write("t-1", "a.md", b"a"))
+        self.assertEqual(self.names(), {"t-1_a.md"})
+        self.files.settle("t-1_a.md")
+
+    def test_discard(self) -> None:
+        """A discarded file leaves nothing behind; discarding it again does nothing."""
+        name = self.files.write("t-1", "a.md", b"a")
+        self.files.discard(name)
+        self.assertEqual(self.names(), set())
+        self.files.discard(name)
+
+    def test_collision(self) -> None:
+        """A name that is taken gets a number before the extension, and nothing is overwritten."""
+        names = [self.files.write("t-1", "a.b.md", content) for content in (b"1", b"2", b"3")]
+        self.assertEqual(names, ["t-1_a.b.md", "t-1_a.b-2.md", "t-1_a.b-3.md"])
+        self.assertEqual([self.files.read(name) for name in names], [b"1", b"2", b"3"])
+        for name in names:
+            self.files.settle(name)
+        self.assertEqual(self.files.write("t-1", "a.b.md", b"4"), "t-1_a.b-4.md")
+
+    def test_write_under_way(self) -> None:
+        """A name that another write is about to take is left to it."""
+        (self.directory / INCOMING / "t-1_a.md").write_bytes(b"half")
+        self.assertEqual(self.files.write("t-1", "a.md", b"mine"), "t-1_a-2.md")
+        self.assertEqual((self.directory / INCOMING / "t-1_a.md").read_bytes(), b"half")
+
+    def test_symlink_in_the_way(self) -> None:
+        """A symbolic link in the place of a file is neither followed nor replaced, wherever it points."""
+        target = self.outside / "secret"
+        target.write_bytes(b"theirs")
+        (self.directory / "t-1_a.md").symlink_to(target)
+        (self.directory / "t-1_a-2.md").symlink_to(self.outside / "missing")
+        (self.directory / INCOMING / "t-1_a-3.md").symlink_to(target)
+        self.assertEqual(self.files.write("t-1", "a.md", b"mine"), "t-1_a-4.md")
+        self.assertEqual(target.read_bytes(), b"theirs")
+        self.assertFalse((self.outside / "missing").exists())
+
+    def test_long_name(self) -> None:
+        """The longest names that may be sent find room, numbered ones too."""
+        name = "\u00e4" * 98 + ".md"
+        first, second = (self.files.write("x" * 128, name, content) for content in (b"1", b"2"))
+        self.assertEqual((self.files.read(first), self.files.read(second)), (b"1", b"2"))
+
+    def test_permissions(self) -> None:
+        """Files and directories are the owner's alone, whatever the umask."""
+        self.addCleanup(os.umask, os.umask(0))
+        directory = Path(self.mktemp())
+        files = ResultFiles(directory)
+        files.open(named())
+        name = files.write("t-1", "a.md", b"a")
+        self.assertEqual(self.mode(directory / name), "0o600")
+        self.assertEqual(self.mode(directory), "0o700")
+        self.assertEqual(self.mode(directory / INCOMING), "0o700")
+
+    def test_never_outside(self) -> None:
+        """A name that leads out of the directory is refused, in every call, and nothing is touched."""
+        victim = self.outside / "state" / "tasks.db"
+        victim.write_bytes(b"precious")
+        for name in ("../tasks.db", str(victim.absolute()), "..", "", ".", f"{INCOMING}/../../tasks.db"):
+            for call in (self.files.read, self.files.settle, self.files.discard, self.files.path):
+                with self.assertRaises(StoreError):
+                    call(name)
+        for task_id, filename in (("../../t", "a.md"), ("t", "/../../../a.md"), ("/tmp/t", "a.md"), (".", "./a.md")):
+            with self.assertRaises(StoreError):
+                self.files.write(task_id, filename, b"evil")
+        self.assertEqual(victim.read_bytes(), b"precious")
+        self.assertEqual([path.name for path in self.outside.rglob("*") if path.is_file()], ["tasks.db"])
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.text("a./\\\0-\n", max_size=8), st.text("a./\\\0-\n", max_size=8))
+    def test_any_name(self, task_id: str, filename: str) -> None:
+        """Whatever the names, a write ends in a plain file of the directory or is refused."""
+        try:
+            name = self.files.write(task_id, filename, b"x")
+        except StoreError:
+            return
+        self.assertEqual((self.directory / name).parent, self.directory)
+        self.assertEqual(self.files.read(name), b"x")
+        self.files.discard(name)
+
+    # --- failing -------------------------------------------------------------------------------------------------
+
+    def test_missing(self) -> None:
+        """A file that is gone is a `StoreError` that names it."""
+        error = self.assertRaises(StoreError, self.files.read, "t-1_gone.md")
+        self.assertIn(str(self.directory / "t-1_gone.md"), str(error))
+
+    def test_full_disk(self) -> None:
+        """A write that fails leaves nothing behind, and says where and why."""
+
+        def fsync(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        self.patch(os, "fsync", fsync)
+        error = self.assertRaises(StoreError, self.files.write, "t-1", "a.md", b"a")
+        self.assertIn(f"{self.directory}: No space left on device", str(error))
+        self.assertEqual(self.names(), set())
+
+    def test_order(self) -> None:
+        """The content is on disk before the name is given, and the name before the write is over."""
+        calls: list[str] = []
+
+        def recorded(call: Any) -> Any:
+            def record(*arguments: Any) -> Any:
+                if call is os.fsync:
+                    status = os.fstat(arguments[0])
+                    is_directory = stat.S_ISDIR(status.st_mode)
+                    calls.append("fsync directory" if is_directory else f"fsync file of {status.st_size}")
+                elif call is os.link:
+                    calls.append("link")
+                return call(*arguments)
+
+            return record
+
+        fake = {name: recorded(getattr(os, name)) for name in ("open", "close", "fsync", "link")}
+        constants = {name: getattr(os, name) for name in ("O_WRONLY", "O_CREAT", "O_EXCL", "O_RDONLY")}
+        self.patch(results, "os", SimpleNamespace(**fake, **constants))
+        self.files.write("t-1", "a.md", b"12345")
+        self.assertEqual(calls, ["fsync file of 5", "link", "fsync directory"])
+
+    # --- after a crash -------------------------------------------------------------------------------------------
+
+    def reopen(self, *names: str) -> None:
+        """Start again with records that name these files."""
+        ResultFiles(self.directory).open(named(*names))
+
+    def test_crash_before_the_content(self) -> None:
+        """What was not yet synced goes at the next start."""
+        (self.directory / INCOMING / "t-1_a.md").write_bytes(b"hal")
+        self.reopen()
+        self.assertEqual(self.names(), set())
+
+    def test_crash_before_the_commit(self) -> None:
+        """A file that no record came to name goes at the next start, under both names."""
+        self.files.write("t-1", "a.md", b"content")
+        self.assertEqual(self.names(), {"t-1_a.md", f"{INCOMING}/t-1_a.md"})
+        self.reopen()
+        self.assertEqual(self.names(), set())
+
+    def test_crash_after_the_commit(self) -> None:
+        """A file that a record names stays, although the write was not settled."""
+        name = self.files.write("t-1", "a.md", b"content")
+        self.reopen(name)
+        self.assertEqual(self.names(), {name})
+        self.assertEqual(self.files.read(name), b"content")
+
+    def test_crash_while_the_name_was_taken(self) -> None:
+        """Another file of the name that an interrupted write wanted stays, named by a record or not."""
+        self.files.settle(self.files.write("t-1", "a.md", b"older"))
+        (self.directory / INCOMING / "t-1_a.md").write_bytes(b"newer")
+        self.reopen()
+        self.assertEqual(self.names(), {"t-1_a.md"})
+        self.assertEqual(self.files.read("t-1_a.md"), b"older")
+
+    def test_crash_in_discard(self) -> None:
+        """A file that was about to be discarded is gone after the next start."""
+        name = self.files.write("t-1", "a.md", b"content")
+        (self.directory / name).unlink()
+        self.reopen()
+        self.assertEqual(self.names(), set())
+
+    def test_settled_files_are_not_looked_at(self) -> None:
+        """The sweep asks for the leftovers alone, not for every file that is kept."""
+        self.files.settle(self.files.write("t-1", "a.md", b"1"))
+        self.files.write("t-2", "b.md", b"2")
+        asked: list[str] = []
+        ResultFiles(self.directory).open(lambda name: bool(asked.append(name)))
+        self.assertEqual(asked, ["t-2_b.md"])
+
+
+class MemoryResultFilesTests(SynchronousTestCase):
+    """Results in memory behave like those on disk."""
+
+    def test_like_files(self) -> None:
+        """Collisions are numbered, also of equal contents; what is discarded or was never there cannot be read."""
+        files = MemoryResultFiles()
+        files.open(named())
+        content = b"same"
+        names = [files.write("t-1", "a.md", content) for _ in range(3)]
+        self.assertEqual(names, ["t-1_a.md", "t-1_a-2.md", "t-1_a-3.md"])
+        files.settle(names[0])
+        self.assertEqual(files.read(names[0]), content)
+        files.discard(names[1])
+        files.discard(names[1])
+        for name in (names[1], "t-9_a.md"):
+            with self.assertRaises(StoreError):
+                files.read(name)

@@ -1,0 +1,225 @@
+"""What holds for every request, whatever it asks: envelopes, strictness, limits, and clients that go away."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.service import Node
+from tasksubmit.web.site import MAX_BODY_BYTES, ControlRequest
+from tests.web.harness import OWN, PEER, ApiTestCase, NodeTestCase
+
+
+class RoutingTests(ApiTestCase):
+    """Requests for what there is not."""
+
+    def test_no_route(self) -> None:
+        """A path that is not there is answered as every error is."""
+        for path in ("/", "/v1", "/v1/tasks/", "/v1//tasks", "/v1/tasks/a/b", "/v2/tasks", "/v1/tasks/a%2Fb"):
+            self.assertIn(path, self.refused(404, "not_found", "GET", path))
+
+    def test_method(self) -> None:
+        """A method that a path does not take is answered with those that it takes."""
+        response = self.successResultOf(self.begin("DELETE", "/v1/tasks"))
+        self.assertEqual(response.code, 405)
+        self.assertEqual(response.headers.getRawHeaders("allow"), ["GET, HEAD, POST"])
+        self.assertEqual(self.envelope(response)["code"], "method_not_allowed")
+
+    def test_not_utf8(self) -> None:
+        """A path that is not UTF-8 is refused in JSON, too."""
+        self.refused(400, "invalid", "GET", "/v1/tasks/%ff")
+
+    def test_markup_is_not_reflected(self) -> None:
+        """What a request says comes back in JSON only."""
+        message = self.refused(404, "not_found", "GET", "/v1/%3Cscript%3E")
+        self.assertNotIn("<", message)
+
+
+class StrictnessTests(ApiTestCase):
+    """Bodies and queries that are not as described."""
+
+    def test_bodies(self) -> None:
+        """Each fault of a body is named by its key."""
+        good: dict[str, Any] = {"to": str(PEER), "description": "x"}
+        cases: list[tuple[object, str]] = [
+            ([], "the body is not a JSON object"),
+            ("x", "the body is not a JSON object"),
+            ({}, "to: is missing; description: is missing"),
+            ({**good, "to": 5}, "to: expected a text"),
+            ({**good, "to": "x"}, "to: 'x' is not an address like 1:0001.F291.0004"),
+            ({**good, "description": None}, "description: expected a text"),
+            ({**good, "task_id": 5}, "task_id: expected a text"),
+            ({**good, "when": 1, "who": 2}, "the body: unknown key when, who"),
+            ({**good, "expires_at": "soon"}, "expires_at: 'soon' is not a time like 2026-04-09T12:00:00Z"),
+            (
+                {**good, "expires_at": "9999-12-31T23:59:59-01:00"},
+                "expires_at: lies outside the years 1 to 9999 in UTC",
+            ),
+        ]
+        for body, message in cases:
+            self.assertEqual(self.refused(400, "invalid", "POST", "/v1/tasks", body), message)
+        self.assertEqual(self.ask("GET", "/v1/tasks"), [])
+
+    def test_not_json(self) -> None:
+        """A body that is not JSON is malformed."""
+        for content in (b"{", b"\xff", b'{"a": NaN}', b"[" * 100_000):
+            message = self.refused(400, "malformed", "POST", "/v1/tasks", content=content)
+            self.assertTrue(message.startswith("the body is not JSON: "), message)
+
+    def test_body_where_none_is_taken(self) -> None:
+        """A body is refused where it would be ignored."""
+        self.refused(400, "invalid", "POST", "/v1/execute", {"task_id": "t1"})
+
+    def test_queries(self) -> None:
+        """Each fault of a query is named by its parameter."""
+        cases = {
+            "colour=red": "the query: unknown key colour",
+            "limit=ten": "limit: expected an integer",
+            "limit=-1": "limit: expected an integer",
+            "limit=0": "the query: 'limit' must be >= 1: 0",
+            "limit=1001": "the query: 'limit' must be <= 1000: 1001",
+            "limit=1&limit=2": "the parameter limit is given 2 times",
+            "side=left": "side: expected one of receiver, submitter",
+            "peer=%ff": "peer: '\ufffd' is not an address like 1:0001.F291.0004",
+        }
+        for query, message in cases.items():
+            self.assertEqual(self.refused(400, "invalid", "GET", f"/v1/tasks?{query}"), message)
+
+
+class FailureTests(ApiTestCase):
+    """When the node itself fails."""
+
+    def test_internal(self) -> None:
+        """An error that nobody expected is logged, and its text is kept from the answer."""
+
+        def fail(**filters: object) -> Deferred[list[Task]]:
+            raise RuntimeError("secret")
+
+        self.patch(self.node.store, "list_tasks", fail)
+        self.assertEqual(self.refused(500, "internal", "GET", "/v1/tasks"), "the node could not do it")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_storage(self) -> None:
+        """A store that cannot be used is an error to try again after."""
+        self.successResultOf(self.node.store.close())
+        self.refused(503, "storage", "GET", "/v1/tasks")
+
+
+class DescriptionTests(ApiTestCase):
+    """The OpenAPI document."""
+
+    def test_document(self) -> None:
+        """It describes every route, and every reference in it leads somewhere."""
+        response = self.successResultOf(self.begin("GET", "/v1/openapi.json"))
+        document = self.envelope(response)
+        self.assertEqual(document["openapi"], "3.1.0")
+        operations = {
+            operation["operationId"]: operation for path in document["paths"].values() for operation in path.values()
+        }
+        self.assertEqual(len(operations), 15)
+        parameters = {parameter["name"] for parameter in operations["wait"]["parameters"]}
+        self.assertEqual(parameters, {"task_id", "side", "peer", "for", "timeout"})
+        schemas = document["components"]["schemas"]
+        self.assertEqual(schemas["Submit"]["required"], ["to", "description"])
+        self.assertIn("from", schemas["TaskView"]["properties"])
+        text = json.dumps(document)
+        for reference in {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}:
+            self.assertIn(reference, schemas)
+
+    def test_answers_have_the_described_keys(self) -> None:
+        """A task's record has the keys that its description has, no more and no less."""
+        document = self.envelope(self.successResultOf(self.begin("GET", "/v1/openapi.json")))
+        self.receive("t1")
+        described = document["components"]["schemas"]["TaskDetails"]
+        self.assertEqual(set(self.ask("GET", "/v1/tasks/t1")), set(described["properties"]))
+        self.assertEqual(set(described["required"]), set(described["properties"]))
+
+
+class SlowStore:
+    """Wraps the `resolve` of a node so that its answer waits."""
+
+    def __init__(self, node: Node) -> None:
+        self.waiting: Deferred[None] = Deferred()
+        self._resolve = node.resolve
+
+    def resolve(self, task_id: str, **which: Any) -> Deferred[Task]:
+        """See `Node.resolve`."""
+        return self.waiting.addCallback(lambda _: self._resolve(task_id, **which))
+
+
+class ConnectionTests(NodeTestCase):
+    """Requests as bytes on a connection."""
+
+    def connect(self) -> tuple[Any, StringTransport]:
+        """A connection to the site."""
+        self.requests: list[ControlRequest] = []
+
+        def make_request(*arguments: Any, **options: Any) -> ControlRequest:
+            self.requests.append(ControlRequest(*arguments, **options))
+            return self.requests[-1]
+
+        self.patch(self.site, "requestFactory", make_request)
+        transport = StringTransport()
+        protocol = self.site.buildProtocol(None)
+        protocol.makeConnection(transport)
+        self.addCleanup(self.site.stopFactory)
+        return protocol, transport
+
+    def kept_bytes(self) -> int:
+        """How much of the body of the request is kept."""
+        (request,) = self.requests
+        assert request.content is not None
+        return int(request.content.tell())
+
+    def test_large_body_by_its_length(self) -> None:
+        """A body that is announced as too large is refused, and nothing of it is kept."""
+        protocol, transport = self.connect()
+        length = MAX_BODY_BYTES + 1
+        protocol.dataReceived(b"POST /v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
+        chunk = b" " * 2**20
+        for _ in range(length // len(chunk)):
+            protocol.dataReceived(chunk)
+            self.assertEqual(self.kept_bytes(), 0)
+        self.assertEqual(transport.value(), b"")
+        protocol.dataReceived(b" " * (length % len(chunk)))
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 "), transport.value()[:80])
+        self.assertIn(b'"code":"too_large"', transport.value())
+
+    def test_large_body_in_chunks(self) -> None:
+        """A body without a length is refused when it turns out to be too large."""
+        protocol, transport = self.connect()
+        protocol.dataReceived(b"POST /v1/tasks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(25):
+            protocol.dataReceived(b"100000\r\n" + b" " * 2**20 + b"\r\n")
+        self.assertLessEqual(self.kept_bytes(), MAX_BODY_BYTES)
+        protocol.dataReceived(b"0\r\n\r\n")
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 "), transport.value()[:80])
+
+    def test_waiting_client_goes_away(self) -> None:
+        """The wait of a client that went away is given up."""
+        self.receive("t1")
+        protocol, _ = self.connect()
+        protocol.dataReceived(b"GET /v1/tasks/t1/wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        timers = len(self.clock.getDelayedCalls())
+        self.assertEqual(len(self.node._live), 1)
+        protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(len(self.node._live), 0)
+        self.assertEqual(len(self.clock.getDelayedCalls()), timers - 1)
+
+    def test_changing_client_goes_away(self) -> None:
+        """A change that was begun is carried through, also when its client went away."""
+        self.receive("t1")
+        slow = SlowStore(self.node)
+        self.patch(self.node, "resolve", slow.resolve)
+        protocol, _ = self.connect()
+        protocol.dataReceived(b"POST /v1/tasks/t1/accept HTTP/1.1\r\nHost: x\r\n\r\n")
+        protocol.connectionLost(Failure(ConnectionDone()))
+        slow.waiting.callback(None)
+        (task,) = self.successResultOf(self.node.store.find("t1"))
+        self.assertEqual((task.status.value, str(self.node.address)), ("ACCEPTED", str(OWN)))
