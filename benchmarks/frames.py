@@ -9,7 +9,6 @@ The first table shows that a frame's cost for each byte does not grow with its s
 its own, because measuring it is slow; the stream itself is not counted.
 """
 
-# ruff: noqa: T201 - a benchmark prints what it found
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@
 Starts a node in a process of its own (``python -m tasksubmit run`` in a temporary directory), opens CONNECTIONS
 connections to it over loopback TCP, keeps OUTSTANDING submissions under way on each, and counts the answers 200.
 """
-# ruff: noqa: T201
 
 from __future__ import annotations
 
@@ -44,7 +43,7 @@ def running_node(directory: Path) -> Iterator[int]:
     peer = ["--peer", f"{LOAD}=tcp:127.0.0.1:9"]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "/tmp/noderun.py", *arguments, *peer], stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "tasksubmit", "run", *arguments, *peer], stdout=log, stderr=subprocess.STDOUT
         )
     try:
         deadline = time.monotonic() + 20
@@ -106,7 +105,8 @@ async def measure(port: int, shape: str, seconds: float) -> int:
     took = await load.run(seconds)
     ordered = sorted(load.latencies)
     p50, p99 = ordered[len(ordered) // 2] * 1000, ordered[len(ordered) * 99 // 100] * 1000
-    print(f"{shape:>8}  {len(ordered) / took:10.0f}/s  p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  ({len(ordered)} in {took:.1f} s)")
+    rate = len(ordered) / took
+    print(f"{shape:>8}  {rate:10.0f}/s  p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  ({len(ordered)} in {took:.1f} s)")
     return len(ordered)
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from tasksubmit.errors import TaskSubmitError
+from tasksubmit.interfaces import IAdmissionPolicy, IPeers, ITaskHandler, ITaskStore, Peer, Refusal
 from tasksubmit.lifecycle.polo import PoloScoreBreakdown, ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import ALLOWED_RESULT_EXTENSIONS, FORBIDDEN_RESULT_EXTENSIONS
 from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, TaskStatus, Timeouts
@@ -71,8 +72,14 @@ __all__ = [
     "Frame",
     "FrameDecoder",
     "FrameType",
+    "IAdmissionPolicy",
+    "IPeers",
+    "ITaskHandler",
+    "ITaskStore",
     "Node",
+    "Peer",
     "PoloScoreBreakdown",
+    "Refusal",
     "ResponseStatus",
     "SQLiteTaskStore",
     "ScoreFormula",

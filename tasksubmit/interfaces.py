@@ -195,8 +195,11 @@ class ITaskStore(Interface):
 class IAdmissionPolicy(Interface):
     """Who may submit what. It is asked about each new submission, after the message itself was found valid."""
 
-    def admit(peer: Peer, request: SubmitRequest) -> Refusal | None | Deferred[Refusal | None]:
-        """Decide, at once or later: ``None`` admits the submission; a `Refusal` is the answer to it otherwise. Refusals are not remembered."""
+    def admit(peer: Peer, request: SubmitRequest) -> Refusal | Deferred[Refusal | None] | None:
+        """Decide, at once or later: ``None`` admits the submission, a `Refusal` is the answer to it otherwise.
+
+        Refusals are not remembered: the same submission may come again, and is asked about again.
+        """
 
 
 class IPeers(Interface):

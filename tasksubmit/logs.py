@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -13,6 +14,7 @@ from twisted.python.failure import Failure
 
 _OWN = frozenset({"time", "level", "namespace", "message", "exception", "exception_text", "traceback"})
 _LEGACY = frozenset({"format", "isError", "system", "why", "failure"})
+_LEGACY_TYPES = {"time": float, "message": tuple}
 
 
 def json_observer(stream: TextIO | None = None) -> ILogObserver:
@@ -37,7 +39,7 @@ def flat_event(event: LogEvent) -> dict[str, object]:
         "namespace": event.get("log_namespace", ""),
         "message": formatEvent(event) or "",
     }
-    failure = event.get("log_failure")
+    failure = event.get("log_failure", event.get("failure"))  # the second is that of Twisted's older log
     if isinstance(failure, Failure):
         flat["exception"] = getattr(failure.type, "__qualname__", str(failure.type))
         flat["exception_text"] = failure.getErrorMessage()
@@ -51,10 +53,15 @@ def flat_event(event: LogEvent) -> dict[str, object]:
 
 def _fields(event: Mapping[str, Any]) -> dict[str, object]:
     return {
-        name: value if isinstance(value, bool | int | float | None) else _printed(value)
+        name: value if _is_plain(value) else _printed(value)
         for name, value in event.items()
-        if not name.startswith("log_") and name not in _LEGACY and not (name == "time" and isinstance(value, float))
+        if not name.startswith("log_") and name not in _LEGACY and type(value) is not _LEGACY_TYPES.get(name)
     }
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON has the value; it has no infinity, for one."""
+    return value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _printed(value: object) -> str:

@@ -135,7 +135,9 @@ class Settings:
         _flag, "listen beyond loopback although nobody is authenticated and nothing is encrypted", default=False
     )
     score_formula: ScoreFormula = _option(
-        _formula, "reading of the score's formula: documented, or linear as deployed peers pay", default="documented"
+        _formula,
+        "reading of the score's formula: documented, or linear as deployed peers pay",
+        default=ScoreFormula.DOCUMENTED,
     )
     accept_timeout: timedelta = _option(
         _duration, "seconds after which a received task that nobody accepted is cancelled", default=ACCEPT_TIMEOUT

@@ -130,8 +130,8 @@ def _description(description: str | None, file: Any) -> str:
     if file is None and description != "-":
         return description or ""
     try:
-        source = file or click.get_binary_stream("stdin")
-        return str(source.read(), "utf-8")
+        content: bytes = file.read() if file is not None else sys.stdin.buffer.read()
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise click.UsageError("the description is not text in UTF-8") from None
 
@@ -160,11 +160,13 @@ async def cancel(control: Control, task: str, reason: str | None, peer: str | No
 
 @tasksubmit.command()
 @click.argument("task")
-@click.option("--output", type=click.Path(path_type=Path), help="A file to save it as, or a directory to save it in.")
+@click.option(
+    "--output", "save_as", type=click.Path(path_type=Path), help="A file to save it as, or a directory to save it in."
+)
 @click.option("--to", "peer", metavar="ADDRESS", help="Its receiver, if several tasks have the id.")
 @_verb(output.show_result)
 async def result(control: Control, task: str, save_as: Path | None, peer: str | None) -> Json:
-    """Print or save the results of a submitted task; nothing is ever overwritten."""
+    """Print the results of a submitted task, or save them; nothing is ever overwritten."""
     answer = await control.result(task, peer=peer)
     return answer if save_as is None else save_result(answer, save_as)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from tasksubmit.cli.control import CommandFailed, Json
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from tasksubmit.cli.results import result_content
 
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _WIDTH_WITHOUT_TERMINAL = 200
+_WIDTH_UNLIMITED = 10_000
+_SMALLEST_COLUMN = 20
 
 
 def clean(text: str, *, keep_lines: bool = False) -> str:
@@ -38,28 +38,27 @@ def _shown(character: str, keep_lines: bool) -> str:
     return character
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-    return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
-
-
 def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
-    """Print rows under headings; each cell takes one line, and the last column gives way where there is no room."""
+    """Print rows under headings, each in one line; where there is no room, the last column gives way."""
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        is_last = column == columns[-1]
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=None if is_last else len(column))
-    for row in rows:
-        table.add_row(*(Text(clean("" if cell is None else str(cell))) for cell in row))
-    if table.row_count:
-        _console().print(table)
-    else:
+    cells = [[Text(clean("" if cell is None else str(cell))) for cell in row] for row in rows]
+    if not cells:
         click.echo(nothing)
+        return
+    width = Console(file=sys.stdout).width if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    table = Table(box=None, pad_edge=False)
+    for column, heading in enumerate(columns[:-1]):
+        needed = max(len(heading), *(row[column].cell_len for row in cells))
+        table.add_column(heading, no_wrap=True, width=needed)
+        width -= needed + 1
+    table.add_column(columns[-1], no_wrap=True, overflow="ellipsis", max_width=max(width, _SMALLEST_COLUMN))
+    for row in cells:
+        table.add_row(*row)
+    # Rich would rather cut ids short than print a line that the terminal has to fold.
+    Console(file=sys.stdout, width=_WIDTH_UNLIMITED, markup=False, highlight=False, emoji=False).print(table)
 
 
 def _print_pairs(pairs: Mapping[str, object]) -> None:
@@ -123,31 +122,32 @@ def show_scores(scores: list[Json]) -> None:
 
 
 def show_result(result: Json) -> None:
-    """Print a text result, or where a result was saved.
+    """Print a result, or where it was saved. A pipe gets it byte for byte; a terminal must not be driven by it.
 
-    :raises CommandFailed: when it is a file that was not saved.
+    :raises CommandFailed: when it is a file that is not text, and standard output is a terminal.
     """
     if "path" in result:
         click.echo(f"saved {result['size_bytes']} bytes as {clean(result['path'])}")
-    elif result["text"] is None:
+        return
+    content = result_content(result)
+    if not sys.stdout.isatty():
+        click.echo(content, nl=result["text"] is not None)
+        return
+    try:
+        click.echo(clean(content.decode("utf-8"), keep_lines=True))
+    except UnicodeDecodeError:
         raise CommandFailed(
             "invalid",
-            f"the result of task {result['task_id']} is the file {result['filename']}",
+            f"the result of task {result['task_id']} is a file that is not text, {result['filename']}",
             "save it with --output FILE_OR_DIRECTORY",
-        )
-    else:
-        # A program that reads a pipe gets the text as it is; a terminal must not be driven by it.
-        click.echo(clean(result["text"], keep_lines=True) if sys.stdout.isatty() else result["text"])
+        ) from None
 
 
 def show_submitted(task: Json) -> None:
-    """Print what became of a submission."""
-    if "result" in task and task["result"]["text"] is not None:
-        show_result(task["result"])
-        return
+    """Print what became of a submission, or its results."""
     task_id, to = task["task_id"], task["to"]
     if "result" in task:
-        click.echo(f"task {task_id} is {task['status']}: `tasksubmit result {task_id} --output .` saves its file")
+        show_result(task["result"])
     elif task["code"] == "unconfirmed":
         click.echo(f"task {task_id} was sent to {to}, whose answer was lost: `tasksubmit wait {task_id}` tells more")
     elif task["answered_at"] is None and task["status"] == "NEW":

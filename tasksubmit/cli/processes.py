@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, TimeoutError, succeed
-from twisted.internet.error import ProcessDone, ProcessExitedAlready
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -105,8 +106,15 @@ class NodeProcess(ProcessProtocol):
         except TimeoutError:
             self._signal("KILL")
             await self._ended()
-        if self._exit is None or not self._exit.check(ProcessDone):
+        if not self._is_clean():
             raise self._failed("did not end cleanly")
+
+    def _is_clean(self) -> bool:
+        """Whether it ended as asked: twistd, when it is done, ends by the signal that it got."""
+        reason = self._exit.value if self._exit is not None else None
+        if isinstance(reason, ProcessTerminated):
+            return bool(reason.signal == signal.SIGTERM)
+        return isinstance(reason, ProcessDone)
 
     def _failed(self, how: str) -> CommandFailed:
         log = self.directory / "log"
@@ -123,10 +131,8 @@ class NodeProcess(ProcessProtocol):
 
     def _signal(self, name: str) -> None:
         if self.transport is not None:
-            try:
+            with suppress(ProcessExitedAlready):
                 self.transport.signalProcess(name)
-            except ProcessExitedAlready:
-                pass
 
     # --- IProcessProtocol ---------------------------------------------------------------------------------------------
 

@@ -25,6 +25,11 @@ def read_result_file(path: Path) -> bytes:
     return content
 
 
+def result_content(result: Json) -> bytes:
+    """The content of a result of the control API; of a text, its UTF-8."""
+    return b64decode(result["content_base64"]) if result["text"] is None else bytes(result["text"], "utf-8")
+
+
 def save_result(result: Json, output: Path) -> Json:
     """Save a result of the control API as the file `output`, or in the directory `output`.
 
@@ -33,11 +38,10 @@ def save_result(result: Json, output: Path) -> Json:
     :returns: ``task_id``, ``result_type``, ``path`` and ``size_bytes``.
     :raises CommandFailed: when it cannot be saved.
     """
-    is_text = result["text"] is not None
-    content = result["text"].encode("utf-8") if is_text else b64decode(result["content_base64"])
+    content = result_content(result)
     path = output
     if output.is_dir():
-        name = disk_name(result["task_id"], "result.txt") if is_text else result["filename"]
+        name = result["filename"] or disk_name(result["task_id"], "result.txt")
         check_result_filename(name)
         path = output / name
     try:

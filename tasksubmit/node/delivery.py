@@ -154,7 +154,7 @@ class DeliveryService(Service):
     async def _deliver_round(self, address: Address, owed: _Owed, ready: list[tuple[Delivery, Task]]) -> None:
         attempts = [Deferred.fromCoroutine(self._attempt(address, delivery, task)) for delivery, task in ready]
         results = await DeferredList(attempts, consumeErrors=True)
-        for succeeded, result in results:
+        for _, result in results:
             if isinstance(result, Failure):
                 self._log.failure("a failed delivery to {peer} could not be noted", result, peer=address)
         if all(succeeded and could_talk for succeeded, could_talk in results):

@@ -152,9 +152,9 @@ class Node(MultiService):
         tasks = await self._tasks_with(peer, update.task_id)
         received = [task for task in tasks if task.side is Side.RECEIVER]
         submitted = [task for task in tasks if task.side is Side.SUBMITTER]
-        if update.status == TaskStatus.CANCELLED.value and received:
-            if update.outcome == "cancelled_by_submitter" or not submitted:
-                return await self._inbox.withdrawn(_only(received, update.task_id), update)
+        is_withdrawal = update.outcome == "cancelled_by_submitter" or not submitted
+        if update.status == TaskStatus.CANCELLED.value and received and is_withdrawal:
+            return await self._inbox.withdrawn(_only(received, update.task_id), update)
         return await self._outbox.status_updated(_only(submitted, update.task_id), update)
 
     def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[SubmitResponse]:
@@ -189,7 +189,8 @@ class Node(MultiService):
         :param result_due_at: when to cancel a task whose results did not arrive.
 
         Fails with `UnknownPeer`, with `InvalidMessage` for an id or a description that may not be sent, with
-        `InvalidTime` for a time without a zone, and with `TaskConflict` when the id is taken by a task with another description.
+        `InvalidTime` for a time without a zone, and with `TaskConflict` when the id is taken by a task with another
+        description.
         """
         return _command(self._submit(to, description, task_id, expires_at, result_due_at))
 

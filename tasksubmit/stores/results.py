@@ -1,7 +1,7 @@
 """Result files: written whole or not at all, inside one directory, never over another.
 
-A file is written and synced under `INCOMING`, linked to its final name, and the directory synced, before the commit that
-names it; the entry in `INCOMING` goes after that commit. So whatever stands there at start is a write that was
+A file is written and synced under `INCOMING`, linked to its final name, and the directory synced, before the commit
+that names it; the entry in `INCOMING` goes after that commit. So whatever stands there at start is a write that was
 interrupted, and a look at its record tells whether to keep it: the cost of that grows with the interrupted writes, not
 with the stored files.
 """

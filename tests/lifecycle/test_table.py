@@ -43,7 +43,7 @@ RECEIVER = """
  EXECUTING | FAIL                | CANCELLED |                  | NOTIFY_SUBMITTER             | failed
  EXECUTING | TIME_OUT_LEASE      | CANCELLED |                  | NOTIFY_SUBMITTER             | lease_expired
  EXECUTING | COMPLETE            | COMPLETED | COMPLETED        | OWE_RESULTS                  |
- COMPLETED | DELIVER             | SUCCEEDED |                  | NOTIFY_SUBMITTER             |
+ COMPLETED | DELIVER             | SUCCEEDED |                  | NOTIFY_SUBMITTER BOOK_REWARD |
 """
 
 SUBMITTER = """

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from tasksubmit.lifecycle.change import Delivery
+from tasksubmit.lifecycle.change import Change, Delivery
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.peers import StaticPeers
@@ -42,9 +44,9 @@ Message = SubmitRequest | SubmitResponse | TaskStatusUpdate | TaskResultMessage
 Script = Callable[[RawPeer, Frame], None]
 
 
-def request(task_id: str = "t1", description: str = "work", *, frm: Address = ALICE, to: Address = BOB) -> SubmitRequest:
-    """Make a submission as a deployed peer makes it."""
-    return SubmitRequest(task_id, description, str(frm), str(to))
+def request(task_id: str = "t1", description: str = "work", by: Address = ALICE, **fields: Any) -> SubmitRequest:
+    """Make a submission to Bob as a deployed peer makes it."""
+    return SubmitRequest(task_id, description, str(by), str(BOB), **fields)
 
 
 def results(task_id: str, text: str = "done", **fields: Any) -> TaskResultMessage:
@@ -52,13 +54,17 @@ def results(task_id: str, text: str = "done", **fields: Any) -> TaskResultMessag
     return TaskResultMessage(task_id, "text", text, completed_at="1970-01-01T00:20:00Z", **fields)
 
 
+def task_id_of(frame: Frame) -> str:
+    """The task that a frame of any type is about."""
+    return str(json.loads(frame.payload)["task_id"])
+
+
 def refuse(code: str, retry_after_s: int = 0) -> Script:
     """Answer every frame 400 with a code."""
 
     def script(peer: RawPeer, frame: Frame) -> None:
-        task_id = SubmitResponse.from_frame(frame).task_id
         answer = SubmitResponse(
-            task_id, ResponseStatus.REJECTED, "no", code=code, retry_after_s=retry_after_s, features=tuple(OURS)
+            task_id_of(frame), ResponseStatus.REJECTED, "no", code=code, retry_after_s=retry_after_s, features=tuple(OURS)
         )
         peer.send(answer.to_frame().encode())
 
@@ -69,10 +75,47 @@ def deployed(peer: RawPeer, frame: Frame) -> None:
     """Do as deployed peers do: handle the first frame of a connection, answer only a submission, close."""
     if len(peer.frames) == 1:
         if frame.type == SubmitRequest.frame_type:
-            task_id = SubmitRequest.from_frame(frame).task_id
-            answer = SubmitResponse(task_id, ResponseStatus.ACCEPTED, "Task received with status NEW")
+            answer = SubmitResponse(task_id_of(frame), ResponseStatus.ACCEPTED, "Task received with status NEW")
             peer.send(answer.to_frame().encode())
         peer.close()
+
+
+class SlowStore(SQLiteTaskStore):
+    """A store in memory that keeps its tasks when it is closed.
+
+    While it `is_slow` its answers wait for `release`; what was asked for is done at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.is_slow = False
+        self._waiting: list[Callable[[], object]] = []
+
+    def _later(self, answer: Deferred[T]) -> Deferred[T]:
+        if not self.is_slow:
+            return answer
+        later: Deferred[T] = Deferred()
+        self._waiting.append(lambda: answer.chainDeferred(later))
+        return later
+
+    @override
+    def apply(self, change: Change) -> Deferred[Task]:
+        return self._later(super().apply(change))
+
+    @override
+    def ready_deliveries(self, peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
+        return self._later(super().ready_deliveries(peer, now, limit))
+
+    @override
+    def close(self) -> Deferred[None]:
+        """Keep everything, for the next `open`."""
+        return succeed(None)
+
+    def release(self) -> None:
+        """Give every answer that waits, and those to what is asked for in consequence."""
+        self.is_slow = False
+        while self._waiting:
+            self._waiting.pop(0)()
 
 
 class NodeTestCase(SynchronousTestCase):

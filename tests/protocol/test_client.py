@@ -7,8 +7,14 @@ from typing import Any, TypeVar
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, ISSLTransport, IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
+from zope.interface import alsoProvides, implementer
 
 from tasksubmit.errors import (
     FrameTooLarge,
@@ -22,7 +28,7 @@ from tasksubmit.errors import (
 )
 from tasksubmit.protocol.client import Client, connect
 from tasksubmit.testing.network import BUFFER_BYTES
-from tasksubmit.wire.frames import Frame
+from tasksubmit.wire.frames import Frame, FrameType
 from tasksubmit.wire.messages import ACK, PERSISTENT, SubmitRequest, SubmitResponse, TaskStatusUpdate
 from tests.protocol.support import (
     HERE,
@@ -197,6 +203,22 @@ class OldResultTests(NetworkTestCase):
         self.assertEqual(self.successResultOf(submitted), answer(features=NOTHING))
         self.assertEqual(self.successResultOf(waiting), RESULT)
 
+    def test_of_a_queued_submission(self) -> None:
+        """Waiting for the result of a submission outlasts the connections of the requests before it."""
+
+        def serve(peer: RawPeer, frame: Frame) -> None:
+            if frame.type == FrameType.SUBMIT:
+                peer.send(encoded(answer("b", NOTHING), RESULT))
+            peer.close()
+
+        self.listen(RawFactory(serve))
+        client = self.client()
+        client.update(update("a"))
+        client.submit(request("b"))
+        waiting = client.next_result()
+        self.network.flush()
+        self.assertEqual(self.successResultOf(waiting), RESULT)
+
     def test_never(self) -> None:
         """Waiting fails when the connection goes, or the next request takes its place."""
         self.deployed(encoded(answer("", NOTHING)), closes=False)
@@ -287,6 +309,13 @@ class PersistentPeerTests(NetworkTestCase):
         self.successResultOf(submitted)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
+    def test_features_are_remembered(self) -> None:
+        """What a peer has once announced counts, also if a later answer does not say it again."""
+        self.listen(RawFactory(lambda peer, frame: peer.send(encoded(answer("", frozenset({"new"}))))), "terse")
+        client = Client(self.network.client_endpoint("terse"), HERE, self.clock, features=OURS)
+        self.submitted(client, "a")
+        self.assertEqual(client.features, OURS | {"new"})
+
     def test_persistent_alone(self) -> None:
         """A peer that keeps connections and does not acknowledge gets one frame on each."""
         client = self.client(features=frozenset({PERSISTENT}))
@@ -324,6 +353,15 @@ class PersistentPeerTests(NetworkTestCase):
         self.network.flush()
         self.assertEqual([self.successResultOf(d).task_id for d in sent], [f"t{n}" for n in range(200)])
 
+    def test_resumes(self) -> None:
+        """Once the peer has read what there was, more is written, whether it answers or not."""
+        self.listen(factory := RawFactory(), "silent")
+        client = Client(self.network.client_endpoint("silent"), HERE, self.clock, features=OURS)
+        for number in range(200):
+            client.submit(request(f"t{number}", "x" * 10_000))
+        self.network.flush()
+        self.assertEqual(len(factory.peers[0].frames), 200)
+
     def test_no_deadlock(self) -> None:
         """Both directions full at once sort themselves out, as the client reads also while it cannot write."""
         client = self.client(features=OURS)
@@ -343,6 +381,15 @@ class PersistentPeerTests(NetworkTestCase):
         self.advance(0.2)
         self.assertEqual(len(self.factory.connections), 0)
         self.successResultOf(self.submitted(client, "b"))
+        self.assertEqual(self.network.dials, {"there": 2})
+
+    def test_request_while_closing(self) -> None:
+        """A request made while an idle connection is being closed goes out on the next one."""
+        client = self.client(features=OURS, idle_timeout=20.0)
+        self.handler.at_once = answer
+        self.flushed_open(client)
+        self.clock.advance(20)
+        self.successResultOf(self.submitted(client, "a"))
         self.assertEqual(self.network.dials, {"there": 2})
 
     def test_waiting_is_not_idle(self) -> None:
@@ -560,6 +607,81 @@ class TimeTests(NetworkTestCase):
         self.assertNoResult(submitted)
         self.advance(2)
         self.failureResultOf(submitted, PeerTimedOut)
+
+
+@implementer(IStreamClientEndpoint)
+class OddEndpoint:
+    """An endpoint over "TLS" whose every step the test makes; cancelling does not stop it."""
+
+    def __init__(self) -> None:
+        self.transport = StringTransport()
+        alsoProvides(self.transport, ISSLTransport)
+        self.connected: Deferred[IProtocol] = Deferred(lambda _: None)
+        self.factory: Any = None
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  # the interface's name
+        self.factory = protocolFactory
+        return self.connected
+
+    def build(self) -> Any:
+        """Build the protocol, and connect it, if there is one."""
+        protocol = self.factory.buildProtocol(None)
+        if protocol is not None:
+            protocol.makeConnection(self.transport)
+        return protocol
+
+
+class HandshakeTests(SynchronousTestCase):
+    """Transports that are not ready for use when they are connected."""
+
+    @override
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.endpoint = OddEndpoint()
+        self.client = Client(self.endpoint, HERE, self.clock, connect_timeout=10.0)
+        self.submitted = self.client.submit(request())
+
+    def test_nothing_before(self) -> None:
+        """Nothing is written until the handshake is complete."""
+        protocol = self.endpoint.build()
+        self.endpoint.connected.callback(protocol)
+        updated = self.client.update(update())
+        self.assertEqual(self.endpoint.transport.value(), b"")
+        protocol.handshakeCompleted()
+        self.assertEqual(self.endpoint.transport.value(), encoded(request()))
+        protocol.connectionLost(Failure(ConnectionLost()))
+        self.failureResultOf(self.submitted, PeerVanished)
+        self.assertNoResult(updated)
+
+    def test_timeout(self) -> None:
+        """A handshake that takes too long counts as a failed dial, and is aborted."""
+        protocol = self.endpoint.build()
+        self.endpoint.connected.callback(protocol)
+        self.clock.advance(10)
+        self.failureResultOf(self.submitted, PeerUnreachable)
+        self.assertTrue(self.endpoint.transport.disconnected)
+        protocol.connectionLost(Failure(ConnectionAborted()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_lost(self) -> None:
+        """A connection that is lost in its handshake was never there."""
+        protocol = self.endpoint.build()
+        self.endpoint.connected.callback(protocol)
+        protocol.connectionLost(Failure(ConnectionLost()))
+        self.failureResultOf(self.submitted, PeerUnreachable)
+
+    def test_endpoint_fails_late(self) -> None:
+        """An endpoint that fails after it made a connection, which is then lost, leaves nothing behind."""
+        protocol = self.endpoint.build()
+        self.endpoint.connected.errback(ConnectionLost())
+        self.failureResultOf(self.submitted, PeerUnreachable)
+        protocol.connectionLost(Failure(ConnectionLost()))
+
+    def test_connects_too_late(self) -> None:
+        """A connection that comes after the dial was given up is not taken."""
+        self.clock.advance(10)
+        self.failureResultOf(self.submitted, PeerUnreachable)
+        self.assertIsNone(self.endpoint.build())
 
 
 class CancelTests(NetworkTestCase):

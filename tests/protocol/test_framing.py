@@ -129,6 +129,20 @@ class FramingTests(NetworkTestCase):
             self.network.flush()
             self.assertEqual(len(self.collector.frames), expected)
 
+    def test_released_at_once(self) -> None:
+        """However many frames are each held and released while they are handed over, none overtakes another."""
+        seen: list[Frame] = []
+
+        def receive(frame: Frame) -> None:
+            self.collector.hold(Hold.WORK_IN_HAND)
+            self.collector.release(Hold.WORK_IN_HAND)
+            seen.append(frame)
+
+        self.patch(self.collector, "frameReceived", receive)
+        frames = [Frame(number, b"") for number in range(5000)]
+        self.deliver(b"".join(frame.encode() for frame in frames))
+        self.assertEqual(seen, frames)
+
     def test_two_holds(self) -> None:
         """Frames come again only when the last reason to hold is gone."""
         self.collector.hold(Hold.WORK_IN_HAND)

@@ -423,6 +423,18 @@ class EndingTests(ServerTestCase):
         self.advance(2)
         self.assert_lost(peer)
 
+    def test_idle_since_handled(self) -> None:
+        """The idle time begins when the last frame was handled, also if it wanted no answer."""
+        peer = self.start(idle_timeout=60.0)
+        self.deliver(peer, encoded(update("a", ack=False)))
+        self.advance(60)
+        self.advance(30)
+        self.reply("a", answer("a"))
+        self.advance(59)
+        self.assertIsNone(peer.lost)
+        self.advance(2)
+        self.assert_lost(peer)
+
     def test_peer_closes(self) -> None:
         """When the peer goes, what is in work is finished, and its answers are dropped."""
         peer = self.start()

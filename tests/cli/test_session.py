@@ -1,0 +1,201 @@
+"""What holds for every verb: how errors end, and how the node is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseFailed
+
+from tasksubmit.cli.commands import tasksubmit
+from tasksubmit.cli.control import AnswerLost, CommandFailed, Control, NodeUnreachable, connect_control
+from tasksubmit.cli.output import clean
+from tasksubmit.cli.session import Session
+from tests.cli.harness import CommandTestCase, MemorySession
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class CleanTests(SynchronousTestCase):
+    """Text from elsewhere, made safe."""
+
+    def test_harmless(self) -> None:
+        """Letters of any script, emoji and their joiners stay."""
+        for text in ("plain [bold] text", "ünïcödé", "שלום", "👩\u200d👩\u200d👧", "क्\u200dष"):
+            self.assertEqual(clean(text), text)
+
+    def test_unsafe(self) -> None:
+        """Control characters, direction marks, line separators and half pairs are replaced."""
+        for character in "\x00\x07\x1b\x7f\x85\x9b\r\u061c\u200e\u202a\u202e\u2066\u2069\u2028\u2029\ud800":
+            self.assertEqual(clean(f"a{character}b", keep_lines=True), "a\ufffdb")
+
+    def test_lines(self) -> None:
+        """Line feeds and tabs stay where there is room for them."""
+        self.assertEqual((clean("a\n\tb"), clean("a\n\tb", keep_lines=True)), ("a  b", "a\n\tb"))
+
+
+class BrokenTreq:
+    """Stands for treq; no request gets an answer but this."""
+
+    def __init__(self, answer: Deferred[Any]) -> None:
+        self.answer = answer
+
+    def request(self, *arguments: object, **options: object) -> Deferred[Any]:
+        """See `treq.request`."""
+        return self.answer
+
+
+class Response:
+    """A response with some content."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def content(self) -> bytes:
+        """See treq's responses."""
+        return self._content
+
+
+class ControlTests(SynchronousTestCase):
+    """A node that cannot be asked."""
+
+    def ask(self, answer: Deferred[Any], work: Callable[[Control], Awaitable[Any]]) -> Deferred[Any]:
+        """Ask, and get the answer."""
+        self.clock = Clock()
+
+        async def asked() -> Any:
+            return await work(Control(BrokenTreq(answer), "/run/control.sock", self.clock))
+
+        return Deferred.fromCoroutine(asked())
+
+    def test_unreachable(self) -> None:
+        """Where nothing listens, the error names the socket and says how to start a node."""
+        for error in (ConnectionRefusedError(osError=111), ConnectError(osError=2)):
+            failure = self.failureResultOf(self.ask(fail(error), Control.node), NodeUnreachable)
+            self.assertIn("/run/control.sock", str(failure.value))
+            self.assertIn("twistd tasksubmit", failure.value.hint)
+            self.assertEqual(failure.value.exit_code, 3)
+
+    def test_no_answer(self) -> None:
+        """A node that does not answer is not waited for for ever."""
+        asked = self.ask(Deferred(), Control.node)
+        self.clock.advance(30)
+        failure = self.failureResultOf(asked, AnswerLost)
+        self.assertIn("did not answer within 30 s", str(failure.value))
+
+    def test_answer_lost(self) -> None:
+        """When the answer to a submission is lost, the hint says how to repeat it safely."""
+        asked = self.ask(fail(ResponseFailed([])), lambda control: control.submit("0:0000.0000.0002", "x", "t1"))
+        self.assertIn("--task-id t1", self.failureResultOf(asked, AnswerLost).value.hint)
+
+    def test_nonsense(self) -> None:
+        """An answer that is no node's is an error."""
+        for content in (b"<html>", b"[]", b"{}", b'{"status":"ok","data":5}', b'{"status":"error"}'):
+            answer: Deferred[Any] = Deferred()
+            answer.callback(Response(content))
+            failure = self.failureResultOf(self.ask(answer, Control.node), CommandFailed)
+            self.assertIn("is not a tasksubmit node", str(failure.value))
+
+    def test_path_too_long(self) -> None:
+        """A path that is too long for a Unix socket is refused in so many words."""
+        for prefix in ("", "unix:"):
+            error = self.assertRaises(NodeUnreachable, connect_control, Clock(), f"{prefix}/{'x' * 107}")
+            self.assertIn("is over 107 bytes long", str(error))
+            connect_control(Clock(), f"{prefix}/{'x' * 106}")
+
+    def test_not_an_endpoint(self) -> None:
+        """An endpoint string that Twisted does not understand is refused."""
+        error = self.assertRaises(NodeUnreachable, connect_control, Clock(), "carrier-pigeon:x".replace("-", ""))
+        self.assertIn("not an endpoint", str(error))
+
+
+class WhereTests(SynchronousTestCase):
+    """Where a node is looked for."""
+
+    def test_order(self) -> None:
+        """The socket that is named wins over the state directory that is named, and that over the default one."""
+        self.patch(os, "environ", {"TASKSUBMIT_STATE_DIR": "/default"})
+        self.assertEqual(Session().where(), "/default/control.sock")
+        self.assertEqual(Session(state_dir=Path("/state")).where(), "/state/control.sock")
+        self.assertEqual(Session(state_dir=Path("/state"), control="unix:/x").where(), "unix:/x")
+
+
+class ErrorTests(CommandTestCase):
+    """Errors that nobody expected."""
+
+    def break_node(self) -> None:
+        """Make a verb of the command line fail as it never should."""
+
+        def broken(session: object, work: object) -> None:
+            raise RuntimeError("what\nnow")
+
+        self.patch(MemorySession, "ask", broken)
+
+    def test_internal(self) -> None:
+        """An error that nobody expected is one line, too, and says how to see more."""
+        self.break_node()
+        line = self.failed("list")
+        self.assertIn("internal error: RuntimeError: what now; set TASKSUBMIT_DEBUG=1", line)
+
+    def test_internal_as_json(self) -> None:
+        """For a program it is an envelope."""
+        self.break_node()
+        done = self.run_command("list", "--json")
+        self.assertEqual((done.exit_code, json.loads(done.stdout)["code"]), (1, "internal"))
+
+    def test_debug(self) -> None:
+        """With TASKSUBMIT_DEBUG the traceback is shown before the line."""
+        self.break_node()
+        self.patch(os, "environ", {**os.environ, "TASKSUBMIT_DEBUG": "1"})
+        done = self.run_command("list")
+        self.assertTrue(done.stderr.startswith("Traceback "))
+        self.assertIn("\ntasksubmit: internal error", done.stderr)
+
+    def test_usage(self) -> None:
+        """Wrong usage has an exit code of its own."""
+        for arguments in (("fly",), ("list", "--limit", "0"), ("accept",), ("wait", "t1", "--for", "ever")):
+            self.assertEqual(self.run_command(*arguments).exit_code, 2, arguments)
+
+
+class ProgramTests(SynchronousTestCase):
+    """The program as it is started."""
+
+    def run_program(self, *arguments: str, code: int = 0) -> str:
+        """What it prints, on either stream."""
+        command = (sys.executable, "-c", "from tasksubmit.cli import main; main()", *arguments)
+        done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.assertEqual(done.returncode, code, done.stdout)
+        return done.stdout
+
+    def test_every_verb_has_help(self) -> None:
+        """Each verb says in a sentence what it does, and takes --json unless it is ``run``."""
+        for name, command in tasksubmit.commands.items():
+            self.assertTrue(command.help, name)
+            options = {option for parameter in command.params for option in parameter.opts}
+            self.assertEqual("--json" in options, name != "run", name)
+
+    def test_help_is_fast(self) -> None:
+        """Help needs nothing of Twisted."""
+        code = (
+            "import sys, tasksubmit.cli.commands; print([n for n in ('twisted', 'treq', 'rich') if n in sys.modules])"
+        )
+        output = subprocess.check_output([sys.executable, "-c", code], cwd=CHECKOUT, text=True)
+        self.assertEqual(output.strip(), "[]")
+
+    def test_run_help(self) -> None:
+        """``run --help`` is the help of the node."""
+        self.assertIn("--queue-head-timeout", self.run_program("run", "--help"))
+
+    def test_no_node(self) -> None:
+        """Without a node the exit code is 3."""
+        line = self.run_program("--state-dir", "/nowhere", "queue", code=3)
+        self.assertTrue(line.startswith("tasksubmit: no node can be reached at /nowhere/control.sock ("), line)

@@ -1,0 +1,149 @@
+"""Every provider against its interface, those of the tests and of the test kit too."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import pkgutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, IServiceMaker, ServiceMaker
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IListeningPort,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver
+from twisted.plugin import IPlugin
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import Interface
+from zope.interface.interface import InterfaceClass, Method
+from zope.interface.verify import verifyObject
+
+import tasksubmit
+from tasksubmit import interfaces
+from tasksubmit.interfaces import IAdmissionPolicy, IPeers, ITaskHandler, ITaskStore
+from tasksubmit.logs import json_observer
+from tasksubmit.node.listener import Listener
+from tasksubmit.node.peers import StaticPeers
+from tasksubmit.node.policy import PeersOnly
+from tasksubmit.node.service import Node
+from tasksubmit.protocol.framing import TaskSubmitProtocol
+from tasksubmit.protocol.server import TaskSubmitFactory
+from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort, MemoryTransport
+from tasksubmit.wire.address import Address
+from tests.protocol.support import WaitingHandler
+
+OWN = Address.parse("0:0000.0000.0001")
+CLOCK = Clock()
+NETWORK = MemoryNetwork(CLOCK)
+PEERS = StaticPeers({})
+HERE = MemoryAddress("here")
+
+
+def node() -> Node:
+    """A node in memory."""
+    return Node(OWN, SQLiteTaskStore(None), PEERS, clock=CLOCK)
+
+
+def function_handler() -> ITaskHandler:
+    """What the factory makes of a function."""
+    return TaskSubmitFactory(lambda peer, request, send_result: True, clock=CLOCK).handler
+
+
+PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
+    (ITaskStore, lambda: SQLiteTaskStore(None)),
+    (ITaskStore, lambda: SQLiteTaskStore(Path("state"))),
+    (ITaskHandler, node),
+    (ITaskHandler, function_handler),
+    (ITaskHandler, WaitingHandler),
+    (IAdmissionPolicy, lambda: PeersOnly(PEERS)),
+    (IPeers, lambda: PEERS),
+    # Twisted's
+    (IService, node),
+    (IService, lambda: Listener("here", NETWORK.server_endpoint("here"), Factory())),
+    (IProtocolFactory, lambda: node().factory),
+    (IPushProducer, lambda: TaskSubmitProtocol(CLOCK)),
+    (ILogObserver, lambda: json_observer(io.StringIO())),
+    (IServiceMaker, lambda: plugin()),
+    (IPlugin, lambda: plugin()),
+    # the network in memory
+    (IAddress, lambda: HERE),
+    (ITransport, lambda: MemoryTransport(HERE, HERE, Protocol())),
+    (IConsumer, lambda: MemoryTransport(HERE, HERE, Protocol())),
+    (IPushProducer, lambda: MemoryTransport(HERE, HERE, Protocol())),
+    (IListeningPort, lambda: MemoryPort(NETWORK, "here", Factory())),
+    (IStreamServerEndpoint, lambda: NETWORK.server_endpoint("here")),
+    (IStreamClientEndpoint, lambda: NETWORK.client_endpoint("here")),
+]
+
+
+def plugin() -> ServiceMaker:
+    """What twistd finds."""
+    maker: ServiceMaker = import_module("twisted.plugins.tasksubmit_plugin").tasksubmit
+    return maker
+
+
+def our_interfaces() -> list[InterfaceClass]:
+    """Every interface of the package."""
+    return [
+        value
+        for value in vars(interfaces).values()
+        if isinstance(value, InterfaceClass) and value.__module__ == interfaces.__name__
+    ]
+
+
+class ProviderTests(SynchronousTestCase):
+    """Those who say that they provide an interface."""
+
+    def test_providers(self) -> None:
+        """Each provider has every member of its interface, with arguments that fit."""
+        for interface, make in PROVIDERS:
+            self.assertTrue(verifyObject(interface, make()), interface)
+
+    def test_arguments_have_the_same_names(self) -> None:
+        """Providers of our interfaces call the arguments of their methods what the interface calls them."""
+        for interface, make in PROVIDERS:
+            if interface not in our_interfaces():
+                continue
+            provider = make()
+            for name, member in interface.namesAndDescriptions():  # type: ignore[attr-defined]  # zope's metaclass
+                if isinstance(member, Method):
+                    found = list(inspect.signature(getattr(provider, name)).parameters)
+                    self.assertEqual(found[: len(member.positional)], list(member.positional), (provider, name))
+
+    def test_nobody_is_left_out(self) -> None:
+        """Each class of the package that implements one of our interfaces is in the list above."""
+        implementers: set[type] = set()
+        for module in pkgutil.walk_packages(tasksubmit.__path__, "tasksubmit."):
+            if module.name != "tasksubmit.__main__":
+                for value in vars(import_module(module.name)).values():
+                    if inspect.isclass(value) and any(i.implementedBy(value) for i in our_interfaces()):
+                        implementers.add(value)
+        self.assertEqual(implementers - {type(make()) for _, make in PROVIDERS}, set())
+
+
+class InterfaceTests(SynchronousTestCase):
+    """The map of the replaceable parts."""
+
+    def test_everything_is_explained(self) -> None:
+        """Each interface and each of its methods says what it does."""
+        for interface in our_interfaces():
+            self.assertTrue(interface.__doc__)
+            for name, member in interface.namesAndDescriptions():
+                self.assertTrue(member.__doc__, f"{interface.__name__}.{name}")
+
+    def test_every_interface_has_a_provider(self) -> None:
+        """No interface is there for nobody."""
+        self.assertEqual(set(our_interfaces()) - {interface for interface, _ in PROVIDERS}, set())

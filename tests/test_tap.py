@@ -1,0 +1,298 @@
+"""The twistd plugin: its options, and the service that it makes of them."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from attrs import fields
+from twisted.application.service import IServiceMaker, MultiService, Service
+from twisted.internet.testing import MemoryReactorClock
+from twisted.plugin import getPlugins
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from tasksubmit import __version__
+from tasksubmit.errors import ConfigurationError, ListenError, StoreLocked
+from tasksubmit.logs import json_observer
+from tasksubmit.node.listener import Listener
+from tasksubmit.node.service import Node
+from tasksubmit.settings import Settings
+from tasksubmit.tap import AgentService, Options, make_node, makeService
+from tasksubmit.wire.address import Address
+
+OWN = "0:0000.0000.0001"
+PEER = "0:0000.0000.0002"
+
+
+class Runner(usage.Options):
+    """What twistd's or twist's own options look like to those of a plugin."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__()
+        self.update(values)
+
+
+class OptionsCase(SynchronousTestCase):
+    """Ways to parse options."""
+
+    def parse(self, *arguments: str, parent: usage.Options | None = None) -> Options:
+        """The options after parsing these, besides an address and a state directory."""
+        options = Options()
+        options.parent = parent
+        options.parseOptions(["--address", OWN, "--state-dir", "/srv/state", *arguments])
+        return options
+
+    def printed(self) -> io.StringIO:
+        """What goes to standard output from now on."""
+        stream = io.StringIO()
+        self.patch(sys, "stdout", stream)
+        return stream
+
+
+class OptionsTests(OptionsCase):
+    """The options."""
+
+    def test_settings(self) -> None:
+        """Each option becomes the setting of its name."""
+        settings = self.parse(
+            *("--listen", "tcp:1:interface=127.0.0.1", "--listen=unix:/a", "--insecure"),
+            *("--peer", f"{PEER}=tcp:127.0.0.1:2", "--peer", "0:0000.0000.0003=unix:/b"),
+            *("--control", "unix:/c", "--score-formula", "linear", "--accept-timeout", "1"),
+            *("--queue-head-timeout", "2", "--answer-timeout", "3", "--tick", "4", "--idle-timeout", "5"),
+            *("--max-description-bytes", "6", "--log-format", "json"),
+        ).settings
+        self.assertEqual(settings.address, Address.parse(OWN))
+        self.assertEqual(settings.listen, ("tcp:1:interface=127.0.0.1", "unix:/a"))
+        self.assertEqual((settings.insecure, settings.state_dir, settings.control), (True, Path("/srv/state"), "unix:/c"))
+        self.assertEqual([str(peer) for peer in settings.peer], [PEER, "0:0000.0000.0003"])
+        self.assertEqual((settings.score_formula.value, settings.log_format), ("linear", "json"))
+        self.assertEqual((settings.tick, settings.idle_timeout, settings.max_description_bytes), (4.0, 5.0, 6))
+        limits = settings.timeouts
+        seconds = [limit.total_seconds() for limit in (limits.accept_timeout, limits.queue_head_timeout)]
+        self.assertEqual([*seconds, limits.answer_timeout.total_seconds()], [1, 2, 3])
+
+    def test_defaults(self) -> None:
+        """What is not given is as the settings have it."""
+        self.assertEqual(
+            self.parse().settings, Settings(address=Address.parse(OWN), state_dir=Path("/srv/state"))
+        )
+
+    def test_file(self) -> None:
+        """``--config`` gives what the options do not."""
+        path = Path(self.mktemp())
+        path.write_text("tick = 7\nidle-timeout = 8\n")
+        settings = self.parse("--config", str(path), "--tick", "9").settings
+        self.assertEqual((settings.tick, settings.idle_timeout), (9.0, 8.0))
+
+    def test_help(self) -> None:
+        """The help has every setting, with what it means."""
+        text = " ".join(str(Options()).split())
+        for setting in fields(Settings):
+            self.assertIn(f"--{setting.name.replace('_', '-')}", text)
+            self.assertIn(" ".join(setting.metadata["help"].split()[:4]), text)
+        for option in ("--config", "--check", "--version"):
+            self.assertIn(option, text)
+
+    def test_version(self) -> None:
+        """``--version`` prints the version of this package and ends."""
+        stream = self.printed()
+        ended = self.assertRaises(SystemExit, Options().parseOptions, ["--version"])
+        self.assertEqual((ended.code, stream.getvalue()), (0, f"tasksubmit {__version__}\n"))
+
+    def test_check(self) -> None:
+        """``--check`` says that all is well and ends, or refuses like any start."""
+        stream = self.printed()
+        ended = self.assertRaises(SystemExit, self.parse, "--check")
+        self.assertEqual((ended.code, stream.getvalue()), (0, "tasksubmit: the configuration is fine\n"))
+        self.assertRaises(usage.UsageError, self.parse, "--check", "--tick", "0")
+
+    def test_wrong(self) -> None:
+        """A wrong option is a usage error of one line that names it."""
+        for arguments, *words in (
+            (["--tick", "soon"], "--tick"),
+            (["--nonsense"], "nonsense"),
+            (["stray"], "unexpected argument 'stray'"),
+            (["--listen", "tcp:11003"], "--listen tcp:11003", "--insecure"),
+            (["--listen", "nonsense:1", "--insecure"], "--listen nonsense:1", "not an endpoint"),
+            (["--listen", "tcp:ftp\0:interface=127.0.0.1"], "--listen", "not an endpoint"),
+            (["--control", "tcp:80:interface=127.0.0.1"], "--control", "Unix socket"),
+            (["--peer", f"{PEER}=nonsense:1"], f"--peer {PEER}=", "not an endpoint"),
+            (["--config", "/nowhere"], "--config /nowhere"),
+        ):
+            with self.subTest(arguments=arguments):
+                text = str(self.assertRaises(usage.UsageError, self.parse, *arguments))
+                self.assertNotIn("\n", text)
+                for word in words:
+                    self.assertIn(word, text)
+
+    def test_wrong_under_a_runner(self) -> None:
+        """Under twistd a wrong option ends the process with that one line, instead of the whole help."""
+        ended = self.assertRaises(SystemExit, self.parse, "--tick", "soon", parent=Runner())
+        self.assertRegex(str(ended.code), r"\Atasksubmit: --tick: .*\(--help lists the options\)\Z")
+
+    def test_no_address(self) -> None:
+        """A node without an address is refused, with an example of one."""
+        self.patch_environment()
+        error = self.assertRaises(usage.UsageError, Options().parseOptions, [])
+        self.assertIn("--address 0:0000.0000.0001", str(error))
+
+    def patch_environment(self) -> None:
+        """Make sure that nothing comes from the environment."""
+        self.patch(sys.modules["tasksubmit.tap"].os, "environ", {"HOME": "/home/somebody"})
+
+
+class JsonLogTests(OptionsCase):
+    """``--log-format json``, whichever runner there is."""
+
+    def test_twist(self) -> None:
+        """Under twist it takes the place of twist's own observer."""
+        runner = Runner(fileLogObserverFactory=None)
+        self.parse("--log-format", "json", parent=runner)
+        self.assertIs(runner["fileLogObserverFactory"], json_observer)
+
+    def test_twistd(self) -> None:
+        """Under twistd it writes to the log file that twistd was told, or to standard output in the foreground."""
+        path = Path(self.mktemp()).absolute()
+        runner = Runner(logfile=str(path), nodaemon=False)
+        self.parse("--log-format", "json", parent=runner)
+        runner["logger"]()({"log_format": "hello", "log_time": 0})
+        self.assertIn('"message": "hello"', path.read_text())
+        stream = self.printed()
+        runner = Runner(logfile=None, nodaemon=True)
+        self.parse("--log-format", "json", parent=runner)
+        runner["logger"]()({"log_format": "hello", "log_time": 0})
+        self.assertIn('"message": "hello"', stream.getvalue())
+
+    def test_text(self) -> None:
+        """Without it the runner's own way of logging is left alone."""
+        runner = Runner(fileLogObserverFactory=None, logger=None)
+        self.parse(parent=runner)
+        self.assertEqual((runner["fileLogObserverFactory"], runner["logger"]), (None, None))
+
+
+class ServiceTests(OptionsCase):
+    """The service."""
+
+    def test_plugin(self) -> None:
+        """twistd finds the plugin under its name; it leads to the options and the service of this module."""
+        [plugin] = [plugin for plugin in getPlugins(IServiceMaker) if plugin.tapname == "tasksubmit"]
+        self.assertIs(plugin.options, Options)
+        self.assertIs(plugin.makeService, makeService)
+
+    def test_service(self) -> None:
+        """The service is a node and its control API, each listener called by its endpoint."""
+        options = self.parse("--listen", "tcp:1:interface=127.0.0.1", "--listen", "unix:/a")
+        service = makeService(options, MemoryReactorClock())
+        assert isinstance(service, MultiService)
+        node, control = service.services
+        assert isinstance(node, Node)
+        assert isinstance(control, Listener)
+        self.assertEqual(service.name, "tasksubmit")
+        self.assertEqual([one.description for one in node.listeners], ["tcp:1:interface=127.0.0.1", "unix:/a"])
+        self.assertEqual(control.description, "unix:/srv/state/control.sock:mode=600:lockfile=1")
+        self.assertFalse(service.running)
+
+    def test_nothing_is_touched(self) -> None:
+        """Making the service makes no directory and opens nothing: that is for the start, when privileges are gone."""
+        reactor = MemoryReactorClock()
+        state = Path(self.mktemp())
+        options = Options()
+        options.parseOptions(["--address", OWN, "--state-dir", str(state)])
+        makeService(options, reactor)
+        self.assertFalse(state.exists())
+        self.assertEqual((reactor.tcpServers, reactor.unixServers), ([], []))
+
+    def test_node(self) -> None:
+        """The node has the address and the peers of the settings."""
+        settings = self.parse("--peer", f"{PEER}=tcp:127.0.0.1:2").settings
+        node = make_node(settings, MemoryReactorClock())
+        self.assertEqual(node.address, Address.parse(OWN))
+        self.assertEqual([str(peer) for peer in node.peers.addresses()], [PEER])
+
+    def test_endpoints_are_checked_again(self) -> None:
+        """Settings that were made in a program are checked, too."""
+        settings = Settings(address=Address.parse(OWN), state_dir=Path("/a"), peer={Address.parse(PEER): "nonsense"})
+        self.assertRaises(ConfigurationError, make_node, settings, MemoryReactorClock())
+
+
+class Failing(Service):
+    """Cannot start."""
+
+    def __init__(self, error: Exception, privileged: bool) -> None:
+        self.error = error
+        self.privileged = privileged
+
+    @override
+    def privilegedStartService(self) -> None:
+        if self.privileged:
+            raise self.error
+
+    @override
+    def startService(self) -> None:
+        raise self.error
+
+
+class AgentServiceTests(SynchronousTestCase):
+    """A start that fails."""
+
+    def service(self, error: Exception, runner: usage.Options | None, privileged: bool = False) -> AgentService:
+        """A service with a part that cannot start."""
+        service = AgentService(runner)
+        Failing(error, privileged).setServiceParent(service)
+        return service
+
+    def test_foreground(self) -> None:
+        """In the foreground it ends the process with one line, and takes the pid file along."""
+        pidfile = Path(self.mktemp())
+        pidfile.write_text("1")
+        service = self.service(StoreLocked("in use"), Runner(nodaemon=True, pidfile=str(pidfile)))
+        ended = self.assertRaises(SystemExit, service.startService)
+        self.assertEqual(ended.code, "tasksubmit: in use")
+        self.assertFalse(pidfile.exists())
+
+    def test_privileged(self) -> None:
+        """So does one that fails while the privileges are still there."""
+        service = self.service(ListenError("taken"), None, privileged=True)
+        ended = self.assertRaises(SystemExit, service.privilegedStartService)
+        self.assertEqual(ended.code, "tasksubmit: taken")
+
+    def test_background(self) -> None:
+        """In the background the error goes to twistd, which tells it to whoever started the daemon."""
+        service = self.service(StoreLocked("in use"), Runner(nodaemon=False, pidfile="twistd.pid"))
+        self.assertRaises(StoreLocked, service.startService)
+
+    def test_bug(self) -> None:
+        """An error that is not one of ours keeps its traceback."""
+        self.assertRaises(ZeroDivisionError, self.service(ZeroDivisionError(), None).startService)
+
+
+class ListenerTests(SynchronousTestCase):
+    """What the listener adds to Twisted's."""
+
+    def test_taken(self) -> None:
+        """A port that is taken stops the start, with the endpoint's text; a listener that failed can try again."""
+        from twisted.internet.protocol import Factory
+        from twisted.internet.task import Clock
+
+        from tasksubmit.testing.network import MemoryNetwork
+
+        network = MemoryNetwork(Clock())
+        first = Listener("tcp:1", network.server_endpoint("here"), Factory())
+        second = Listener("tcp:1", network.server_endpoint("here"), Factory())
+        first.privilegedStartService()
+        error = self.assertRaises(ListenError, second.privilegedStartService)
+        self.assertIn("cannot listen on tcp:1: ", str(error))
+        self.assertIn("taken by another process?", str(error))
+        first.startService()
+        self.assertTrue(first.running)
+        self.successResultOf(first.stopService())
+        self.assertIsNone(first.port)
+        second.startService()
+        self.assertIn("here", network.ports)
+        self.successResultOf(second.stopService())
+        self.successResultOf(second.stopService())
+        self.assertEqual(network.ports, {})
