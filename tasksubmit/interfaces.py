@@ -144,25 +144,25 @@ class ITaskStore(Interface):
     def list_tasks(
         *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
     ) -> Deferred[list[Task]]:
-        """Fires with up to `limit` records, newest first, that match what is given; `before` is a ``Task.number``."""
+        """Fires with up to `limit` records, newest first, that match what is given; ``before`` is a ``Task.number``."""
 
     def queue(limit: int) -> Deferred[list[Task]]:
         """Fires with the first `limit` tasks of the queue, the head first."""
 
     def due(deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
-        """Fires with up to `limit` records that meet `deadline`, its column before `before`, the oldest first.
+        """Fires with up to `limit` records that meet ``deadline``, its column before ``before``, the oldest first.
 
         The cost grows with what is due, not with what is stored.
         """
 
     def ready_deliveries(peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
-        """Fires with up to `limit` messages that may be sent to `peer` now, at most one for each task."""
+        """Fires with up to `limit` messages that may be sent to ``peer`` now, at most one for each task."""
 
     def next_delivery(peer: Address) -> Deferred[datetime | None]:
-        """Fires with when the next message may be sent to `peer`; None when nothing is owed to it."""
+        """Fires with when the next message may be sent to ``peer``; None when nothing is owed to it."""
 
     def postpone(delivery_id: int, ready_at: datetime, error: str) -> Deferred[None]:
-        """Note that an attempt failed with `error`, and not to try again before `ready_at`."""
+        """Note that an attempt failed with ``error``, and not to try again before ``ready_at``."""
 
     def owed_peers() -> Deferred[list[Address]]:
         """Fires with every peer to whom something is owed."""
@@ -177,7 +177,7 @@ class ITaskStore(Interface):
         """Fires with what each peer last announced."""
 
     def remember_features(peer: Address, features: frozenset[str]) -> Deferred[None]:
-        """Keep what `peer` announced."""
+        """Keep what ``peer`` announced."""
 
     def save_result(task_id: str, filename: str, content: bytes) -> Deferred[str]:
         """Keep a result durably; fires with its name in the store, which a later `Change` gives to a record.

@@ -18,7 +18,7 @@ _LEGACY_TYPES = {"time": float, "message": tuple}
 
 
 def json_observer(stream: TextIO | None = None) -> ILogObserver:
-    """An observer that writes JSON lines to `stream`, by default standard output.
+    """An observer that writes JSON lines to ``stream``, by default standard output.
 
     It can be given to any twistd: ``twistd --logger tasksubmit.logs.json_observer ...``.
     """
@@ -66,6 +66,6 @@ def _is_plain(value: object) -> bool:
 
 def _printed(value: object) -> str:
     try:
-        return str(value)
+        return repr(value) if isinstance(value, bytes) else str(value)
     except Exception as error:
         return f"<unprintable: {type(error).__name__}>"

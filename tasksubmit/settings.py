@@ -121,12 +121,12 @@ class Settings:
     address: Address = _option(_address, "the node's own address, such as 0:0000.0000.0001 (required)")
     listen: tuple[str, ...] = _option(
         _texts,
-        "server endpoint to listen on for peers; may be repeated",
+        "server endpoints to listen on for peers",
         default=(f"tcp:{DEFAULT_TCP_PORT}:interface=127.0.0.1",),
     )
     state_dir: Path = _option(_path, "directory of the database, the results and the control socket")
     peer: Mapping[Address, str] = _option(
-        _peers, "ADDRESS=ENDPOINT of a peer, which may then submit tasks; may be repeated", factory=dict
+        _peers, "the peers, which may submit tasks, and where each is reached", factory=dict
     )
     control: str = _option(
         _text, "Unix server endpoint of the control API [default: control.sock in the state directory]", default=""

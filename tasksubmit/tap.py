@@ -14,6 +14,7 @@ from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 from typing_extensions import override
 
@@ -43,7 +44,7 @@ class Options(usage.Options):
     """The options of a node: those of `Settings`, ``--config`` and ``--check``.
 
     After parsing, ``options.settings`` has the checked `Settings`. Under twistd and twist a wrong option ends the
-    process with one line; parsed on its own, it raises `twisted.python.usage.UsageError`.
+    process with one line; parsed on its own, it raises ``twisted.python.usage.UsageError``.
     """
 
     longdesc = "Runs one agent: receives and submits tasks, keeps them on disk, and delivers what it owes to peers."
@@ -73,13 +74,12 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def opt_listen(self, endpoint: str) -> None:
+        """server endpoint to listen on for peers; may be repeated"""
         self._repeated.setdefault("listen", []).append(endpoint)
 
     def opt_peer(self, peer: str) -> None:
+        """ADDRESS=ENDPOINT of a peer, which may then submit tasks; may be repeated"""
         self._repeated.setdefault("peer", []).append(peer)
-
-    opt_listen.__doc__ = fields(Settings).listen.metadata["help"]
-    opt_peer.__doc__ = fields(Settings).peer.metadata["help"]
 
     @override
     def parseArgs(self, *arguments: str) -> None:
@@ -112,19 +112,12 @@ class Options(usage.Options):
         if self["check"]:
             print("tasksubmit: the configuration is fine")
             raise SystemExit(0)
-        if self.settings.log_format == "json" and self.parent is not None:
-            _log_json(self.parent)
-
-
-def _log_json(runner: usage.Options) -> None:
-    """Make the runner that we are a plugin of write JSON, to wherever it would have written text."""
-    if "fileLogObserverFactory" in runner:  # twist
-        runner["fileLogObserverFactory"] = json_observer
-    else:  # twistd, which asks for the observer after it has parsed the options
-        runner["logger"] = lambda: _twistd_json_observer(runner)
+        if self.settings.log_format == "json" and self.parent is not None and "fileLogObserverFactory" in self.parent:
+            self.parent["fileLogObserverFactory"] = json_observer  # of twist; twistd asks its application
 
 
 def _twistd_json_observer(runner: usage.Options) -> ILogObserver:
+    """What writes JSON to wherever twistd would have written text."""
     name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "twistd.log")
     if name == "-":
         return json_observer()
@@ -185,12 +178,23 @@ class AgentService(MultiService):
     """A node and its control API. A start that fails in the foreground ends the process with one line that says why.
 
     In the background the error goes to twistd, whose parent process waits to print it.
+
+    :param runner: the options of twistd or twist, if it is one of them that runs the service.
+    :param log_format: ``json`` gives twistd's application the observer that writes it.
     """
 
-    def __init__(self, runner: usage.Options | None) -> None:
+    def __init__(self, runner: usage.Options | None, log_format: str = "text") -> None:
         super().__init__()
+        self._runner = runner
+        self._log_format = log_format
         self._is_daemon = runner is not None and runner.get("nodaemon") is False
         self._pidfile = str(runner.get("pidfile") or "") if runner is not None else ""
+
+    @override
+    def setServiceParent(self, parent: Any) -> None:
+        if isinstance(parent, Componentized) and self._runner is not None and self._log_format == "json":
+            parent.setComponent(ILogObserver, _twistd_json_observer(self._runner))
+        super().setServiceParent(parent)
 
     @override
     def privilegedStartService(self) -> None:
@@ -212,12 +216,12 @@ class AgentService(MultiService):
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
-    """The service that `options` ask for: a `Node` and its control API."""
+    """The service that ``options`` ask for: a `Node` and its control API."""
     if reactor is None:
         from twisted.internet import reactor
     settings = options.settings
     node = make_node(settings, reactor)
-    service = AgentService(options.parent)
+    service = AgentService(options.parent, settings.log_format)
     service.setName("tasksubmit")
     node.setServiceParent(service)
     control = serverFromString(reactor, settings.control)

@@ -118,7 +118,7 @@ class ProviderTests(SynchronousTestCase):
             if interface not in our_interfaces():
                 continue
             provider = make()
-            for name, member in interface.namesAndDescriptions():  # type: ignore[attr-defined]  # zope's metaclass
+            for name, member in interface.namesAndDescriptions():
                 if isinstance(member, Method):
                     found = list(inspect.signature(getattr(provider, name)).parameters)
                     self.assertEqual(found[: len(member.positional)], list(member.positional), (provider, name))

@@ -68,7 +68,7 @@ _from = click.option("--from", "peer", metavar="ADDRESS", help="Its submitter, i
 def tasksubmit(context: click.Context, state_dir: Path | None, control: str | None, is_json: bool) -> None:
     """Give tasks to other agents, and take tasks from them.
 
-    The verbs ask a running node; `tasksubmit run` starts one, and `tasksubmit demo` shows two at work.
+    The verbs ask a running node; ``tasksubmit run`` starts one, and ``tasksubmit demo`` shows two at work.
 
     \b
     Exit codes: 0 all is well, 1 the node refused or the task ended without results,
@@ -320,7 +320,7 @@ def demo(session: Session, keep: bool, is_json: bool) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def run(session: Session, arguments: tuple[str, ...]) -> None:
-    """Run a node in the foreground; `tasksubmit run --help` lists its options."""
+    """Run a node in the foreground; ``tasksubmit run --help`` lists its options."""
     from tasksubmit.tap import run as run_node
 
     where = () if session.state_dir is None else ("--state-dir", os.fspath(session.state_dir))

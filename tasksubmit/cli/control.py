@@ -60,9 +60,9 @@ class Control:
     """Asks one node.
 
     Every method is a coroutine that raises `CommandFailed` with the node's own code, message and hint when the node
-    refuses, `NodeUnreachable` and `AnswerLost`. `side` and `peer` tell tasks with the same id apart.
+    refuses, `NodeUnreachable` and `AnswerLost`. ``side`` and ``peer`` tell tasks with the same id apart.
 
-    :ivar treq: sends requests, as `treq.client.HTTPClient` does.
+    :ivar treq: sends requests, as ``treq.client.HTTPClient`` does.
     :ivar where: what errors call the node's socket.
     :ivar clock: measures time-outs.
     """
@@ -92,7 +92,7 @@ class Control:
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     async def tasks(self, **query: object) -> list[Json]:
-        """Tasks, the newest first; `query` filters them."""
+        """Tasks, the newest first; ``query`` filters them."""
         return await self._many("/tasks", query)
 
     async def task(self, task_id: str, *, side: str | None = None, peer: str | None = None) -> Json:
@@ -258,7 +258,7 @@ def connect_control(reactor: Any, where: str) -> Control:
     class OneEndpoint:
         """Leads every request to the node, whatever its URL."""
 
-        def endpointForURI(self, uri: object) -> IStreamClientEndpoint:  # noqa: N802 # Twisted's name
+        def endpointForURI(self, uri: object) -> IStreamClientEndpoint:
             return endpoint
 
     return Control(HTTPClient(Agent.usingEndpointFactory(reactor, OneEndpoint())), where, reactor)

@@ -45,7 +45,7 @@ class Session:
         return self.control or str((self.state_dir or default_state_dir(os.environ)).absolute() / CONTROL_SOCKET)
 
     def ask(self, work: Callable[[Control], Awaitable[T]]) -> T:
-        """Run `work` with the node; returns what it returns and raises what it raises."""
+        """Run ``work`` with the node; returns what it returns and raises what it raises."""
 
         async def with_node(reactor: Any) -> T:
             return await work(connect_control(reactor, self.where()))
@@ -96,17 +96,24 @@ def in_reactor(work: Callable[[Any], Awaitable[T]]) -> T:
 
     results: list[T] = []
     failures: list[Failure] = []
+    is_interrupted = False
+
+    def note_interruption() -> None:
+        # What the shutdown does to connections ends the work, too, but is not the reason.
+        nonlocal is_interrupted
+        is_interrupted = not results and not failures
 
     async def finish(reactor: Any) -> T:
         return await work(reactor)
 
     def begin(reactor: Any) -> Deferred[None]:
+        reactor.addSystemEventTrigger("before", "shutdown", note_interruption)
         return Deferred.fromCoroutine(finish(reactor)).addCallbacks(results.append, failures.append)
 
     with suppress(SystemExit):
         react(begin)
+    if is_interrupted:
+        raise KeyboardInterrupt
     if failures:
         failures[0].raiseException()
-    if not results:
-        raise KeyboardInterrupt
     return results[0]

@@ -62,7 +62,7 @@ class Side(str, Enum):
 
 
 class Event(Enum):
-    """What can happen to a task. A HEAR_ event is the receiver's word as it reaches the submitter."""
+    """What can happen to a task. A ``HEAR_`` event is the receiver's word as it reaches the submitter."""
 
     SUBMIT = "submit"
     # the receiver's record
@@ -186,7 +186,7 @@ TRANSITIONS: Mapping[tuple[Side, TaskStatus | None, Event], Transition] = Mappin
 
 
 def advance(side: Side, status: TaskStatus | None, event: Event) -> Transition:
-    """Look up where `event` leads a task of `side` in `status` (``None``: there is no record yet).
+    """Look up where `event` leads a task of `side` in ``status`` (``None``: there is no record yet).
 
     :raises IllegalTransition: when the table has no such step; nothing changes.
     """
@@ -284,5 +284,5 @@ class Timeouts:
     answer_timeout: timedelta = ANSWER_TIMEOUT
 
     def limit(self, deadline: Deadline) -> timedelta:
-        """How long after `deadline.since` it falls due."""
+        """How long after ``deadline.since`` it falls due."""
         return getattr(self, deadline.timeout) if deadline.timeout else timedelta(0)

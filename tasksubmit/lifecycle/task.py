@@ -26,7 +26,7 @@ def to_milliseconds(when: datetime) -> int:
 
 
 def milliseconds_between(start: datetime | None, end: datetime) -> int:
-    """The duration in whole milliseconds; 0 when `start` is unset or the clock went back meanwhile."""
+    """The duration in whole milliseconds; 0 when ``start`` is unset or the clock went back meanwhile."""
     return max(0, (end - start) // _MILLISECOND) if start else 0
 
 
@@ -117,7 +117,7 @@ class Task:
         return self.scored_cpu_ms is not None and self.scored_cpu_ms != self.time_cpu_ms
 
     def advanced(self, transition: Transition, now: datetime) -> Task:
-        """The record after `transition`: its status, its stamps and, if the transition has one, its outcome."""
+        """The record after ``transition``: its status, its stamps and, if the transition has one, its outcome."""
         changes: dict[str, Any] = {"status": transition.target}
         for stamp in transition.stamps:
             changes.update(_STAMPS[stamp](self, now))

@@ -22,7 +22,7 @@ _AT_ONCE = 1000
 
 
 class Deadlines(Service):
-    """The `LoopingCall` that moves tasks because time passed."""
+    """The ``LoopingCall`` that moves tasks because time passed."""
 
     _log = Logger()
 

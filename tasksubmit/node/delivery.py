@@ -94,7 +94,8 @@ class DeliveryService(Service):
         if self._loop.running:
             self._loop.stop()
         closed = self._clients.close()
-        return DeferredList([closed, *self._work]).addCallback(lambda _: None)
+        # That its own stop ended the attempts is no reason for the next start to wait.
+        return DeferredList([closed, *self._work]).addCallback(lambda _: self._owed.clear())
 
     def owed(self, address: Address) -> None:
         """Something new, or something more, is to be sent to a peer."""
@@ -204,7 +205,7 @@ class DeliveryService(Service):
         self._begin(remember())
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work`, which stopping waits for."""
+        """Do ``work``, which stopping waits for."""
         done = Deferred.fromCoroutine(work).addErrback(
             lambda failure: self._log.failure("delivery stumbled, will try again", failure)
         )

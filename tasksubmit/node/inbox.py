@@ -140,7 +140,7 @@ class Inbox:
                 # The head was withdrawn or its time has passed: the next one is head now.
 
     async def complete(self, key: TaskKey, text: str, filename: str = "", content: bytes = b"") -> Task:
-        """Give the results of an EXECUTING task: a file if there is a `filename`, else the text.
+        """Give the results of an EXECUTING task: a file if there is a ``filename``, else the text.
 
         :raises InvalidMessage: when the file may not be sent, or has no name.
         :raises TooLarge: when the results do not fit into a frame.
@@ -183,7 +183,7 @@ class Inbox:
             raise
 
     async def _begin(self, key: TaskKey, event: Event, **fields: Any) -> Task:
-        """Let `event` happen, unless a deadline has passed that the clock's last tick did not see."""
+        """Let ``event`` happen, unless a deadline has passed that the clock's last tick did not see."""
         task = await self._records.change(key, self._unless_overdue(event, fields))
         if task.status in (TaskStatus.CANCELLED, TaskStatus.EXPIRED):
             raise IllegalTransition(f"too late: task {key.task_id} is {task.status} ({task.outcome})")

@@ -13,12 +13,12 @@ from tasksubmit.errors import ListenError
 
 
 class Listener(Service):
-    """Listens on `endpoint` while it runs; `description` is what errors call it.
+    """Listens on ``endpoint`` while it runs; `description` is what errors call it.
 
-    One that is not `is_privileged` waits for ``startService``: by then twistd has shed its privileges, and the
+    One that is not ``is_privileged`` waits for ``startService``: by then twistd has shed its privileges, and the
     services before it have started.
 
-    Twisted's own `StreamServerEndpointService` only logs that a port is taken, and the daemon runs on without it.
+    Twisted's own ``StreamServerEndpointService`` only logs that a port is taken, and the daemon runs on without it.
     """
 
     _log = Logger()

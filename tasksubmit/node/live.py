@@ -23,7 +23,7 @@ class LiveTask:
         return bool(self._waiting)
 
     def wait(self, condition: Condition, cancelled: Callable[[Deferred[Task]], None]) -> Deferred[Task]:
-        """Fires with the first record, from now on, that meets `condition`; cancelling forgets it."""
+        """Fires with the first record, from now on, that meets ``condition``; cancelling forgets it."""
         waiting: Deferred[Task] = Deferred(cancelled)
         self._waiting[waiting] = condition
         return waiting
@@ -69,7 +69,7 @@ class LiveTasks:
         return len(self._tasks)
 
     async def wait(self, key: TaskKey, condition: Condition) -> Task:
-        """The record of `key` as soon as it meets `condition`, which may be at once.
+        """The record of `key` as soon as it meets ``condition``, which may be at once.
 
         :raises UnknownTask: when there is no such record.
         :raises StoreClosed: when the node stops meanwhile.

@@ -181,7 +181,7 @@ class Outbox:
     def _heed(
         self, events: Sequence[Event], fields: Mapping[str, Any], *, anyway: Mapping[str, Any] | None = None
     ) -> Decision:
-        """Let `events` happen and set `fields` if the table allows it; set the fields `anyway` in any case."""
+        """Let ``events`` happen and set ``fields`` if the table allows it; set the fields ``anyway`` in any case."""
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if not events or (task.side, task.status, events[0]) in TRANSITIONS:

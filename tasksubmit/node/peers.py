@@ -60,7 +60,7 @@ class Clients:
             self._tell_client(address)
 
     def learn(self, address: Address, features: frozenset[str]) -> None:
-        """A peer has announced `features`, elsewhere than in an answer to its client."""
+        """A peer has announced ``features``, elsewhere than in an answer to its client."""
         self._announced(address, self._features.get(address, frozenset()) | features)
         self._tell_client(address)
 

@@ -31,7 +31,7 @@ def always(*events: Event, **fields: Any) -> Decision:
 
 
 def overdue(deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
-    """What happens to a task whose `deadline` has passed."""
+    """What happens to a task whose ``deadline`` has passed."""
     return (deadline.event,), {"justification": deadline.reason}
 
 
@@ -90,9 +90,9 @@ class Records:
         return task
 
     async def change(self, key: TaskKey, decide: Decision, *, settles: int | None = None) -> Task:
-        """Carry out what `decide` says about the record known by `key`; returns the record after the commit.
+        """Carry out what ``decide`` says about the record known by `key`; returns the record after the commit.
 
-        `settles` is the id of a delivery that ends with the change.
+        ``settles`` is the id of a delivery that ends with the change.
 
         :raises UnknownTask: when there is no such record.
         :raises IllegalTransition: when the table does not allow it; nothing changed.

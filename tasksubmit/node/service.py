@@ -167,7 +167,7 @@ class Node(MultiService):
         return await self._outbox.results_received(_only(submitted, message.task_id), message)
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
-        """The records with this id that `peer` may speak of; one that nobody authenticated may speak of any."""
+        """The records with this id that ``peer`` may speak of; one that nobody authenticated may speak of any."""
         tasks = await self.store.find(task_id)
         return [task for task in tasks if peer.address in (None, task.peer)]
 
@@ -260,7 +260,11 @@ class Node(MultiService):
 
     async def _resolve(self, task_id: str, side: Side | None, peer: Address | None) -> Task:
         tasks = await self.store.find(task_id)
-        return _only([task for task in tasks if side in (None, task.side) and peer in (None, task.peer)], task_id)
+        matching = [task for task in tasks if side in (None, task.side) and peer in (None, task.peer)]
+        if tasks and not matching:
+            held = "; ".join(_described(task) for task in tasks)
+            raise UnknownTask(f"the task {task_id} that is here is another one ({held})")
+        return _only(matching, task_id)
 
     def wait(self, key: TaskKey, condition: Condition) -> Deferred[Task]:
         """Fires with the record of `key` as soon as ``condition(task)`` is true, which may be at once.
@@ -271,7 +275,7 @@ class Node(MultiService):
 
 
 def _command(work: Coroutine[Any, Any, T]) -> Deferred[T]:
-    """Do `work` to its end, whoever still waits: a commit cannot be taken back, and what follows it must happen."""
+    """Do ``work`` to its end, whoever still waits: a commit cannot be taken back, and what follows it must happen."""
     done: Deferred[T] = Deferred()
     Deferred.fromCoroutine(work).addCallbacks(done.callback, done.errback)
     return done
@@ -312,10 +316,15 @@ def _unless_ended(task: Task) -> Task:
     return task
 
 
+def _described(task: Task) -> str:
+    """Which of several tasks with the same id this is."""
+    return f"received from {task.peer}" if task.side is Side.RECEIVER else f"submitted to {task.peer}"
+
+
 def _only(tasks: list[Task], task_id: str) -> Task:
     if not tasks:
         raise UnknownTask(f"there is no task {task_id} here")
     if len(tasks) > 1:
-        held = ", ".join(f"{'from' if task.side is Side.RECEIVER else 'to'} {task.peer}" for task in tasks)
+        held = "; ".join(_described(task) for task in tasks)
         raise AmbiguousTask(f"several tasks have the id {task_id} ({held}): say which with --from or --to")
     return tasks[0]

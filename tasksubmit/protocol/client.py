@@ -57,17 +57,17 @@ class Client:
 
     Cancelling takes back a request that was not yet written. One that was written is not undone; its answer is dropped.
 
-    :param endpoint: leads to the peer.
-    :param local_address: who submits, for `submit_task`.
-    :param clock: measures every time-out; the reactor, or a `Clock`.
-    :param features: what the peer is known to have announced; whatever it announces is added.
-    :param timeout: seconds that the peer has for an answer, from when the request was written.
-    :param connect_timeout: seconds for making a connection, the TLS handshake included.
-    :param max_outstanding: how many requests may be unanswered on one connection; the others wait.
-    :param max_frame: the largest answer to take, in bytes of payload.
-    :param idle_timeout: seconds after which an unused connection is closed; None for never.
-    :param on_features: called with all features whenever the peer has announced new ones.
-    :param name: what errors call the peer.
+    :ivar endpoint: leads to the peer.
+    :ivar local_address: who submits, for `submit_task`.
+    :ivar clock: measures every time-out; the reactor, or a ``Clock``.
+    :ivar features: what the peer is known to have announced; whatever it announces is added.
+    :ivar timeout: seconds that the peer has for an answer, from when the request was written.
+    :ivar connect_timeout: seconds for making a connection, the TLS handshake included.
+    :ivar max_outstanding: how many requests may be unanswered on one connection; the others wait.
+    :ivar max_frame: the largest answer to take, in bytes of payload.
+    :ivar idle_timeout: seconds after which an unused connection is closed; None for never.
+    :ivar on_features: called with all features whenever the peer has announced new ones.
+    :ivar name: what errors call the peer.
     """
 
     endpoint: IStreamClientEndpoint

@@ -267,7 +267,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         )
 
     def _send_result(self, turn: _Turn, result: TaskResult) -> None:
-        """Send the old synchronous result of the submission that `turn` is of; see `SendResult`."""
+        """Send the old synchronous result of the submission that ``turn`` is of; see `SendResult`."""
         if not self.is_open:
             raise PeerVanished(f"{self._origin} is not connected any more; its result was not sent", written=False)
         frame = result.to_frame().encode()
@@ -316,7 +316,7 @@ class TaskSubmitFactory(Factory):
 
     :param handler: an `ITaskHandler`, or a function ``(peer, request, send_result)`` that gives True, False, or a
         Deferred of one. With a function, updates and results get 400 ``unknown_task``.
-    :param clock: measures every time-out; the reactor, or a `Clock`.
+    :param clock: measures every time-out; the reactor, or a ``Clock``.
     :param idle_timeout: seconds after which a connection with nothing to answer is closed; None for never.
     :param max_frame: the largest payload to take, in bytes.
     :param max_outstanding: unanswered frames of one connection past which it is not read from.

@@ -26,14 +26,14 @@ class Worker(Protocol):
     """Runs operations on one connection, in the order in which they were given."""
 
     def run(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
-        """Fires with what `operation` returned once it is committed, or fails with what it raised, undone."""
+        """Fires with what ``operation`` returned once it is committed, or fails with what it raised, undone."""
 
     def close(self) -> Deferred[None]:
         """Finish what was given, refuse more with `StoreClosed`, close the connection; then fires."""
 
 
 def run_batch(connection: sqlite3.Connection, operations: list[Operation]) -> list[Any]:
-    """Run `operations` in one transaction and return the result, or the `Failure`, of each.
+    """Run ``operations`` in one transaction and return the result, or the ``Failure``, of each.
 
     Each runs in a savepoint of its own, so one that fails spoils no other; when the commit fails, all of them do.
     """
@@ -61,7 +61,7 @@ def run_batch(connection: sqlite3.Connection, operations: list[Operation]) -> li
 
 
 def run_reads(connection: sqlite3.Connection, operations: list[Operation]) -> list[Any]:
-    """Run `operations`, which only read, and return the result, or the `Failure`, of each."""
+    """Run ``operations``, which only read, and return the result, or the ``Failure``, of each."""
     results: list[Any] = []
     for operation in operations:
         try:

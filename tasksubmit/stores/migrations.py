@@ -1,4 +1,4 @@
-"""Bringing a database to the schema of this version: `schema/` holds one numbered SQL file a step."""
+"""Bringing a database to the schema of this version: ``schema/`` holds one numbered SQL file a step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def schema_steps() -> list[str]:
 
 
 def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> None:
-    """Apply the steps that the database called `name` lacks, each in a transaction of its own.
+    """Apply the steps that the database called ``name`` lacks, each in a transaction of its own.
 
     :raises StoreTooNew: when it has steps that this version does not know.
     :raises StoreDamaged: when it is no database, or not one of this package.

@@ -85,7 +85,7 @@ def due_tasks_sql(deadline: Deadline) -> str:
 
 
 def due_tasks(connection: sqlite3.Connection, deadline: Deadline, before: datetime, limit: int) -> list[Task]:
-    """Up to `limit` tasks that meet `deadline`, its column holding a time before `before`; the longest due first."""
+    """Up to `limit` tasks that meet ``deadline``, its column holding a time before ``before``; the longest due first."""
     rows = connection.execute(due_tasks_sql(deadline), (to_milliseconds(before), limit))
     return [task_from_row(row) for row in rows]
 
@@ -93,7 +93,7 @@ def due_tasks(connection: sqlite3.Connection, deadline: Deadline, before: dateti
 def ready_deliveries(
     connection: sqlite3.Connection, peer: Address, now: datetime, limit: int
 ) -> list[tuple[Delivery, Task]]:
-    """Up to `limit` messages that may be sent to `peer` now, each with its task, the longest ready first."""
+    """Up to `limit` messages that may be sent to ``peer`` now, each with its task, the longest ready first."""
     sql = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE peer = ? AND ready_at <= ? ORDER BY ready_at, id LIMIT ?"
     rows = connection.execute(sql, (str(peer), to_milliseconds(now), limit)).fetchall()
     found = []
@@ -106,7 +106,7 @@ def ready_deliveries(
 
 
 def next_delivery(connection: sqlite3.Connection, peer: Address) -> datetime | None:
-    """When the next message may be sent to `peer`; None when nothing is owed to it."""
+    """When the next message may be sent to ``peer``; None when nothing is owed to it."""
     sql = "SELECT min(ready_at) FROM deliveries WHERE peer = ? AND ready_at IS NOT NULL"
     (ready_at,) = connection.execute(sql, (str(peer),)).fetchone()
     return None if ready_at is None else from_milliseconds(ready_at)
@@ -191,7 +191,7 @@ def postpone_delivery(connection: sqlite3.Connection, delivery_id: int, ready_at
 
 
 def remember_features(connection: sqlite3.Connection, peer: Address, features: Iterable[str]) -> None:
-    """Keep what `peer` announced."""
+    """Keep what ``peer`` announced."""
     connection.execute(
         "INSERT INTO peer_features (peer, features) VALUES (?, ?)"
         " ON CONFLICT (peer) DO UPDATE SET features = excluded.features",

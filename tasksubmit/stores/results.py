@@ -29,7 +29,7 @@ class ResultFiles:
         self._incoming = directory / INCOMING
 
     def open(self, is_named: Callable[[str], bool]) -> None:
-        """Make the directories, and sweep what interrupted writes left: kept if `is_named` by a record."""
+        """Make the directories, and sweep what interrupted writes left: kept if ``is_named`` by a record."""
         for directory in (self._directory, self._incoming):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in sorted(self._incoming.iterdir()):
@@ -38,7 +38,7 @@ class ResultFiles:
             leftover.unlink()
 
     def write(self, task_id: str, filename: str, content: bytes) -> str:
-        """Keep `content` durably; returns the file's name in the directory, numbered if others have the name.
+        """Keep ``content`` durably; returns the file's name in the directory, numbered if others have the name.
 
         Call `settle` with that name once a record names it, or `discard`.
         """
@@ -138,7 +138,7 @@ class MemoryResultFiles(ResultFiles):
 
 
 def _within(directory: Path, name: str) -> Path:
-    """The file of this name in `directory`, and nowhere else: names are checked where they arrive, and here again."""
+    """The file of this name in ``directory``, and nowhere else: names are checked where they arrive, and here again."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise StoreError(f"{name!r} cannot be the name of a result file")
     return directory / name
@@ -151,7 +151,7 @@ def _candidates(name: str) -> Iterator[str]:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable."""
+    """Make the names in ``directory`` durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

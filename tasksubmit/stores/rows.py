@@ -43,7 +43,7 @@ _BY_TYPE: dict[str, tuple[_Converter, _Converter]] = {
     "int | None": (_same, _same),
 }
 
-_FIELDS = [(attribute.name, *_BY_TYPE[attribute.type]) for attribute in attrs.fields(Task)]  # type: ignore[index]
+_FIELDS = [(attribute.name, *_BY_TYPE[str(attribute.type)]) for attribute in attrs.fields(Task)]
 TASK_COLUMNS = ", ".join(name for name, _, _ in _FIELDS)
 """The columns of a task, in the order that `task_from_row` expects."""
 
@@ -54,12 +54,12 @@ def task_from_row(row: Sequence[Any]) -> Task:
 
 
 def task_values(task: Task, *, without: str) -> dict[str, Any]:
-    """Every column of `task` but `without`, as it is written."""
+    """Every column of `task` but ``without``, as it is written."""
     return {name: write(getattr(task, name)) for name, write, _ in _FIELDS if name != without}
 
 
 def changed_values(before: Task, after: Task) -> dict[str, Any]:
-    """The columns in which two records differ, as `after` has them."""
+    """The columns in which two records differ, as ``after`` has them."""
     changed = {}
     for name, write, _ in _FIELDS:
         value = getattr(after, name)

@@ -214,8 +214,8 @@ class MemoryServerEndpoint:
     network: MemoryNetwork
     name: str
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:  # noqa: N803  # the interface's name
-        """Fires with the port, or fails with `CannotListenError` if the name is taken."""
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Fires with the port, or fails with ``CannotListenError`` if the name is taken."""
         port = MemoryPort(self.network, self.name, protocolFactory)
         try:
             port.startListening()
@@ -232,8 +232,8 @@ class MemoryClientEndpoint:
     network: MemoryNetwork
     name: str
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  # the interface's name
-        """Fires with the protocol at the next step, or fails with `ConnectionRefusedError`."""
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Fires with the protocol at the next step, or fails with ``ConnectionRefusedError``."""
         return self.network.dial(self.name, protocolFactory)
 
 
@@ -241,7 +241,7 @@ class MemoryClientEndpoint:
 class MemoryNetwork:
     """Names, who listens on them, and the connections between.
 
-    :param clock: advanced by nothing at each step, so that what was called for "at once" runs.
+    :ivar clock: advanced by nothing at each step, so that what was called for "at once" runs.
     :ivar chunk_bytes: how many bytes a step moves in each direction of each connection; set it to 1 to see every cut.
     :ivar dials: how often each name was dialled.
     """
@@ -255,11 +255,11 @@ class MemoryNetwork:
     _connections: list[tuple[str, MemoryTransport, MemoryTransport]] = field(factory=list)
 
     def server_endpoint(self, name: str) -> MemoryServerEndpoint:
-        """Give an endpoint that listens on `name`."""
+        """Give an endpoint that listens on ``name``."""
         return MemoryServerEndpoint(self, name)
 
     def client_endpoint(self, name: str) -> MemoryClientEndpoint:
-        """Give an endpoint that dials `name`. Nobody need listen on it yet."""
+        """Give an endpoint that dials ``name``. Nobody need listen on it yet."""
         return MemoryClientEndpoint(self, name)
 
     def dial(self, name: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -272,11 +272,11 @@ class MemoryNetwork:
         return deferred
 
     def refuse(self, name: str, refusing: bool = True) -> None:
-        """Refuse those who dial `name` from now on, or no longer, whether it is listened on or not."""
+        """Refuse those who dial ``name`` from now on, or no longer, whether it is listened on or not."""
         (self._refusing.add if refusing else self._refusing.discard)(name)
 
     def cut(self, name: str) -> None:
-        """Break every connection to `name`, uncleanly, with all that is under way."""
+        """Break every connection to ``name``, uncleanly, with all that is under way."""
         self._cut([connection for connection in self._connections if connection[0] == name])
 
     def cut_all(self) -> None:
@@ -284,7 +284,7 @@ class MemoryNetwork:
         self._cut(list(self._connections))
 
     def connection_count(self, name: str) -> int:
-        """Count the connections to `name` of which an end is still connected."""
+        """Count the connections to ``name`` of which an end is still connected."""
         return sum(dialled == name for dialled, *ends in self._connections if any(end.connected for end in ends))
 
     def pump(self) -> bool:

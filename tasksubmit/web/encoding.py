@@ -126,7 +126,7 @@ def read_body(content: bytes, cls: type[T]) -> T:
     """Read a request's body; one that is empty reads as an object without keys.
 
     :raises MalformedMessage: it is not JSON.
-    :raises InvalidMessage: it is not `cls`; the message names the key.
+    :raises InvalidMessage: it is not ``cls``; the message names the key.
     """
     try:
         value = orjson.loads(content) if content else {}
@@ -139,7 +139,7 @@ def read_query(arguments: dict[bytes, list[bytes]], cls: type[T]) -> T:
     """Read the parameters behind a URL's question mark.
 
     :param arguments: their names to everything that each was given.
-    :raises InvalidMessage: they are not `cls`; the message names the parameter.
+    :raises InvalidMessage: they are not ``cls``; the message names the parameter.
     """
     given: dict[str, str] = {}
     for name, values in arguments.items():
@@ -177,7 +177,7 @@ def _fault(line: str, what: str) -> str:
 
 
 def ok_envelope(answer: object, cls: Any) -> bytes:
-    """The JSON of an answer that is a `cls`, in its envelope."""
+    """The JSON of an answer that is a ``cls``, in its envelope."""
     return orjson.dumps({"status": "ok", "data": _BODIES.unstructure(answer, unstructure_as=cls)})
 
 

@@ -36,7 +36,7 @@ def control_site(node: Node, version: str, *, clock: IReactorTime | None = None)
 
     :param node: which has to run while requests come.
     :param version: of the package, to tell.
-    :param clock: measures all time-outs; left out, it is the reactor, as `Site` has it.
+    :param clock: measures all time-outs; left out, it is the reactor, as ``Site`` has it.
     """
     site = Site(Resource(), requestFactory=ControlRequest, parsePOSTFormSubmission=False, reactor=clock)
     site.resource = ControlResource(ControlApi(node, version, site.reactor))
@@ -148,7 +148,7 @@ class ControlResource(Resource):
 
 
 def _to_the_end(work: Deferred[bytes]) -> Deferred[bytes]:
-    """What `work` fires with. Klein cancels what it waits for when the client goes away; `work` itself goes on."""
+    """What ``work`` fires with. Klein cancels what it waits for when the client goes away; ``work`` itself goes on."""
     shown: Deferred[bytes] = Deferred()
     work.chainDeferred(shown)
     return shown

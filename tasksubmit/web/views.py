@@ -56,7 +56,7 @@ class TaskView:
 
     @classmethod
     def of(cls, task: Task, own: Address, **more: Any) -> Self:
-        """The view of `task` as the node `own` has it; `more` are the keys of a subclass."""
+        """The view of `task` as the node ``own`` has it; ``more`` are the keys of a subclass."""
         is_submitted = task.side is Side.SUBMITTER
         from_, to = (own, task.peer) if is_submitted else (task.peer, own)
         same = {a.name: getattr(task, a.name) for a in fields(TaskView) if a.name not in ("from_", "to")}

@@ -232,7 +232,7 @@ class Record:
     def from_json(cls, document: bytes) -> Self:
         """Read a record, as a peer may lawfully have written it (wire.md, section 2, *decode*).
 
-        Keys that are not known are ignored: peers may be newer. What is read need not make sense; see `validate`
+        Keys that are not known are ignored: peers may be newer. What is read need not make sense; see ``validate``
         where the class has one.
 
         :param document: one JSON object in UTF-8.

@@ -22,9 +22,9 @@ class TaskFile(Record):
     """What is kept of a task in a deployed peer's directory. Times are RFC 3339 text, empty while they are not known.
 
     Its methods never change it; those called ``with_...`` return another. They take the present as an aware datetime,
-    and raise `InvalidTime` when a stamp that they need cannot be read.
+    and raise `InvalidTime` when a stamp that they need cannot be read. ``from_`` is the submitter's address, which JSON
+    calls ``from``.
 
-    :ivar from_: the submitter's address, ``from`` in the JSON.
     :ivar to: the receiver's address.
     :ivar staged_at: when the task became the head of the queue.
     :ivar time_idle_ms: milliseconds from creation to the decision.

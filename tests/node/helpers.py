@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.service import Node, SubmittedTask
+from tasksubmit.stores.results import MemoryResultFiles
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.wire.address import Address
@@ -64,7 +65,12 @@ def refuse(code: str, retry_after_s: int = 0) -> Script:
 
     def script(peer: RawPeer, frame: Frame) -> None:
         answer = SubmitResponse(
-            task_id_of(frame), ResponseStatus.REJECTED, "no", code=code, retry_after_s=retry_after_s, features=tuple(OURS)
+            task_id_of(frame),
+            ResponseStatus.REJECTED,
+            "no",
+            code=code,
+            retry_after_s=retry_after_s,
+            features=tuple(OURS),
         )
         peer.send(answer.to_frame().encode())
 
@@ -83,16 +89,17 @@ def deployed(peer: RawPeer, frame: Frame) -> None:
 class SlowStore(SQLiteTaskStore):
     """A store in memory that keeps its tasks when it is closed.
 
-    While it `is_slow` its answers wait for `release`; what was asked for is done at once.
+    While it `is_slow` the answers of its `slow_methods` wait for `release`; what was asked for is done at once.
     """
 
     def __init__(self) -> None:
         super().__init__(None)
         self.is_slow = False
+        self.slow_methods: Collection[str] = ("apply", "ready_deliveries")
         self._waiting: list[Callable[[], object]] = []
 
-    def _later(self, answer: Deferred[T]) -> Deferred[T]:
-        if not self.is_slow:
+    def _later(self, method: str, answer: Deferred[T]) -> Deferred[T]:
+        if not self.is_slow or method not in self.slow_methods:
             return answer
         later: Deferred[T] = Deferred()
         self._waiting.append(lambda: answer.chainDeferred(later))
@@ -100,11 +107,19 @@ class SlowStore(SQLiteTaskStore):
 
     @override
     def apply(self, change: Change) -> Deferred[Task]:
-        return self._later(super().apply(change))
+        return self._later("apply", super().apply(change))
 
     @override
     def ready_deliveries(self, peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
-        return self._later(super().ready_deliveries(peer, now, limit))
+        return self._later("ready_deliveries", super().ready_deliveries(peer, now, limit))
+
+    @override
+    def next_delivery(self, peer: Address) -> Deferred[datetime | None]:
+        return self._later("next_delivery", super().next_delivery(peer))
+
+    @override
+    def get(self, key: TaskKey) -> Deferred[Task | None]:
+        return self._later("get", super().get(key))
 
     @override
     def close(self) -> Deferred[None]:
@@ -200,9 +215,20 @@ class NodeTestCase(SynchronousTestCase):
         """What the node still owes for a task."""
         return self.successResultOf(node.store.deliveries_of(key))
 
+    def tasks(self, node: Node) -> list[Task]:
+        """Every record that the node has."""
+        return self.successResultOf(node.store.list_tasks(side=None, status=None, peer=None, before=None, limit=1000))
+
+    def files(self, node: Node) -> list[str]:
+        """Every result that the node keeps, named by a record or not."""
+        assert isinstance(node.store, SQLiteTaskStore)
+        assert isinstance(node.store._results, MemoryResultFiles)
+        return list(node.store._results._contents)
+
     def scores(self, node: Node) -> dict[Address, int]:
         """The ledger of a node."""
-        return dict(self.successResultOf(node.store.scores()))
+        scores = self.successResultOf(node.store.scores())
+        return dict(scores)
 
     def stop(self, node: Node) -> None:
         """Stop a node, and see that it ends and leaves nothing waiting."""
@@ -211,7 +237,7 @@ class NodeTestCase(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(len(node._live), 0)
         self.assertEqual(node._records._locks, {})
-        self.assertEqual(node._delivery._work, set())
+        self.assertEqual((node._delivery._work, node._delivery._owed), (set(), {}))
         self.assertEqual(node.factory.connections, set())
 
     def assert_idle(self, *nodes: Node) -> None:

@@ -107,7 +107,7 @@ class QueueHeadTests(PairTestCase):
         self.assertNotIn(-1, [self.scores(self.bob).get(BOB)])
 
     def test_execute_too_late(self) -> None:
-        """Executing skips a head whose time has passed, though no tick has noticed; asked for by name, it is refused."""
+        """Executing skips a head whose time has passed, though no tick has noticed it; by name, it is refused."""
         keys = []
         for n in range(3):
             _, key = self.submit(str(n))
@@ -253,7 +253,7 @@ class TroubleTests(PairTestCase):
         self.assertGreater(len(broken), 30)
         self.assertEqual(len(self.flushLoggedErrors(StoreError)), len(broken))
         self.assertIs(self.statuses(handle)[1], TaskStatus.NEW)
-        del self.bob.store.due  # type: ignore[attr-defined]  # the patch
+        del self.bob.store.due
         self.advance(2)
         self.assertIs(self.statuses(handle)[1], TaskStatus.CANCELLED)
 

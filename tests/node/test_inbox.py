@@ -21,7 +21,7 @@ from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.wire.frames import MAX_FRAME, Frame
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskStatusUpdate
-from tests.node.helpers import ALICE, BOB, CAROL, OURS, NodeTestCase, PairTestCase, request, results
+from tests.node.helpers import ALICE, BOB, CAROL, OURS, NodeTestCase, PairTestCase, SlowStore, request, results
 from tests.protocol.support import RawPeer
 
 KEY = TaskKey(Side.RECEIVER, ALICE, "t1")
@@ -31,10 +31,10 @@ KEY = TaskKey(Side.RECEIVER, ALICE, "t1")
 class Moody:
     """A policy that gives whatever `answer` is, now or later."""
 
-    answer: Refusal | None | Deferred[Refusal | None] = None
+    answer: Refusal | Deferred[Refusal | None] | None = None
     asked = 0
 
-    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None | Deferred[Refusal | None]:
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | Deferred[Refusal | None] | None:
         """See `IAdmissionPolicy.admit`."""
         self.asked += 1
         return self.answer
@@ -75,7 +75,7 @@ class SubmissionTests(NodeTestCase):
             self.assertEqual((answer.status, answer.message), (200, "Task received with status NEW"))
             self.assertEqual(answer.current_status, status)
         self.assertEqual(self.policy.asked, 1)
-        self.assertEqual(len(self.successResultOf(self.bob.store.list_tasks())), 1)
+        self.assertEqual(len(self.tasks(self.bob)), 1)
 
     def test_again_on_one_connection(self) -> None:
         """The same task twice in one read creates one record, also when the policy takes its time."""
@@ -85,7 +85,7 @@ class SubmissionTests(NodeTestCase):
         decision.callback(None)
         self.network.flush()
         self.assertEqual([(a.status, a.current_status) for a in peer.answers], [(200, ""), (200, "NEW")])
-        self.assertEqual(len(self.successResultOf(self.bob.store.list_tasks())), 1)
+        self.assertEqual(len(self.tasks(self.bob)), 1)
 
     def test_other_description(self) -> None:
         """A known id with another description is a conflict, and the task stays as it is."""
@@ -99,7 +99,7 @@ class SubmissionTests(NodeTestCase):
         answer = self.ask(BOB, request())
         self.assert_refused(answer, "rate_limited")
         self.assertEqual((answer.message, answer.retry_after_s), ("slowly", 7))
-        self.assertEqual(self.successResultOf(self.bob.store.list_tasks()), [])
+        self.assertEqual(self.tasks(self.bob), [])
         self.policy.answer = succeed(None)
         self.assertEqual(self.ask(BOB, request()).current_status, "")
 
@@ -122,7 +122,7 @@ class SubmissionTests(NodeTestCase):
             request(expires_at="0001-01-01T00:00:00+01:00"),
         ):
             self.assert_refused(self.ask(BOB, bad), "invalid")
-        self.assertEqual(self.successResultOf(self.bob.store.list_tasks()), [])
+        self.assertEqual(self.tasks(self.bob), [])
         self.advance(2)
 
     def test_too_long(self) -> None:
@@ -162,7 +162,7 @@ class StrangerTests(NodeTestCase):
         bob = self.make_node(BOB, ALICE)
         answer = self.ask(BOB, request(by=CAROL))
         self.assertEqual((answer.status, answer.code), (400, "not_a_peer"))
-        self.assertEqual(self.successResultOf(bob.store.list_tasks()), [])
+        self.assertEqual(self.tasks(bob), [])
         self.assertEqual(self.ask(BOB, request()).status, 200)
 
 
@@ -268,6 +268,23 @@ class QueueTests(PairTestCase):
         begun = [self.bob.execute(), self.bob.execute()]
         self.assertEqual([self.done(task).key for task in begun], [first, second])
 
+    def test_staged_meanwhile(self) -> None:
+        """A task that becomes head between the reading and the writing of its record is read again."""
+        store = SlowStore()
+        bob = self.make_node(CAROL, ALICE, store=store)
+        keys = [TaskKey(Side.RECEIVER, ALICE, task_id) for task_id in ("head", "next")]
+        for key in keys:
+            self.ask(CAROL, SubmitRequest(key.task_id, "work", str(ALICE), str(CAROL)))
+            self.done(bob.accept(key))
+        store.slow_methods, store.is_slow = ["get"], True
+        withdrawal = TaskStatusUpdate("next", "CANCELLED", "", outcome="cancelled_by_submitter")
+        answer = bob.status_updated(Peer(ALICE, "test"), withdrawal)
+        store.is_slow = False
+        self.done(bob.execute())
+        self.assertIsNotNone(self.task(bob, keys[1]).staged_at)
+        store.release()
+        self.assertEqual(self.done(answer).current_status, "CANCELLED")
+
     def test_wrong_order(self) -> None:
         """Steps that the table does not have are refused and change nothing."""
         handle, key = self.submit()
@@ -280,7 +297,7 @@ class QueueTests(PairTestCase):
         self.done(self.bob.send_results(key, "x"))
         self.failed(self.bob.send_results(key, "x"), IllegalTransition)
         self.assertEqual(self.statuses(handle), (TaskStatus.SUCCEEDED, TaskStatus.SUCCEEDED))
-        self.assertEqual(len(self.bob.store._results._contents), 1)  # type: ignore[attr-defined]  # in memory
+        self.assertEqual(len(self.files(self.bob)), 1)
 
 
 class ResultsTests(PairTestCase):
@@ -292,7 +309,7 @@ class ResultsTests(PairTestCase):
         for name in ("x.py", "x.R", "x.exe", "x", "../x.txt", "a/x.txt", ".x.txt", "x.txt ", "x\n.txt", "x\\y.txt"):
             self.failed(self.bob.send_results(key, filename=name, content=b"x"), InvalidMessage)
         self.assertEqual(self.statuses(handle), (TaskStatus.EXECUTING, TaskStatus.EXECUTING))
-        self.assertEqual(self.bob.store._results._contents, {})  # type: ignore[attr-defined]  # in memory
+        self.assertEqual(self.files(self.bob), [])
         self.done(self.bob.send_results(key, filename="X.TXT", content=b"x"))
         self.assertEqual(self.statuses(handle), (TaskStatus.SUCCEEDED, TaskStatus.SUCCEEDED))
 

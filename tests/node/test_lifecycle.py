@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
@@ -21,7 +22,7 @@ from tasksubmit.errors import (
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.node.service import Node
+from tasksubmit.node.service import Node, SubmittedTask
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, PairTestCase, results
 
@@ -63,7 +64,7 @@ class LifeTests(PairTestCase):
         """Long waits before the work lower the reward."""
         submitted, _ = self.live(idle=50, staged=600, cpu=420)
         self.assertEqual(submitted.reward, 2)
-        self.assertEqual(polo_score(Task(**{**_bare(submitted), "time_cpu_ms": 420_000})).final_reward, 4)
+        self.assertEqual(polo_score(evolve(submitted, time_idle_ms=0, time_staged_ms=0)).final_reward, 4)
 
     def test_file(self) -> None:
         """A file result arrives whole, under its own name, and is kept under the task's."""
@@ -139,6 +140,16 @@ class LifeTests(PairTestCase):
         self.assertIs(self.task(self.alice, TaskKey(Side.RECEIVER, BOB, "same")).status, TaskStatus.NEW)
         self.assertIs(self.task(self.bob, key).status, TaskStatus.CANCELLED)
 
+    def test_both_directions_time_out(self) -> None:
+        """With one id used both ways, a receiver's CANCELLED ends the task that was submitted to it, not the other."""
+        handle, _ = self.submit(task_id="same")
+        self.advance(30)
+        back = self.done(self.bob.submit(ALICE, "the other way", task_id="same"))
+        self.advance(32)
+        self.assertEqual(self.task(self.alice, handle.key).outcome, "accept_timeout")
+        self.assertIs(self.task(self.bob, back.key).status, TaskStatus.NEW)
+        self.assertIs(self.task(self.alice, TaskKey(Side.RECEIVER, BOB, "same")).status, TaskStatus.NEW)
+
     def test_ambiguous(self) -> None:
         """An id that stands for several records resolves only with the side or the peer."""
         handle, key = self.submit(task_id="same")
@@ -173,11 +184,6 @@ class LifeTests(PairTestCase):
         self.assertEqual(self.done(handle.result()).result_text, "42")
 
 
-def _bare(task: Task) -> dict[str, object]:
-    """What a record needs besides its durations."""
-    return {name: getattr(task, name) for name in ("side", "peer", "task_id", "description", "created_at")}
-
-
 class SubmitTests(PairTestCase):
     """What `Node.submit` takes and refuses."""
 
@@ -186,7 +192,7 @@ class SubmitTests(PairTestCase):
         first, key = self.submit("work", task_id="mine")
         second, _ = self.submit("work", task_id="mine")
         self.assertEqual(first.key, second.key)
-        self.assertEqual(len(self.successResultOf(self.bob.store.list_tasks())), 1)
+        self.assertEqual(len(self.tasks(self.bob)), 1)
         self.assertEqual(self.task(self.bob, key).description, "work")
 
     def test_conflict(self) -> None:
@@ -200,7 +206,7 @@ class SubmitTests(PairTestCase):
         self.failed(self.alice.submit(BOB, "work", task_id="../x"), InvalidMessage)
         self.failed(self.alice.submit(BOB, "x" * (1024 * 1024 + 1)), InvalidMessage)
         self.failed(self.alice.submit(BOB, "half a \ud800 pair"), InvalidMessage)
-        self.assertEqual(self.successResultOf(self.alice.store.list_tasks()), [])
+        self.assertEqual(self.tasks(self.alice), [])
 
     def test_times_need_a_zone(self) -> None:
         """A deadline without a time zone is refused by name."""
@@ -228,9 +234,8 @@ class SubmitTests(PairTestCase):
 class CancelTests(PairTestCase):
     """The submitter withdraws."""
 
-    def cancelled(self, handle_and_key: tuple[object, TaskKey]) -> None:
-        handle, key = handle_and_key
-        assert hasattr(handle, "cancel")
+    def assert_cancels(self, handle: SubmittedTask, key: TaskKey) -> None:
+        """A cancellation now takes effect on both sides."""
         result = handle.result()
         requested = self.done(handle.cancel("no longer needed"))
         self.assertIsNotNone(requested.cancel_requested_at)
@@ -246,7 +251,7 @@ class CancelTests(PairTestCase):
         """A task that nobody decided on is withdrawn from both records; when and after how long is kept."""
         handle, key = self.submit()
         self.advance(5)
-        self.cancelled((handle, key))
+        self.assert_cancels(handle, key)
         task = self.task(self.bob, key)
         self.assertEqual((task.accepted_at is not None, task.time_idle_ms), (True, 5000))
 
@@ -266,9 +271,9 @@ class CancelTests(PairTestCase):
     def test_executing(self) -> None:
         """A task in work is withdrawn; its results are refused at home."""
         handle, key = self.executing()
-        self.cancelled((handle, key))
+        self.assert_cancels(handle, key)
         self.failed(self.bob.send_results(key, "too late"), IllegalTransition)
-        self.assertEqual(self.bob.store._results._contents, {})  # type: ignore[attr-defined]  # of the kind in memory
+        self.assertEqual(self.files(self.bob), [])
 
     def test_completed_wins(self) -> None:
         """When the results were given first, the cancellation is answered COMPLETED and the results are paid."""
@@ -344,7 +349,7 @@ class OddPartiesTests(NodeTestCase):
         """A node can work for itself: two records, one net booking."""
         alice = self.make_node(ALICE, ALICE)
         self.assertEqual(self.life(alice, alice, "t1").result_text, f"to {ALICE}")
-        tasks = self.successResultOf(alice.store.list_tasks())
+        tasks = self.tasks(alice)
         self.assertEqual([task.status for task in tasks], [TaskStatus.SUCCEEDED] * 2)
         self.assertEqual(self.scores(alice), {ALICE: 0})
         self.assert_idle(alice)
@@ -354,7 +359,7 @@ class OddPartiesTests(NodeTestCase):
         alice = self.make_node(ALICE, ALICE)
         handle = self.done(alice.submit(ALICE, "work"))
         self.done(handle.cancel())
-        tasks = self.successResultOf(alice.store.list_tasks())
+        tasks = self.tasks(alice)
         self.assertEqual([task.status for task in tasks], [TaskStatus.CANCELLED] * 2)
 
     def test_same_id_from_two(self) -> None:
@@ -363,7 +368,7 @@ class OddPartiesTests(NodeTestCase):
         carol = self.make_node(CAROL, BOB)
         self.assertEqual(self.life(alice, bob, "same").result_text, f"to {ALICE}")
         self.assertEqual(self.life(carol, bob, "same").result_text, f"to {CAROL}")
-        names = {task.result_file for task in self.successResultOf(bob.store.list_tasks())}
+        names = {task.result_file for task in self.tasks(bob)}
         self.assertEqual(names, {"same_result.txt", "same_result-2.txt"})
         self.assertEqual(self.scores(bob), {ALICE: -1, CAROL: -1, BOB: 2})
         self.assert_idle(alice, bob, carol)
@@ -408,9 +413,9 @@ class CutTests(PairTestCase):
             self.assertEqual(self.scores(self.alice), {ALICE: -1 - step, BOB: 1 + step}, task_id)
             self.assertEqual(self.scores(self.bob), self.scores(self.alice), task_id)
         self.network.flush()
-        names = [task.result_file for task in self.successResultOf(self.alice.store.list_tasks()) if task.result_file]
+        names = [task.result_file for task in self.tasks(self.alice) if task.result_file]
         self.assertEqual(len(set(names)), 20)
-        self.assertEqual(len(self.alice.store._results._contents), 20)  # type: ignore[attr-defined]  # in memory
+        self.assertEqual(len(self.files(self.alice)), 20)
         self.assert_idle(self.alice, self.bob)
 
 
@@ -446,7 +451,7 @@ class AnyOrderTests(NodeTestCase):
             self.assertIs(task.status, TaskStatus.SUCCEEDED)
             self.assertEqual((task.reward, task.time_cpu_ms, task.result_file), (2, 30_000, "t1_result.txt"))
             self.assertEqual(self.scores(alice), {ALICE: -1, BOB: 2})
-            self.assertEqual(list(alice.store._results._contents), ["t1_result.txt"])  # type: ignore[attr-defined]
+            self.assertEqual(self.files(alice), ["t1_result.txt"])
         finally:
             self._finish()
             self.doCleanups()
@@ -474,5 +479,3 @@ class ClockTests(PairTestCase):
         self.assertEqual(self.statuses(handle), (TaskStatus.CANCELLED, TaskStatus.CANCELLED))
         self.assertEqual(self.task(self.alice, handle.key).outcome, "deadline_passed")
         self.assertEqual(self.task(self.bob, key).outcome, "deadline_passed")
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
@@ -132,7 +133,12 @@ class LiveTasksTests(SynchronousTestCase):
     def test_stop(self) -> None:
         """Stopping fails everyone who waits, also who gives up on that occasion, and those still reading."""
         first, second, reading = self.wait(), self.wait(never), self.wait(read=None)
-        first.addErrback(lambda failure: second.cancel() or failure)
+
+        def give_up(failure: Failure) -> Failure:
+            second.cancel()
+            return failure
+
+        first.addErrback(give_up)
         self.live.stop()
         self.failureResultOf(first, StoreClosed)
         self.failureResultOf(second, CancelledError)

@@ -49,10 +49,6 @@ class OutboxTestCase(NodeTestCase):
     def record(self) -> Task:
         return self.task(self.alice, self.handle.key)
 
-    @property
-    def files(self) -> list[str]:
-        return list(self.store._results._contents)  # type: ignore[attr-defined]  # of the kind in memory
-
     def hear(self, status: str, justification: str = "", **fields: str) -> SubmitResponse:
         """Bob tells a status and asks for an acknowledgement."""
         return self.ask(ALICE, TaskStatusUpdate("t1", status, justification, ack=True, **fields))
@@ -82,10 +78,8 @@ class StatusTests(OutboxTestCase):
                 task_id = f"{status}-{word}"
                 handle = self.done(self.alice.submit(BOB, "work", task_id=task_id))
                 for step in path:
-                    message: TaskStatusUpdate | TaskResultMessage = (
-                        results(task_id, ack=True) if step == "results" else TaskStatusUpdate(task_id, step, "", ack=True)
-                    )
-                    self.ask(ALICE, message)
+                    update = TaskStatusUpdate(task_id, step, "", ack=True)
+                    self.ask(ALICE, results(task_id, ack=True) if step == "results" else update)
                 before = self.task(self.alice, handle.key)
                 self.assertIs(before.status, status)
                 answer = self.ask(ALICE, TaskStatusUpdate(task_id, word.value, "new words", ack=True))
@@ -150,7 +144,7 @@ class ResultTests(OutboxTestCase):
         self.assertEqual({answer.reward for answer in again}, {3})
         self.assertEqual([answer.current_status for answer in again], ["COMPLETED", "COMPLETED", "SUCCEEDED"])
         self.assertEqual(self.scores(self.alice), {ALICE: -1, BOB: 3})
-        self.assertEqual(self.files, ["t1_result.txt"])
+        self.assertEqual(self.files(self.alice), ["t1_result.txt"])
         self.assertEqual(self.done(self.handle.result()).result_text, "done")
 
     def test_twice_at_once(self) -> None:
@@ -161,7 +155,7 @@ class ResultTests(OutboxTestCase):
         self.network.flush()
         self.assertEqual([peer.answers[0].reward for peer in peers], [1, 1])
         self.assertEqual(self.scores(self.alice), {ALICE: -1, BOB: 1})
-        self.assertEqual(self.files, ["t1_result.txt"])
+        self.assertEqual(self.files(self.alice), ["t1_result.txt"])
 
     def test_overtaken(self) -> None:
         """SUCCEEDED that overtakes the results is remembered, and they then pass through COMPLETED in one commit."""
@@ -200,7 +194,7 @@ class ResultTests(OutboxTestCase):
             self.assertEqual((task.status.value, task.late_result_file), (status, f"{task_id}_result.txt"))
             self.assertEqual((task.result_file, task.reward), ("", None))
             self.assertEqual(self.scores(self.alice), scores)
-        self.assertEqual(len(self.files), 3)
+        self.assertEqual(len(self.files(self.alice)), 3)
 
     def test_late_twice_at_once(self) -> None:
         """Late results that come twice at once are kept once."""
@@ -210,7 +204,7 @@ class ResultTests(OutboxTestCase):
             self.say(ALICE, results("t1"))
         self.store.release()
         self.network.flush()
-        self.assertEqual(self.files, [self.record.late_result_file])
+        self.assertEqual(self.files(self.alice), [self.record.late_result_file])
 
     def test_final_meanwhile(self) -> None:
         """Results that were being written when the record became final are late ones."""
@@ -220,7 +214,7 @@ class ResultTests(OutboxTestCase):
         self.store.release()
         self.network.flush()
         self.assertEqual((peer.answers[0].current_status, peer.answers[0].reward), ("CANCELLED", 0))
-        self.assertEqual(self.files, [self.record.late_result_file])
+        self.assertEqual(self.files(self.alice), [self.record.late_result_file])
 
     def test_time_is_bounded(self) -> None:
         """A receiver that claims more time than passed here is paid for what passed; both figures are kept."""
@@ -270,7 +264,7 @@ class ResultTests(OutboxTestCase):
         ):
             answer = self.ask(ALICE, bad)
             self.assertEqual((answer.status, answer.code), (400, "invalid"))
-        self.assertEqual((self.record.status, self.files), (TaskStatus.NEW, []))
+        self.assertEqual((self.record.status, self.files(self.alice)), (TaskStatus.NEW, []))
 
 
 class AnswerTests(OutboxTestCase):

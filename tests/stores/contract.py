@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import DeferredList, gatherResults
 from twisted.trial.unittest import TestCase
 
 from tasksubmit.errors import StaleTask, StoreClosed, StoreError
@@ -514,8 +514,10 @@ class StoreContract(Base):
 
     async def outcomes(self, changes: Sequence[Change]) -> list[object]:
         """What becomes of changes asked at once: records, or exceptions."""
-        asked = [self.store.apply(change).addErrback(lambda failure: failure.value) for change in changes]
-        return list(await gatherResults(asked))
+        asked: list[tuple[bool, Any]] = await DeferredList(
+            [self.store.apply(change) for change in changes], consumeErrors=True
+        )
+        return [outcome if is_success else outcome.value for is_success, outcome in asked]
 
     async def test_closed(self) -> None:
         """A closed store refuses everything with `StoreClosed`; closing it again does nothing."""

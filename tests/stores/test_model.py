@@ -178,7 +178,8 @@ class StoreMachine(RuleBasedStateMachine):
         """The queue is in the order of acceptance; its head is staged, and nobody else in it is."""
         queue = self.result(self.store.queue(100))
         assert [task.key for task in queue] == self.queue
-        assert [task.staged_at for task in queue] == [self.staged[key] if n == 0 else None for n, key in enumerate(self.queue)]
+        staged = [self.staged[key] for key in self.queue[:1]] + [None] * len(self.queue[1:])
+        assert [task.staged_at for task in queue] == staged
 
     @invariant()
     def deliveries_agree(self) -> None:
@@ -201,7 +202,8 @@ class StoreMachine(RuleBasedStateMachine):
         sums: Counter[Address] = Counter()
         for (_, party), points in self.booked.items():
             sums[party] += points
-        assert dict(self.result(self.store.scores())) == dict(sums)
+        scores: list[tuple[Address, int]] = self.result(self.store.scores())
+        assert dict(scores) == dict(sums)
 
     @invariant()
     def due_agrees(self) -> None:

@@ -216,7 +216,12 @@ class ResultFilesTests(SynchronousTestCase):
         self.files.settle(self.files.write("t-1", "a.md", b"1"))
         self.files.write("t-2", "b.md", b"2")
         asked: list[str] = []
-        ResultFiles(self.directory).open(lambda name: bool(asked.append(name)))
+
+        def is_named(name: str) -> bool:
+            asked.append(name)
+            return False
+
+        ResultFiles(self.directory).open(is_named)
         self.assertEqual(asked, ["t-2_b.md"])
 
 

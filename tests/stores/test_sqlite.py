@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event as ThreadEvent
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorThreads
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked, StoreTooNew
 from tasksubmit.lifecycle.change import Booking, Change
 from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus
-from tasksubmit.stores import queries, sqlite
+from tasksubmit.stores import queries
 from tasksubmit.stores.batches import Operation
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
 from tasksubmit.stores.sqlite import SQLiteTaskStore
@@ -126,15 +128,34 @@ class DirectoryTests(DirectoryCase):
         applied = self.store.apply(change)
         closed = self.store.close()
         self.failureResultOf(self.store.create(new_task("late"), []), StoreClosed)
-        closed_when: list[bool] = []
-        everything = gatherResults([*created, *saved, applied])
-        closed.addCallback(lambda _: closed_when.append(all(d.called for d in (*created, *saved, applied))))
+        asked: list[Deferred[Any]] = [*created, *saved, applied]
         await closed
-        self.assertEqual(closed_when, [True])
-        await everything
+        self.assertTrue(all(deferred.called for deferred in asked))
+        await gatherResults(asked)
         self.store.open()
         self.assertEqual(len(await self.ids()), 51)
         self.assertEqual([path.name for path in (self.directory / "results").glob("*.md")], [name])
+
+    async def test_close_waits_for_files(self) -> None:
+        """A close that comes while a result is written fires when that is done, and only then lets others in."""
+        from twisted.internet import reactor
+
+        order: list[str] = []
+        leave = ThreadEvent()
+        link = os.link
+
+        def slow_link(*names: Path) -> None:
+            leave.wait(30)
+            link(*names)
+
+        self.patch(os, "link", slow_link)
+        saved = self.store.save_result("t-1", "a.md", b"x").addCallback(order.append)
+        closed = self.store.close().addCallback(lambda _: order.append("closed"))
+        self.refused(StoreLocked)
+        reactor.callLater(0.05, leave.set)  # type: ignore[attr-defined]  # the reactor is a module to the checker
+        await closed
+        await saved
+        self.assertEqual(order, ["t-1_a.md", "closed"])
 
     async def test_commit_stands_though_settling_fails(self) -> None:
         """A change that is committed is told as such, even when its result file cannot be settled at once."""
@@ -232,7 +253,7 @@ class DirectoryTests(DirectoryCase):
         holder.execute("PRAGMA locking_mode = EXCLUSIVE")
         holder.execute("BEGIN EXCLUSIVE")
         connect = sqlite3.connect
-        self.patch(sqlite.sqlite3, "connect", lambda path, **options: connect(path, **{**options, "timeout": 0}))
+        self.patch(sqlite3, "connect", lambda path, **options: connect(path, **{**options, "timeout": 0}))
         self.refused(StoreError, str(self.directory / "tasks.db"), "locked")
 
     async def test_no_directory(self) -> None:
