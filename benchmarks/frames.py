@@ -9,7 +9,6 @@ The first table shows that a frame's cost for each byte does not grow with its s
 its own, because measuring it is slow; the stream itself is not counted.
 """
 
-
 from __future__ import annotations
 
 import argparse

@@ -76,11 +76,7 @@ class Load:
         began = time.perf_counter()
         reactor.callLater(seconds, self._stop)
         await gatherResults(
-            [
-                Deferred.fromCoroutine(self._submit(client))
-                for client in self._clients
-                for _ in range(self._outstanding)
-            ]
+            [Deferred.fromCoroutine(self._submit(client)) for client in self._clients for _ in range(self._outstanding)]
         )
         took = time.perf_counter() - began
         await gatherResults([client.close() for client in self._clients])

@@ -189,6 +189,7 @@ class AgentService(MultiService):
         self._log_format = log_format
         self._is_daemon = runner is not None and runner.get("nodaemon") is False
         self._pidfile = str(runner.get("pidfile") or "") if runner is not None else ""
+        self._logs_to_file = runner is not None and runner.get("logfile") not in (None, "", "-")
 
     @override
     def setServiceParent(self, parent: Any) -> None:
@@ -212,7 +213,10 @@ class AgentService(MultiService):
                 raise
             if self._pidfile:  # twistd removes it after an error, but not after an exit
                 Path(self._pidfile).unlink(missing_ok=True)
-            raise SystemExit(f"tasksubmit: {error}") from error
+            line = f"tasksubmit: {error}"
+            if self._logs_to_file:  # and sys.stderr does so, too, by now
+                print(line, file=sys.__stderr__)
+            raise SystemExit(line) from error
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:

@@ -76,9 +76,7 @@ class JsonObserverTests(SynchronousTestCase):
         """The level is a word."""
         for level in LogLevel.iterconstants():
             self.log.emit(level, "said")
-        self.assertEqual(
-            [line["level"] for line in self.lines()], [level.name for level in LogLevel.iterconstants()]
-        )
+        self.assertEqual([line["level"] for line in self.lines()], [level.name for level in LogLevel.iterconstants()])
 
     def test_failure(self) -> None:
         """An exception keeps its type, its text and its traceback."""

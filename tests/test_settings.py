@@ -146,9 +146,7 @@ class SourceTests(SettingsCase):
     def test_peers_add_up(self) -> None:
         """A peer of the command line is added to those of the file, and wins over the one of its address."""
         settings = self.load(self.EVERYTHING, peer=[f"{OTHER}=tcp:h:6", f"{PEER}=unix:/p=q"])
-        self.assertEqual(
-            settings.peer, {Address.parse(PEER): "unix:/p=q", Address.parse(OTHER): "tcp:h:6"}
-        )
+        self.assertEqual(settings.peer, {Address.parse(PEER): "unix:/p=q", Address.parse(OTHER): "tcp:h:6"})
 
     def test_one_text_for_a_list(self) -> None:
         """One endpoint in the file need not be a list."""
@@ -222,9 +220,7 @@ class RefusedTests(SettingsCase):
 
     def test_beyond_loopback(self) -> None:
         """To listen where others can reach it, while nobody is authenticated, must be asked for."""
-        self.refused(
-            "--listen tcp:11003 ", "interface=127.0.0.1", "--insecure", address=OWN, listen=["tcp:11003"]
-        )
+        self.refused("--listen tcp:11003 ", "interface=127.0.0.1", "--insecure", address=OWN, listen=["tcp:11003"])
         self.refused(address=OWN, listen=["unix:/a", "tcp:1:interface=0.0.0.0"])
         allowed = self.load(address=OWN, listen=["tcp:11003"], insecure=True)
         self.assertEqual(allowed.listen, ("tcp:11003",))

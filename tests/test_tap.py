@@ -82,9 +82,7 @@ class OptionsTests(OptionsCase):
 
     def test_defaults(self) -> None:
         """What is not given is as the settings have it."""
-        self.assertEqual(
-            self.parse().settings, Settings(address=Address.parse(OWN), state_dir=Path("/srv/state"))
-        )
+        self.assertEqual(self.parse().settings, Settings(address=Address.parse(OWN), state_dir=Path("/srv/state")))
 
     def test_file(self) -> None:
         """``--config`` gives what the options do not."""

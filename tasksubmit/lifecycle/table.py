@@ -148,9 +148,7 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         (executing, Event.FAIL): Transition(cancelled, (), tell, "failed"),
         (executing, Event.TIME_OUT_LEASE): Transition(cancelled, (), tell, "lease_expired"),
         (executing, Event.COMPLETE): Transition(completed, (Stamp.COMPLETED,), (Effect.OWE_RESULTS,)),
-        (completed, Event.DELIVER): Transition(
-            TaskStatus.SUCCEEDED, (), (Effect.NOTIFY_SUBMITTER, Effect.BOOK_REWARD)
-        ),
+        (completed, Event.DELIVER): Transition(TaskStatus.SUCCEEDED, (), (Effect.NOTIFY_SUBMITTER, Effect.BOOK_REWARD)),
     }
 
 

@@ -93,6 +93,8 @@ class Task:
     """Results that came after the record was final: kept, never paid."""
     scored_cpu_ms: int | None = None
     """time_cpu_ms bounded by what the submitter saw itself; the reward was computed from it (section 5)."""
+    is_time_disputed: bool = False
+    """The receiver claimed more time than passed here between submission and results."""
     reward: int | None = None
     """What the receiver earned, once booked."""
 
@@ -111,11 +113,6 @@ class Task:
         """Whether callers need not wait any longer: final, or the results are here (section 4)."""
         return self.status.is_final or (self.side is Side.SUBMITTER and self.status is TaskStatus.COMPLETED)
 
-    @property
-    def is_time_disputed(self) -> bool:
-        """Whether the receiver claimed more time than passed here between submission and results."""
-        return self.scored_cpu_ms is not None and self.scored_cpu_ms != self.time_cpu_ms
-
     def advanced(self, transition: Transition, now: datetime) -> Task:
         """The record after ``transition``: its status, its stamps and, if the transition has one, its outcome."""
         changes: dict[str, Any] = {"status": transition.target}
@@ -125,11 +122,14 @@ class Task:
             changes["outcome"] = transition.outcome
         return evolve(self, **changes)
 
-    def bounded_cpu_ms(self, now: datetime) -> int:
-        """time_cpu_ms less what the three durations together exceed the time since the submission by (section 5)."""
+    def bounded(self, now: datetime) -> Task:
+        """The record with what of the receiver's claim is paid for (section 5).
+
+        What the three durations together exceed the time since the submission by is taken off time_cpu_ms.
+        """
         claimed = max(0, self.time_idle_ms) + max(0, self.time_staged_ms) + max(0, self.time_cpu_ms)
         excess = max(0, claimed - milliseconds_between(self.created_at, now))
-        return max(0, self.time_cpu_ms - excess)
+        return evolve(self, scored_cpu_ms=max(0, self.time_cpu_ms - excess), is_time_disputed=excess > 0)
 
     def overdue(self, now: datetime, timeouts: Timeouts) -> Deadline | None:
         """The first of `DEADLINES` that has passed for this record; ``None`` while there is none."""

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from tasksubmit.errors import PeerError
+from tasksubmit.errors import PeerError, TaskSubmitError
 from tasksubmit.interfaces import IPeers
 from tasksubmit.lifecycle.change import Delivery
 from tasksubmit.lifecycle.task import Task, to_milliseconds
@@ -81,11 +81,14 @@ class DeliveryService(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         self._work: set[Deferred[None]] = set()
+        self._is_resumed = False
+        self._is_resuming = False
 
     @override
     def startService(self) -> None:
         super().startService()
-        self._begin(self._resume())
+        self._is_resumed = False
+        self._resume()
         self._loop.start(self._interval, now=False)
 
     @override
@@ -111,12 +114,22 @@ class DeliveryService(Service):
 
     # --- when ----------------------------------------------------------------------------------------------------
 
-    async def _resume(self) -> None:
-        self._clients.remember(await self._store.peer_features())
-        for address in await self._store.owed_peers():
-            self.owed(address)
+    def _resume(self) -> None:
+        if not self._is_resumed and not self._is_resuming:
+            self._is_resuming = True
+            self._begin(self._read_what_is_owed())
+
+    async def _read_what_is_owed(self) -> None:
+        try:
+            self._clients.remember(await self._store.peer_features())
+            for address in await self._store.owed_peers():
+                self.owed(address)
+            self._is_resumed = True
+        finally:
+            self._is_resuming = False
 
     def _look(self) -> None:
+        self._resume()  # unless that was done: the store may have been busy at the start
         for address, owed in list(self._owed.items()):
             self._serve(address, owed)
 
@@ -175,7 +188,7 @@ class DeliveryService(Service):
             delay = self._delay(delivery.attempts)
             if isinstance(error, TryAgain):
                 delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
-            elif not isinstance(error, PeerError):
+            elif not isinstance(error, TaskSubmitError):
                 self._log.failure(
                     "{kind} of task {task_id} could not be sent to {peer}",
                     kind=delivery.kind.value,

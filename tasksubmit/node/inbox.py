@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from tasksubmit.errors import EmptyQueue, FrameTooLarge, IllegalTransition, InvalidMessage, NotAtHead, TooLarge
 from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
+from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.table import Event, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.records import Decision, Records, always, overdue, recorded_time
@@ -22,12 +23,14 @@ from tasksubmit.wire.messages import (
     TaskResultMessage,
     TaskStatusUpdate,
 )
+from tasksubmit.wire.taskfile import TaskFile
 from tasksubmit.wire.timestamps import format_time
 
 TEXT_RESULT = "result.txt"
 """What a text result is called on disk (wire.md, section 5)."""
 
 _LONGEST_MS = 2**63 - 1
+_HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # whatever a submitter says
 
 
 class Inbox:
@@ -208,7 +211,7 @@ class Inbox:
             refused = {"code": response.code, "error": f"the submitter refused the results: {response.message}"}
             await self._records.change(task.key, always(**refused), settles=delivery_id)
             return
-        reward = response.reward if response is not None and response.reward > 0 else None
+        reward = min(response.reward, _HIGHEST_REWARD) if response is not None and response.reward > 0 else None
         delivered = always(Event.DELIVER, reward=reward, justification="The results were delivered")
         await self._records.change(task.key, delivered, settles=delivery_id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -35,7 +35,7 @@ class Listener(Service):
         self._endpoint = endpoint
         self._factory = factory
         self._is_privileged = is_privileged
-        self._listening: Deferred[IListeningPort] | None = None
+        self._listening: Deferred[None] | None = None
         self.port: IListeningPort | None = None
 
     @override
@@ -56,21 +56,30 @@ class Listener(Service):
         if self._listening is not None:
             return
         failures: list[Failure] = []
-        self._listening = self._endpoint.listen(self._factory)
-        self._listening.addCallbacks(self._is_listening, failures.append)
+        listening = self._endpoint.listen(self._factory).addCallback(self._is_listening)
+        listening.addErrback(failures.append)
         if failures:
-            self._listening = None
             raise ListenError(
                 f"cannot listen on {self.description}: {failures[0].getErrorMessage()}; is it taken by another process?"
             ) from failures[0].value
+        self._listening = listening
+        listening.addCallback(self._log_failures, failures)
 
     @override
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        port, self.port, self._listening = self.port, None, None
+        port, self.port = self.port, None
+        listening, self._listening = self._listening, None
+        if listening is not None and not listening.called:
+            listening.cancel()
         return (port.stopListening() if port is not None else None) or succeed(None)
 
-    def _is_listening(self, port: IListeningPort) -> IListeningPort:
+    def _is_listening(self, port: IListeningPort) -> None:
         self.port = port
         self._log.info("listening on {host}", host=port.getHost())
-        return port
+
+    def _log_failures(self, _: None, failures: list[Failure]) -> None:
+        """Say that an endpoint which needed time failed in the end: too late to stop the start."""
+        for failure in failures:
+            if not failure.check(CancelledError):
+                self._log.failure("cannot listen on {description}", failure, description=self.description)

@@ -138,20 +138,18 @@ class Outbox:
             completed_at = recorded_time(message.completed_at)
         except InvalidTime:
             completed_at = now
-        claimed = evolve(
-            task,
-            time_idle_ms=message.time_idle_ms,
-            time_staged_ms=message.time_staged_ms,
-            time_cpu_ms=message.time_cpu_ms,
-        )
-        scored_cpu_ms = claimed.bounded_cpu_ms(now)
-        reward = polo_score(evolve(claimed, time_cpu_ms=scored_cpu_ms), self._formula).final_reward
-        return {
+        durations: dict[str, Any] = {
             "time_idle_ms": message.time_idle_ms,
             "time_staged_ms": message.time_staged_ms,
             "time_cpu_ms": message.time_cpu_ms,
-            "scored_cpu_ms": scored_cpu_ms,
-            "reward": reward,
+        }
+        bounded = evolve(task, **durations).bounded(now)
+        scored = evolve(bounded, time_cpu_ms=bounded.scored_cpu_ms or 0)
+        return {
+            **durations,
+            "scored_cpu_ms": bounded.scored_cpu_ms,
+            "is_time_disputed": bounded.is_time_disputed,
+            "reward": polo_score(scored, self._formula).final_reward,
             "completed_at": completed_at,
             "result_type": message.result_type,
             "result_filename": message.filename,

@@ -154,8 +154,8 @@ class Node(MultiService):
         submitted = [task for task in tasks if task.side is Side.SUBMITTER]
         is_withdrawal = update.outcome == "cancelled_by_submitter" or not submitted
         if update.status == TaskStatus.CANCELLED.value and received and is_withdrawal:
-            return await self._inbox.withdrawn(_only(received, update.task_id), update)
-        return await self._outbox.status_updated(_only(submitted, update.task_id), update)
+            return await self._inbox.withdrawn(_spoken_of(received, update.task_id), update)
+        return await self._outbox.status_updated(_spoken_of(submitted, update.task_id), update)
 
     def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.results_received`."""
@@ -164,7 +164,7 @@ class Node(MultiService):
     async def _results_received(self, peer: Peer, message: TaskResultMessage) -> SubmitResponse:
         tasks = await self._tasks_with(peer, message.task_id)
         submitted = [task for task in tasks if task.side is Side.SUBMITTER]
-        return await self._outbox.results_received(_only(submitted, message.task_id), message)
+        return await self._outbox.results_received(_spoken_of(submitted, message.task_id), message)
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
         """The records with this id that ``peer`` may speak of; one that nobody authenticated may speak of any."""
@@ -319,6 +319,11 @@ def _unless_ended(task: Task) -> Task:
 def _described(task: Task) -> str:
     """Which of several tasks with the same id this is."""
     return f"received from {task.peer}" if task.side is Side.RECEIVER else f"submitted to {task.peer}"
+
+
+def _spoken_of(tasks: list[Task], task_id: str) -> Task:
+    """The task that a peer means; several, from a peer that nobody authenticated, are as good as none."""
+    return _only(tasks if len(tasks) == 1 else [], task_id)
 
 
 def _only(tasks: list[Task], task_id: str) -> Task:

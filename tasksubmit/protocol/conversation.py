@@ -98,7 +98,7 @@ class Conversation(TaskSubmitProtocol):
         self.fail_all(error, first)
 
     def fail_all(self, error: PeerError, first: Request | None = None) -> None:
-        """Fail everything that is under way with ``error``; if ``first`` is given only that, and the rest as vanished."""
+        """Fail everything under way with ``error``; if ``first`` is given only that, and the rest as vanished."""
         requests, self.unanswered = self.unanswered, deque()
         for request in requests:
             is_to_blame = first is None or request is first

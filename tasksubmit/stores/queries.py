@@ -85,7 +85,7 @@ def due_tasks_sql(deadline: Deadline) -> str:
 
 
 def due_tasks(connection: sqlite3.Connection, deadline: Deadline, before: datetime, limit: int) -> list[Task]:
-    """Up to `limit` tasks that meet ``deadline``, its column holding a time before ``before``; the longest due first."""
+    """Up to ``limit`` tasks that meet ``deadline``, its column before ``before``; the longest due first."""
     rows = connection.execute(due_tasks_sql(deadline), (to_milliseconds(before), limit))
     return [task_from_row(row) for row in rows]
 

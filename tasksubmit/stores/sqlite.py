@@ -230,7 +230,9 @@ class SQLiteTaskStore:
         self._files_in_work -= 1
         if not self._files_in_work and self._files_done is not None:
             done, self._files_done = self._files_done, None
-            done.callback(None)
+            # Later, so that whoever asked for the last file hears of it before the close is over.
+            assert self._reactor is not None
+            self._reactor.callFromThread(done.callback, None)
         return result
 
     def save_result(self, task_id: str, filename: str, content: bytes) -> Deferred[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib  # trial would take a `suppress` of the module for its own
 import http.client
 import json
 import os
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Event, Timer
 from typing import IO, TYPE_CHECKING, Any
@@ -380,7 +380,7 @@ class DaemonTests(ProcessCase):
 
     def kill(self) -> None:
         """End the daemon of the pid file, if there is one."""
-        with suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
             os.kill(int((self.directory / "twistd.pid").read_text()), signal.SIGKILL)
 
     def test_life(self) -> None:

@@ -50,7 +50,9 @@ class Agent:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb."""
         command = [sys.executable, "-m", "tasksubmit", "--state-dir", str(self.directory / "state"), *words]
-        return subprocess.run(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
 
     def ask(self, *words: str) -> Any:
         """Run a verb that succeeds, and give the data that it prints as JSON."""

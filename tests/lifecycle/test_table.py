@@ -148,9 +148,7 @@ class TableTests(SynchronousTestCase):
         error = self.assertRaises(IllegalTransition, advance, Side.RECEIVER, TaskStatus.SUCCEEDED, Event.CANCEL)
         self.assertEqual(str(error), "the task cannot cancel: it is SUCCEEDED in the receiver's record")
         error = self.assertRaises(IllegalTransition, advance, Side.SUBMITTER, None, Event.HEAR_ACCEPTED)
-        self.assertEqual(
-            str(error), "the task cannot hear ACCEPTED: there is no such task in the submitter's record"
-        )
+        self.assertEqual(str(error), "the task cannot hear ACCEPTED: there is no such task in the submitter's record")
 
     def test_every_status_is_reached(self) -> None:
         """On either side every status can come about."""

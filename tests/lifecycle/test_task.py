@@ -191,7 +191,9 @@ class BoundTests(SynchronousTestCase):
     def bounded(self, idle: int, staged: int, cpu: int, seen: int) -> int:
         """The bounded CPU time of a task whose results arrive `seen` milliseconds after its submission."""
         claimed = task(Side.SUBMITTER, time_idle_ms=idle, time_staged_ms=staged, time_cpu_ms=cpu)
-        return claimed.bounded_cpu_ms(later(seen))
+        bounded = claimed.bounded(later(seen)).scored_cpu_ms
+        assert bounded is not None
+        return bounded
 
     def test_honest(self) -> None:
         """Durations that fit into the time that passed here stay as they are."""
@@ -214,10 +216,11 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(self.bounded(0, 0, -5, 100), 0)
 
     def test_disputed(self) -> None:
-        """A record says whether its claim was cut; before results there is nothing to dispute."""
+        """A record says whether its claim was too long, even when there was no CPU time to cut."""
         self.assertFalse(task(time_cpu_ms=5).is_time_disputed)
-        self.assertFalse(task(time_cpu_ms=5, scored_cpu_ms=5).is_time_disputed)
-        self.assertTrue(task(time_cpu_ms=5, scored_cpu_ms=4).is_time_disputed)
+        self.assertFalse(task(time_cpu_ms=5).bounded(later(5)).is_time_disputed)
+        self.assertTrue(task(time_cpu_ms=5).bounded(later(4)).is_time_disputed)
+        self.assertTrue(task(time_idle_ms=5).bounded(later(4)).is_time_disputed)
 
     @settings(deadline=None)
     @given(*[st.integers(min_value=0, max_value=10**12)] * 4)

@@ -619,7 +619,7 @@ class OddEndpoint:
         self.connected: Deferred[IProtocol] = Deferred(lambda _: None)
         self.factory: Any = None
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  # the interface's name
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         self.factory = protocolFactory
         return self.connected
 

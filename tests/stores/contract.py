@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import evolve
 from twisted.internet.defer import DeferredList, gatherResults
 from twisted.trial.unittest import TestCase
@@ -128,9 +129,12 @@ class StoreContract(Base):
             result_file="t-1_a.md",
             late_result_file="t-1_b.md",
             scored_cpu_ms=15,
+            is_time_disputed=True,
             reward=16,
             features=("ack", "persistent"),
         )
+        forgotten = [field.name for field in attrs.fields(Task) if getattr(task, field.name) == field.default]
+        self.assertEqual(forgotten, ["number", "revision"])
         created = await self.create(task)
         self.assertEqual(created, evolve(task, number=created.number))
         await self.reopen()
@@ -445,9 +449,7 @@ class StoreContract(Base):
         await self.store.remember_features(OTHER, frozenset({"ack", "persistent"}))
         await self.store.remember_features(PEER, frozenset())
         await self.reopen()
-        self.assertEqual(
-            await self.store.peer_features(), {PEER: frozenset(), OTHER: frozenset({"ack", "persistent"})}
-        )
+        self.assertEqual(await self.store.peer_features(), {PEER: frozenset(), OTHER: frozenset({"ack", "persistent"})})
 
     # --- what is due ---------------------------------------------------------------------------------------------
 

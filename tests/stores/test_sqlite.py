@@ -152,7 +152,7 @@ class DirectoryTests(DirectoryCase):
         saved = self.store.save_result("t-1", "a.md", b"x").addCallback(order.append)
         closed = self.store.close().addCallback(lambda _: order.append("closed"))
         self.refused(StoreLocked)
-        reactor.callLater(0.05, leave.set)  # type: ignore[attr-defined]  # the reactor is a module to the checker
+        reactor.callLater(0.05, leave.set)
         await closed
         await saved
         self.assertEqual(order, ["t-1_a.md", "closed"])
@@ -332,9 +332,7 @@ class QueryTests(SynchronousTestCase):
         """Every other look-up uses its index, and none sorts."""
         self.assert_plan(lambda c: queries.queue(c, 9), "SCAN tasks USING INDEX tasks_queue")
         key = "sqlite_autoindex_tasks_1"
-        self.assert_plan(
-            lambda c: queries.find_tasks(c, "t-1"), f"SEARCH tasks USING INDEX {key} (task_id=?)"
-        )
+        self.assert_plan(lambda c: queries.find_tasks(c, "t-1"), f"SEARCH tasks USING INDEX {key} (task_id=?)")
         self.assert_plan(
             lambda c: queries.get_task(c, new_task().key),
             f"SEARCH tasks USING INDEX {key} (task_id=? AND side=? AND peer=?)",
@@ -393,4 +391,3 @@ class QueryTests(SynchronousTestCase):
             self.connection.execute("SELECT created_at, side FROM tasks").fetchone(),
             (1795348800001, Side.RECEIVER.value),
         )
-

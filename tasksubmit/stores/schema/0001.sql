@@ -32,6 +32,7 @@ CREATE TABLE tasks (
     result_file TEXT NOT NULL,
     late_result_file TEXT NOT NULL,
     scored_cpu_ms BIGINT,
+    is_time_disputed BOOLEAN NOT NULL,
     reward BIGINT,
     features TEXT NOT NULL,
     UNIQUE (task_id, side, peer)
