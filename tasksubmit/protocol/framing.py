@@ -44,9 +44,9 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     """Cuts what arrives into frames and hands them to `frameReceived`, one by one, as long as nothing holds them.
 
     Made for each connection, in the manner of ``Int32StringReceiver``: override `frameReceived`, call `sendFrame`.
-    While the peer does not read what we write, no further frames are taken from it, so that an endpoint that only ever writes
-    in answer to a frame holds a bounded number of bytes. A connection that is idle for `idle_timeout` is closed; one
-    that is then in the middle of a frame, or is not closed after another `close_timeout`, is aborted.
+    While the peer does not read what we write, no further frames are taken from it, so that an endpoint that only ever
+    writes in answer to a frame holds a bounded number of bytes. A connection that is idle for `idle_timeout` is closed;
+    one that is then in the middle of a frame, or is not closed after another `close_timeout`, is aborted.
 
     :ivar MAX_LENGTH: the largest payload to accept, in bytes; may be set until the connection is made.
     :ivar idle_timeout: seconds on the clock, None for no limit; may be set until the connection is made.
