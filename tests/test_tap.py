@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,9 @@ class ServiceTests(OptionsCase):
     def test_nothing_is_touched(self) -> None:
         """Making the service makes no directory and opens nothing: that is for the start, when privileges are gone."""
         reactor = MemoryReactorClock()
-        state = Path(self.mktemp())
+        directory = tempfile.TemporaryDirectory()  # trial's own may be too deep for a socket
+        self.addCleanup(directory.cleanup)
+        state = Path(directory.name) / "state"
         options = Options()
         options.parseOptions(["--address", OWN, "--state-dir", str(state)])
         makeService(options, reactor)
