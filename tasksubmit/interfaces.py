@@ -115,8 +115,10 @@ class ITaskStore(Interface):
     fails with `StoreError` when it is not; then nothing of it happened. Changes take effect in the order of the calls.
     """
 
-    def open() -> None:
+    def open(owner: Address | None = None) -> None:
         """Make the store ready; opening an open store does nothing. Blocks while the schema is brought up to date.
+
+        The store belongs to the first ``owner`` that opens it, and is refused to another.
 
         :raises StoreError: when it cannot be opened; `StoreLocked`, `StoreTooNew` and `StoreDamaged` say why.
         """
@@ -163,6 +165,9 @@ class ITaskStore(Interface):
 
     def postpone(delivery_id: int, ready_at: datetime, error: str) -> Deferred[None]:
         """Note that an attempt failed with ``error``, and not to try again before ``ready_at``."""
+
+    def mark_sent(delivery_id: int, now: datetime) -> Deferred[None]:
+        """Note that a message is about to be sent to a peer that may not be sent it twice; `postpone` forgets it."""
 
     def owed_peers() -> Deferred[list[Address]]:
         """Fires with every peer to whom something is owed."""

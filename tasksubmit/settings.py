@@ -17,7 +17,7 @@ from tasksubmit.errors import ConfigurationError, InvalidAddress
 from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, ANSWER_TIMEOUT, QUEUE_HEAD_TIMEOUT, Timeouts
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.frames import DEFAULT_TCP_PORT
+from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,6 +27,8 @@ else:
 CONTROL_SOCKET = "control.sock"
 MAX_SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket that Linux takes; others take a few bytes less."""
+
+MAX_SECONDS = 10**9
 
 Environment = Mapping[str, str]
 
@@ -48,7 +50,7 @@ def _address(value: object) -> Address:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("expected a text")
+        raise ValueError(f"expected a text, not {value!r}")
     return value
 
 
@@ -57,19 +59,24 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _path(value: object) -> Path:
-    return Path(_text(value)).expanduser().absolute()
+    try:
+        return Path(_text(value)).expanduser().resolve()
+    except RuntimeError as error:  # ~somebody who is not there
+        raise ValueError(str(error)) from None
 
 
 def _peers(value: object) -> dict[Address, str]:
     """``ADDRESS=ENDPOINT`` texts, or a table of the one to the other."""
     if isinstance(value, dict):
         return {Address.parse(address): _text(endpoint) for address, endpoint in value.items()}
-    peers = {}
+    peers: dict[Address, str] = {}
     for item in _texts(value):
-        address, equals, endpoint = item.partition("=")
+        text, equals, endpoint = item.partition("=")
         if not equals or not endpoint:
             raise ValueError(f"{item!r} is not ADDRESS=ENDPOINT, such as 0:0000.0000.0002=tcp:127.0.0.1:11003")
-        peers[Address.parse(address)] = endpoint
+        address = Address.parse(text)
+        if peers.setdefault(address, endpoint) != endpoint:
+            raise ValueError(f"{address} has two endpoints, {peers[address]} and {endpoint}")
     return peers
 
 
@@ -80,10 +87,18 @@ def _flag(value: object) -> bool:
 
 
 def _seconds(value: object) -> float:
-    seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1.0
-    if not 0 < seconds <= 10**9:
-        raise ValueError("expected a number of seconds, more than 0")
+    seconds = _number(value, float)
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"expected a number of seconds, more than 0 and at most {MAX_SECONDS}, not {value}")
     return seconds
+
+
+def _number(value: object, kind: type[int] | type[float]) -> float:
+    """The number that a value is; one that is out of any range when it is none."""
+    try:
+        return kind(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1
+    except (ValueError, OverflowError):
+        return -1
 
 
 def _duration(value: object) -> timedelta:
@@ -91,9 +106,9 @@ def _duration(value: object) -> timedelta:
 
 
 def _size(value: object) -> int:
-    size = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else 0
-    if size <= 0:
-        raise ValueError("expected a number of bytes, more than 0")
+    size = -1 if isinstance(value, float) else int(_number(value, int))
+    if not 0 < size <= MAX_FRAME:
+        raise ValueError(f"expected a number of bytes, more than 0 and at most {MAX_FRAME}, not {value}")
     return size
 
 
@@ -159,10 +174,12 @@ class Settings:
             object.__setattr__(self, "control", f"unix:{socket}:mode=600:lockfile=1")
         _check_control(self.control)
         for endpoint in self.listen:
+            if self.listen.count(endpoint) > 1:
+                raise ConfigurationError(f"--listen {endpoint} is given twice")
             if not self.insecure and not is_local(endpoint):
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
-                    "peer: listen on loopback (add :interface=127.0.0.1), or give --insecure to do it all the same"
+                    "peer: listen on loopback (tcp:PORT:interface=127.0.0.1), or give --insecure to do it all the same"
                 )
 
     @property
@@ -184,13 +201,15 @@ def load_settings(given: Mapping[str, object], config: Path | None, environ: Env
         name = key.replace("-", "_")
         if name not in known:
             raise ConfigurationError(f"{config}: there is no setting {key!r}; see --help for those that are")
+        if name in values:
+            raise ConfigurationError(f"{config}: {key} is set twice, with - and with _")
         values[name] = _parsed(known[name], value, f"{config}: {key}")
     for name, value in given.items():
         parsed = _parsed(known[name], value, "--" + name.replace("_", "-"))
         values[name] = {**values.get("peer", {}), **parsed} if name == "peer" else parsed
     if "address" not in values:
         raise ConfigurationError("the node needs an address: give --address, such as --address 0:0000.0000.0001")
-    values.setdefault("state_dir", default_state_dir(environ).absolute())
+    values.setdefault("state_dir", default_state_dir(environ).resolve())
     return Settings(**values)
 
 
@@ -223,7 +242,7 @@ def _split(endpoint: str) -> tuple[list[str], dict[str, str]]:
         else:
             parts.append("")
     named = dict(part.split("=", 1) for part in parts if "=" in part)
-    return [part for part in parts if "=" not in part], named
+    return [part for part in parts if "=" not in part] or [""], named
 
 
 def is_local(endpoint: str) -> bool:

@@ -131,7 +131,7 @@ def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, opti
     try:
         return parse(reactor, text)
     except Exception as error:  # parsers are plugins, and raise what they like
-        raise ConfigurationError(f"{option} {text}: not an endpoint that Twisted understands: {error}") from None
+        raise ConfigurationError(f"{option}{text}: not an endpoint that Twisted understands: {error}") from None
 
 
 def _check_endpoints(settings: Settings) -> None:
@@ -143,8 +143,8 @@ def _check_endpoints(settings: Settings) -> None:
 
 def _server_endpoints(settings: Settings, reactor: object) -> dict[str, IStreamServerEndpoint]:
     """What to listen on, by its description; the control API's is the last."""
-    return {text: _endpoint(serverFromString, reactor, text, "--listen") for text in settings.listen} | {
-        settings.control: _endpoint(serverFromString, reactor, settings.control, "--control")
+    return {text: _endpoint(serverFromString, reactor, text, "--listen ") for text in settings.listen} | {
+        settings.control: _endpoint(serverFromString, reactor, settings.control, "--control ")
     }
 
 

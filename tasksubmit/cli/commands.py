@@ -72,7 +72,7 @@ def tasksubmit(context: click.Context, state_dir: Path | None, control: str | No
 
     \b
     Exit codes: 0 all is well, 1 the node refused or the task ended without results,
-    2 wrong usage, 3 the node cannot be reached.
+    2 wrong usage, 3 the node cannot be reached, 4 waited too long.
     """
     session = context.ensure_object(Session)
     session.state_dir, session.control, session.is_json = state_dir, control, is_json
@@ -107,9 +107,12 @@ async def submit(
     is_waiting: bool,
     timeout: int | None,
 ) -> Json:
-    """Submit a task to the agent TO; the DESCRIPTION - is read from standard input."""
+    """Submit a task to the agent TO. With - for DESCRIPTION, that is read from standard input."""
     text = _description(description, file)
-    task_id = task_id or generate_task_id()
+    if task_id is None:
+        task_id = generate_task_id()
+        if is_waiting:
+            click.echo(f"the task's id is {task_id}", err=True)  # known, whatever happens to the wait
     task = await control.submit(to, text, task_id, expires_at=expires_at, result_due_at=result_due_at)
     which = {"side": "submitter", "peer": to}
     if is_waiting:
@@ -212,7 +215,10 @@ async def execute(control: Control, task: str | None, peer: str | None) -> Json:
 @_from
 @_verb(output.show_step)
 async def send_results(control: Control, task: str, text: str | None, file: Path | None, peer: str | None) -> Json:
-    """Give the results of a task in execution: a text or a file."""
+    """Give the results of a task in execution: a text, or a file of up to about 12 MiB.
+
+    The file's extension tells what it is: documents, tables, images and models may be sent, source code may not.
+    """
     if (text is None) == (file is None):
         raise click.UsageError("give either --text or --file")
     if file is None:
@@ -243,8 +249,8 @@ async def list_tasks(control: Control, **query: object) -> list[Json]:
 
 def _from_or_to(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that tell tasks with the same id apart."""
-    to = click.option("--to", metavar="ADDRESS", help="The one that was submitted to this agent.")
-    from_ = click.option("--from", "from_", metavar="ADDRESS", help="The one that this agent submitted.")
+    to = click.option("--to", metavar="ADDRESS", help="The task submitted from here to ADDRESS.")
+    from_ = click.option("--from", "from_", metavar="ADDRESS", help="The task received here from ADDRESS.")
     return from_(to(command))
 
 

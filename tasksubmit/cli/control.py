@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 """One JSON object of an answer, such as a task's record."""
 
-FAILED, UNREACHABLE = 1, 3
+FAILED, UNREACHABLE, TIMED_OUT = 1, 3, 4
 
 ANSWER_SECONDS = 30
 LONGEST_WAIT_SECONDS = 300
@@ -224,7 +224,8 @@ class Control:
             envelope = json.loads(content)
             if envelope["status"] == "ok":
                 return envelope["data"]
-            raise CommandFailed(envelope["code"], envelope["message"], envelope["hint"])
+            exit_code = TIMED_OUT if envelope["code"] == "timed_out" else FAILED
+            raise CommandFailed(envelope["code"], envelope["message"], envelope["hint"], exit_code)
         except (ValueError, KeyError, TypeError):
             return self._nonsense()
 

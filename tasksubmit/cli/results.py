@@ -15,13 +15,17 @@ def read_result_file(path: Path) -> bytes:
 
     :raises CommandFailed: when it cannot be read, or is larger than any frame.
     """
+    if path.exists() and not path.is_file():
+        raise CommandFailed("invalid", f"{path} is not a regular file")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FRAME + 1)
     except OSError as error:
         raise CommandFailed("invalid", f"{path} cannot be read: {error.strerror}") from error
     if len(content) > MAX_FRAME:
-        raise CommandFailed("too_large", f"{path} is over {MAX_FRAME} bytes long", "send less, or a reference to it")
+        raise CommandFailed(
+            "too_large", f"{path} is too long: just under 12 MiB fit into a frame", "send less, or a reference to it"
+        )
     return content
 
 

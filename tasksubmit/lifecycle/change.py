@@ -25,7 +25,8 @@ class Delivery:
 
     `payload` is the JSON of a `TaskStatusUpdate` and empty for the other kinds. `ready_at` is when it may be sent
     next, ``None`` while an earlier message of the same task waits. `id` grows in the order in which messages became
-    owed; the store gives it.
+    owed; the store gives it. `sent_at` is set before the message goes to a peer that may not be sent it twice, and
+    stays unless it is certain that not a byte of it was written.
     """
 
     key: TaskKey
@@ -33,6 +34,7 @@ class Delivery:
     payload: bytes = b""
     created_at: datetime
     ready_at: datetime | None = None
+    sent_at: datetime | None = None
     attempts: int = 0
     last_error: str = ""
     id: int = 0

@@ -63,6 +63,12 @@ class Courier:
                 await self._inbox.status_taken(task, response, delivery.id)
 
     async def _submit(self, client: Client, delivery: Delivery, task: Task) -> None:
+        if ACK not in client.features:
+            # A deployed peer would queue it twice. What was begun before a crash may have reached it.
+            if delivery.sent_at is not None:
+                await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery.id)
+                return
+            await self._records.store.mark_sent(delivery.id, self._records.now())
         request = SubmitRequest(
             task_id=task.task_id,
             task_description=task.description,
@@ -80,7 +86,9 @@ class Courier:
                 raise
             await self._outbox.submission_unconfirmed(task, str(error), delivery.id)
             return
-        # Any 400 ends a submission: the record keeps the code, and whoever submits decides whether to try again.
+        if delivery.attempts:
+            _final(response)  # an attempt before this one may have been taken, only its answer lost
+        # Else any 400 ends a submission: the record keeps the code, and whoever submits decides about another.
         await self._outbox.submission_answered(task, response, delivery.id)
 
 
@@ -90,5 +98,5 @@ def _final(response: SubmitResponse | None) -> SubmitResponse | None:
     :raises TryAgain: when it does.
     """
     if response is not None and response.status != ResponseStatus.ACCEPTED and response.code in WORTH_TRYING_AGAIN:
-        raise TryAgain(f"the peer answered {response.code}: {response.message}", response.retry_after_s)
+        raise TryAgain(f"the peer answered {response.code}: {response.message!r}", response.retry_after_s)
     return response

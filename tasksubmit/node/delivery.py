@@ -26,7 +26,7 @@ from tasksubmit.lifecycle.change import Delivery
 from tasksubmit.lifecycle.task import Task, to_milliseconds
 from tasksubmit.node.courier import Courier, TryAgain
 from tasksubmit.node.peers import Clients
-from tasksubmit.node.records import Records
+from tasksubmit.node.records import Records, clipped
 from tasksubmit.wire.address import Address
 
 FIRST_DELAY_SECONDS = 1.0
@@ -185,6 +185,7 @@ class DeliveryService(Service):
         except Exception as error:
             if not self.running:
                 return False
+            why = clipped(str(error))
             delay = self._delay(delivery.attempts)
             if isinstance(error, TryAgain):
                 delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
@@ -201,9 +202,9 @@ class DeliveryService(Service):
                 task_id=task.task_id,
                 peer=address,
                 delay=delay,
-                error=str(error),
+                error=why,
             )
-            await self._store.postpone(delivery.id, self._records.now() + timedelta(seconds=delay), str(error))
+            await self._store.postpone(delivery.id, self._records.now() + timedelta(seconds=delay), why)
             return not isinstance(error, PeerError)
 
     def _delay(self, failures: int) -> float:

@@ -14,7 +14,7 @@ from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.table import Event, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.node.records import Decision, Records, always, overdue, recorded_time
+from tasksubmit.node.records import Decision, Records, always, clipped, overdue, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
     ResponseStatus,
@@ -80,11 +80,12 @@ class Inbox:
                     features=request.features,
                 )
             )
-            self._announced(key.peer, request.features)
             if is_new:
+                self._announced(key.peer, request.features)
                 return _received(request)
         if known.description != request.task_description:
             return _rejected(request, Refusal("id_conflict", "this task id was used for another description"))
+        self._announced(key.peer, request.features)
         return _received(request, current_status=known.status.value)
 
     def _submitter(self, peer: Peer, request: SubmitRequest) -> Address:
@@ -149,6 +150,8 @@ class Inbox:
         :raises TooLarge: when the results do not fit into a frame.
         :raises IllegalTransition: when the task is not EXECUTING.
         """
+        if filename and text:
+            raise InvalidMessage("give either a text or a file: the text beside a file would be lost", "result_text")
         if content and not filename:
             raise InvalidMessage("a file needs a name, which tells what kind it is", "filename")
         task = await self._records.get(key)
@@ -170,7 +173,10 @@ class Inbox:
         try:
             message.to_frame().encode()
         except FrameTooLarge as error:
-            raise TooLarge("the results are too large for one frame of 16 MiB; send less, or a reference") from error
+            raise TooLarge(
+                "the results do not fit into one frame of 16 MiB, which takes a file of just under 12 MiB: send less, "
+                "or a reference"
+            ) from error
         data = content if filename else text.encode()
         name = await self._store.save_result(key.task_id, filename or TEXT_RESULT, data)
         fields = {
@@ -206,9 +212,12 @@ class Inbox:
         """The submitter has the results, and booked the reward that it tells; or it refused them for good."""
         if response is not None and response.status != ResponseStatus.ACCEPTED:
             self._log.warn(
-                "the submitter refused the results of task {task_id}: {code}", task_id=task.task_id, code=response.code
+                "the submitter refused the results of task {task_id}: {code!r}",
+                task_id=task.task_id,
+                code=clipped(response.code),
             )
-            refused = {"code": response.code, "error": f"the submitter refused the results: {response.message}"}
+            why = f"the submitter refused the results: {clipped(response.message)}"
+            refused = {"code": clipped(response.code), "error": why}
             await self._records.change(task.key, always(**refused), settles=delivery_id)
             return
         reward = min(response.reward, _HIGHEST_REWARD) if response is not None and response.reward > 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -60,7 +61,7 @@ class Listener(Service):
         listening.addErrback(failures.append)
         if failures:
             raise ListenError(
-                f"cannot listen on {self.description}: {failures[0].getErrorMessage()}; is it taken by another process?"
+                f"cannot listen on {self.description}: {_reason(failures[0])}; is it taken by another process?"
             ) from failures[0].value
         self._listening = listening
         listening.addCallback(self._log_failures, failures)
@@ -83,3 +84,11 @@ class Listener(Service):
         for failure in failures:
             if not failure.check(CancelledError):
                 self._log.failure("cannot listen on {description}", failure, description=self.description)
+
+
+def _reason(failure: Failure) -> str:
+    """Why, without what the caller knows already."""
+    error = failure.value
+    if isinstance(error, CannotListenError):
+        error = error.socketError
+    return getattr(error, "strerror", None) or failure.getErrorMessage().rstrip(".")

@@ -14,7 +14,7 @@ from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.inbox import TEXT_RESULT, acknowledgement
-from tasksubmit.node.records import Decision, Records, always, recorded_time
+from tasksubmit.node.records import Decision, Records, always, clipped, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import ResponseStatus, SubmitResponse, TaskResultMessage, TaskStatusUpdate
 
@@ -79,7 +79,7 @@ class Outbox:
         if response.status == ResponseStatus.ACCEPTED:
             decision = self._heed(_heard(response.current_status), {}, anyway=answered)
         else:
-            refusal = {"code": response.code, "justification": response.message}
+            refusal = {"code": clipped(response.code), "justification": clipped(response.message)}
             decision = self._heed((Event.REFUSE,), refusal, anyway=answered)
         await self._records.change(task.key, decision, settles=delivery_id)
 

@@ -12,6 +12,7 @@ from tasksubmit.errors import UnknownPeer
 from tasksubmit.interfaces import IPeers
 from tasksubmit.protocol.client import Client
 from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import ACK, PERSISTENT
 
 
 @implementer(IPeers)
@@ -31,6 +32,10 @@ class StaticPeers:
             return self._endpoints[address]
         except KeyError:
             raise UnknownPeer(f"{address} is not a peer of this node; add it with --peer {address}=ENDPOINT") from None
+
+
+FEATURES = frozenset({PERSISTENT, ACK})
+"""What is remembered of what a peer announces; other words mean nothing here."""
 
 
 class Clients:
@@ -61,6 +66,7 @@ class Clients:
 
     def learn(self, address: Address, features: frozenset[str]) -> None:
         """A peer has announced ``features``, elsewhere than in an answer to its client."""
+        features &= FEATURES
         self._announced(address, self._features.get(address, frozenset()) | features)
         self._tell_client(address)
 
@@ -86,6 +92,7 @@ class Clients:
             client.features |= self._features.get(address, frozenset())
 
     def _announced(self, address: Address, features: frozenset[str]) -> None:
+        features &= FEATURES
         if self._features.get(address, frozenset()) != features:
             self._features[address] = features
             self._learned(address, features)

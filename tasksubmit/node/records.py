@@ -21,6 +21,9 @@ from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.timestamps import format_time, parse_time
 
+MAX_KEPT_TEXT = 1000
+"""Characters of a refusal or an error that are kept."""
+
 Decision = Callable[[Task, datetime], tuple[Sequence[Event], Mapping[str, Any]]]
 """Given a record as it is and the time: what happens to it, and the fields that this sets besides."""
 
@@ -28,6 +31,11 @@ Decision = Callable[[Task, datetime], tuple[Sequence[Event], Mapping[str, Any]]]
 def always(*events: Event, **fields: Any) -> Decision:
     """The decision that does not depend on the record."""
     return lambda task, now: (events, fields)
+
+
+def clipped(text: str) -> str:
+    """As much of a text that another agent wrote as a record keeps."""
+    return text[:MAX_KEPT_TEXT]
 
 
 def overdue(deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
@@ -157,14 +165,16 @@ class Records:
         payload = b""
         if kind is DeliveryKind.STATUS:
             is_withdrawal = effect is Effect.OWE_CANCELLATION
-            payload = TaskStatusUpdate(
+            update = TaskStatusUpdate(
                 task_id=task.task_id,
                 status=(TaskStatus.CANCELLED if is_withdrawal else task.status).value,
                 justification=task.justification,
                 ack=True,
                 outcome="cancelled_by_submitter" if is_withdrawal else task.outcome,
                 error=task.error,
-            ).to_json()
+            )
+            update.validate()  # what cannot be told must not happen either
+            payload = update.to_json()
         return Delivery(key=task.key, kind=kind, payload=payload, created_at=now)
 
     def _bookings(self, effect: Effect, task: Task) -> list[Booking]:

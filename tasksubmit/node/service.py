@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from typing_extensions import override
 from zope.interface import implementer
 
-from tasksubmit.errors import AmbiguousTask, IllegalTransition, UnknownTask
+from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, UnknownTask
 from tasksubmit.interfaces import IAdmissionPolicy, IPeers, ITaskHandler, ITaskStore, Peer, SendResult
 from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
@@ -122,9 +122,9 @@ class Node(MultiService):
         """Open the store, then listen, look at deadlines and deliver.
 
         :raises StoreError: when the store cannot be opened.
-        :raises ListenError: when an endpoint cannot be listened on.
+        :raises ListenError: when an endpoint cannot be listened on; stop the node then, for the rest of it runs.
         """
-        self.store.open()
+        self.store.open(self.address)
         super().startService()
 
     @override
@@ -203,15 +203,20 @@ class Node(MultiService):
         result_due_at: datetime | None,
     ) -> SubmittedTask:
         self.peers.endpoint(to)
-        task_id = task_id or generate_task_id(self._random.randbytes)
+        task_id = generate_task_id(self._random.randbytes) if task_id is None else task_id
         request = SubmitRequest(task_id, description, str(self.address), str(to))
         request.to_frame()
         request.validate(self._max_description_bytes)
         for deadline in (expires_at, result_due_at):
-            if deadline is not None:
-                format_time(deadline)
+            if deadline is not None and format_time(deadline) and deadline <= self._records.now():
+                await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), deadline)
         task = await self._outbox.submit(to, description, task_id, expires_at, result_due_at)
         return SubmittedTask(self, task.key)
+
+    async def _refuse_unless_known(self, key: TaskKey, deadline: datetime) -> None:
+        """A task whose deadline has passed makes no sense; but the same task again is the one that there is."""
+        if await self.store.get(key) is None:
+            raise InvalidMessage(f"the deadline {format_time(deadline)} has passed already", "expires_at")
 
     def cancel(self, key: TaskKey, reason: str = "Cancelled by the submitter") -> Deferred[Task]:
         """Ask for a submitted task to be withdrawn; fires with the record once that is owed to the receiver.
@@ -263,7 +268,8 @@ class Node(MultiService):
         matching = [task for task in tasks if side in (None, task.side) and peer in (None, task.peer)]
         if tasks and not matching:
             held = "; ".join(_described(task) for task in tasks)
-            raise UnknownTask(f"the task {task_id} that is here is another one ({held})")
+            wanted = {None: "of that peer", Side.RECEIVER: "received", Side.SUBMITTER: "submitted"}[side]
+            raise UnknownTask(f"task {task_id} was {held}: this is for tasks {wanted}")
         return _only(matching, task_id)
 
     def wait(self, key: TaskKey, condition: Condition) -> Deferred[Task]:

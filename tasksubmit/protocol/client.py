@@ -12,12 +12,13 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tasksubmit.errors import InvalidMessage, PeerError, PeerUnreachable, PeerVanished, TooLarge
+from tasksubmit.errors import InvalidAddress, InvalidMessage, PeerError, PeerUnreachable, PeerVanished, TooLarge
 from tasksubmit.protocol.conversation import Conversation, ConversationFactory, Request
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.messages import (
     ACK,
+    MAX_FEATURES,
     PERSISTENT,
     SubmitRequest,
     SubmitResponse,
@@ -25,10 +26,14 @@ from tasksubmit.wire.messages import (
     TaskResultMessage,
     TaskStatusUpdate,
     generate_task_id,
+    known_features,
 )
 
 TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 10.0
+
+WRITE_TIMEOUT_SECONDS = 300.0
+"""Enough for the largest frame on a slow link. A transport does not tell how far it is, only when it is done."""
 
 IDLE_TIMEOUT_SECONDS = 30.0
 """Well under what servers have, so that it is the dialler who closes, and not just as the next request goes out."""
@@ -50,8 +55,8 @@ class Client:
     Every request's Deferred fails with
 
     - `PeerUnreachable` if no connection could be made: nothing was sent;
-    - `PeerVanished` if the connection was lost before the answer, `PeerTimedOut` if that took over `timeout`: nobody
-      knows what the peer made of it. A request that was not yet written when a connection is lost is dialled for again;
+    - `PeerVanished` if the connection was lost before the answer, `PeerTimedOut` if that took over `timeout`, or
+      writing over `write_timeout`: nobody knows what the peer made of it. A request that was not yet written when a connection is lost is dialled for again;
     - `ProtocolViolation` or `MalformedMessage` if the peer sent nonsense;
     - `InvalidMessage` or `TooLarge` if the message cannot be sent at all.
 
@@ -60,8 +65,9 @@ class Client:
     :ivar endpoint: leads to the peer.
     :ivar local_address: who submits, for `submit_task`.
     :ivar clock: measures every time-out; the reactor, or a ``Clock``.
-    :ivar features: what the peer is known to have announced; whatever it announces is added.
-    :ivar timeout: seconds that the peer has for an answer, from when the request was written.
+    :ivar features: what the peer is known to have announced; whatever it announces is added, up to `MAX_FEATURES`.
+    :ivar timeout: seconds that the peer has for an answer, from when the transport had taken all of the request.
+    :ivar write_timeout: seconds that the transport has for that, once its buffer is full.
     :ivar connect_timeout: seconds for making a connection, the TLS handshake included.
     :ivar max_outstanding: how many requests may be unanswered on one connection; the others wait.
     :ivar max_frame: the largest answer to take, in bytes of payload.
@@ -75,6 +81,7 @@ class Client:
     clock: IReactorTime
     features: frozenset[str] = field(default=frozenset(), kw_only=True)
     timeout: float = field(default=TIMEOUT_SECONDS, kw_only=True)
+    write_timeout: float = field(default=WRITE_TIMEOUT_SECONDS, kw_only=True)
     connect_timeout: float = field(default=CONNECT_TIMEOUT_SECONDS, kw_only=True)
     max_outstanding: int = field(default=256, kw_only=True)
     max_frame: int = field(default=MAX_FRAME, kw_only=True)
@@ -98,11 +105,16 @@ class Client:
     def submit_task(self, description: str, to: Address | str, task_id: str | None = None) -> Deferred[SubmitResponse]:
         """Submit a task that is described in words, and announce no features.
 
-        :param to: the receiver's address.
+        :param to: the receiver's address; fails with `InvalidAddress` if it is none.
         :param task_id: None to have one made; the answer carries it.
         :returns: see `submit`.
         """
-        return self.submit(SubmitRequest(task_id or generate_task_id(), description, str(self.local_address), str(to)))
+        try:
+            receiver = to if isinstance(to, Address) else Address.parse(to)
+        except InvalidAddress:
+            return fail()
+        task_id = generate_task_id() if task_id is None else task_id
+        return self.submit(SubmitRequest(task_id, description, str(self.local_address), str(receiver)))
 
     def submit(self, request: SubmitRequest) -> Deferred[SubmitResponse]:
         """Submit a task.
@@ -200,7 +212,8 @@ class Client:
 
     def _learn(self, features: tuple[str, ...]) -> None:
         known = self.features
-        self.features = known.union(features)
+        new = [word for word in known_features(features) if word not in known]
+        self.features = known.union(new[: max(0, MAX_FEATURES - len(known))])
         if self.features != known and self.on_features is not None:
             try:
                 self.on_features(self.features)

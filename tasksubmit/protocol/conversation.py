@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from tasksubmit.protocol.client import Client
 
 
+_STATUSES = frozenset(ResponseStatus)
+
+
 @define(eq=False)
 class Request:
     """One frame to be sent, and who waits for its answer. It has left the queue once it was written."""
@@ -44,16 +47,16 @@ class Request:
         return self.frame.type == FrameType.SUBMIT
 
     def succeed(self, answer: SubmitResponse | None) -> None:
-        self._stop_timer()
+        self.stop_timer()
         if not self.answered.called:
             self.answered.callback(answer)
 
     def fail(self, error: PeerError) -> None:
-        self._stop_timer()
+        self.stop_timer()
         if not self.answered.called:
             self.answered.errback(error)
 
-    def _stop_timer(self) -> None:
+    def stop_timer(self) -> None:
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
 
@@ -83,14 +86,20 @@ class Conversation(TaskSubmitProtocol):
         self.written_count = 0
         self.results_due = 0
         self.is_writable = True
+        self._draining: Request | None = None
 
     def write(self, request: Request) -> None:
         """Send a request; from here on it is answered, or fails, by this connection."""
         self.unanswered.append(request)
         self.written_count += 1
         self.results_due += request.is_submission
-        request.timer = self.clock.callLater(self.client.timeout, self._timed_out, request)
         self.sendFrame(request.frame)
+        if self.is_writable:
+            self._await_answer(request)
+        else:
+            # Nothing more is written until the transport has room again, so that this is the only one.
+            self._draining = request
+            request.timer = self.clock.callLater(self.client.write_timeout, self._not_taken, request)
 
     def give_up(self, error: PeerError, first: Request | None = None) -> None:
         """Abort, and fail everything that is under way as `fail_all` does."""
@@ -159,6 +168,9 @@ class Conversation(TaskSubmitProtocol):
     @override
     def resumeProducing(self) -> None:
         self.is_writable = True
+        request, self._draining = self._draining, None
+        if request is not None and request in self.unanswered:
+            self._await_answer(request)
         self.client._proceed()
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -169,6 +181,8 @@ class Conversation(TaskSubmitProtocol):
         request = self.unanswered[0]
         if answer.task_id not in (request.task_id, ""):
             raise ProtocolViolation(f"{self.client.name} answered for task {answer.task_id[:80]!r} out of turn")
+        if answer.status not in _STATUSES:
+            raise ProtocolViolation(f"{self.client.name} answered with the status {answer.status}")
         self.unanswered.popleft()
         self.client._learn(answer.features)
         request.succeed(answer)
@@ -183,6 +197,14 @@ class Conversation(TaskSubmitProtocol):
             raise ProtocolViolation(f"{self.client.name} sent a result of nothing")
         self.results_due -= 1
         self.client._result_received(result)
+
+    def _await_answer(self, request: Request) -> None:
+        request.stop_timer()
+        request.timer = self.clock.callLater(self.client.timeout, self._timed_out, request)
+
+    def _not_taken(self, request: Request) -> None:
+        seconds = self.client.write_timeout
+        self.give_up(PeerTimedOut(f"{self.client.name} did not take a request within {seconds:g} s"), first=request)
 
     def _timed_out(self, request: Request) -> None:
         self.give_up(PeerTimedOut(f"{self.client.name} did not answer within {self.client.timeout:g} s"), first=request)

@@ -342,6 +342,8 @@ class TaskSubmitFactory(Factory):
         identify: Callable[[ITransport], Address | None] = lambda transport: None,
     ) -> None:
         if not ITaskHandler.providedBy(handler):
+            if not callable(handler):
+                raise TypeError(f"a handler provides ITaskHandler or is a function, which {handler!r} is not")
             handler = _FunctionHandler(handler)
         self.handler: ITaskHandler = handler
         self.clock = clock

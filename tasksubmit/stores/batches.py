@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Protocol, TypeVar
@@ -40,6 +41,8 @@ def run_batch(connection: sqlite3.Connection, operations: list[Operation]) -> li
     results: list[Any] = []
     execute = connection.execute
     try:
+        if connection.in_transaction:
+            connection.rollback()  # what could not be rolled back at once, last time
         execute("BEGIN IMMEDIATE")
         for operation in operations:
             execute("SAVEPOINT operation")
@@ -53,7 +56,7 @@ def run_batch(connection: sqlite3.Connection, operations: list[Operation]) -> li
             execute("RELEASE operation")
         execute("COMMIT")
     except Exception as error:
-        if connection.in_transaction:
+        with suppress(sqlite3.Error):
             connection.rollback()
         failure = Failure(_store_error(error))
         return [failure] * len(operations)
@@ -118,11 +121,15 @@ class ThreadWorker:
         while (item := self._queue.get()) is not None:
             batch = [item]
             last = self._fill(batch)
-            results = self._run(self._connection, [operation for operation, _ in batch])
+            try:
+                results = self._run(self._connection, [operation for operation, _ in batch])
+            except Exception as error:  # whatever it is, nobody may wait for ever
+                results = [Failure(_store_error(error))] * len(batch)
             self._reactor.callFromThread(_fire, batch, results)
             if last:
                 break
-        self._connection.close()
+        with suppress(sqlite3.Error):
+            self._connection.close()
         assert self._closed is not None
         self._reactor.callFromThread(self._closed.callback, None)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from attrs import evolve
 
-from tasksubmit.errors import StaleTask
+from tasksubmit.errors import StaleTask, StoreError
 from tasksubmit.lifecycle.change import Change, Delivery
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
@@ -141,6 +141,20 @@ def is_result_named(connection: sqlite3.Connection, name: str) -> bool:
     return connection.execute(sql, (name, name)).fetchone() is not None
 
 
+def own_by(connection: sqlite3.Connection, name: str, address: Address) -> None:
+    """Make the database called ``name`` belong to the node at ``address``, unless it does.
+
+    :raises StoreError: when it belongs to another.
+    """
+    row = connection.execute("SELECT address FROM owner").fetchone()
+    if row is None:
+        connection.execute("INSERT INTO owner (address) VALUES (?)", (str(address),))
+    elif row[0] != str(address):
+        raise StoreError(
+            f"{name} holds the tasks of {row[0]}, not of {address}: give that --address, or another --state-dir"
+        )
+
+
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
@@ -185,9 +199,14 @@ def apply_change(connection: sqlite3.Connection, change: Change) -> Task:
 def postpone_delivery(connection: sqlite3.Connection, delivery_id: int, ready_at: datetime, error: str) -> None:
     """Note a failed attempt, and when the next may be made."""
     connection.execute(
-        "UPDATE deliveries SET ready_at = ?, attempts = attempts + 1, last_error = ? WHERE id = ?",
+        "UPDATE deliveries SET ready_at = ?, sent_at = NULL, attempts = attempts + 1, last_error = ? WHERE id = ?",
         (to_milliseconds(ready_at), error, delivery_id),
     )
+
+
+def mark_sent(connection: sqlite3.Connection, delivery_id: int, now: datetime) -> None:
+    """Note that a message is about to be sent to a peer that may not be sent it twice."""
+    connection.execute("UPDATE deliveries SET sent_at = ? WHERE id = ?", (to_milliseconds(now), delivery_id))
 
 
 def remember_features(connection: sqlite3.Connection, peer: Address, features: Iterable[str]) -> None:

@@ -73,12 +73,12 @@ def key_values(key: TaskKey) -> tuple[str, str, str]:
     return key.task_id, key.side.value, str(key.peer)
 
 
-DELIVERY_COLUMNS = "id, task_id, side, peer, kind, payload, created_at, ready_at, attempts, last_error"
+DELIVERY_COLUMNS = "id, task_id, side, peer, kind, payload, created_at, ready_at, sent_at, attempts, last_error"
 
 
 def delivery_from_row(row: Sequence[Any]) -> Delivery:
     """The delivery that a row of `DELIVERY_COLUMNS` holds."""
-    number, task_id, side, peer, kind, payload, created_at, ready_at, attempts, last_error = row
+    number, task_id, side, peer, kind, payload, created_at, ready_at, sent_at, attempts, last_error = row
     return Delivery(
         id=number,
         key=TaskKey(Side(side), Address.parse(peer), task_id),
@@ -86,6 +86,7 @@ def delivery_from_row(row: Sequence[Any]) -> Delivery:
         payload=payload,
         created_at=from_milliseconds(created_at),
         ready_at=_optional_time(ready_at),
+        sent_at=_optional_time(sent_at),
         attempts=attempts,
         last_error=last_error,
     )

@@ -65,22 +65,27 @@ class SQLiteTaskStore:
         self._files_in_work = 0
         self._files_done: Deferred[None] | None = None
 
-    def open(self) -> None:
+    def open(self, owner: Address | None = None) -> None:
         """See `ITaskStore.open`; makes the state directory with mode 0700."""
         if self._writer is not None:
             return
         if self._directory is None:
-            self._open_memory()
+            self._open_memory(owner)
         else:
-            self._open_directory(self._directory)
+            self._open_directory(self._directory, owner)
 
-    def _open_memory(self) -> None:
+    def _open_memory(self, owner: Address | None) -> None:
         connection = sqlite3.connect(":memory:", isolation_level=None)
-        migrate(connection, "memory:", self._schema)
+        self._prepare(connection, "memory:", owner)
         self._writer = InlineWorker(connection, run_batch)
         self._reader = InlineWorker(connection, run_reads)
 
-    def _open_directory(self, directory: Path) -> None:
+    def _prepare(self, connection: sqlite3.Connection, name: str, owner: Address | None) -> None:
+        migrate(connection, name, self._schema)
+        if owner is not None:
+            queries.own_by(connection, name, owner)
+
+    def _open_directory(self, directory: Path, owner: Address | None) -> None:
         if self._reactor is None:
             raise TypeError("a store in a directory needs a reactor")
         path = directory / DATABASE
@@ -91,7 +96,7 @@ class SQLiteTaskStore:
                 undo.callback(self._unlock)
                 connection = self._connect(path)
                 undo.callback(connection.close)
-                migrate(connection, str(path), self._schema)
+                self._prepare(connection, str(path), owner)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 self._results.open(partial(queries.is_result_named, connection))
@@ -154,6 +159,10 @@ class SQLiteTaskStore:
     def postpone(self, delivery_id: int, ready_at: datetime, error: str) -> Deferred[None]:
         """See `ITaskStore.postpone`."""
         return self._write(lambda connection: queries.postpone_delivery(connection, delivery_id, ready_at, error))
+
+    def mark_sent(self, delivery_id: int, now: datetime) -> Deferred[None]:
+        """See `ITaskStore.mark_sent`."""
+        return self._write(lambda connection: queries.mark_sent(connection, delivery_id, now))
 
     def remember_features(self, peer: Address, features: frozenset[str]) -> Deferred[None]:
         """See `ITaskStore.remember_features`."""

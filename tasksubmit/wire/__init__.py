@@ -8,6 +8,7 @@ from tasksubmit.wire.address import Address, SocketAddress
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME, PORT, Frame, FrameDecoder, FrameType, type_name
 from tasksubmit.wire.messages import (
     ACK,
+    MAX_TEXT_BYTES,
     PERSISTENT,
     ResponseStatus,
     SubmitRequest,
@@ -31,6 +32,7 @@ __all__ = [
     "type_name",
     # messages
     "ACK",
+    "MAX_TEXT_BYTES",
     "PERSISTENT",
     "ResponseStatus",
     "SubmitRequest",

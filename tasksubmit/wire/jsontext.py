@@ -2,7 +2,7 @@
 
 Reading uses the standard library's scanner and refuses what it lets through but peers never write, on every Python
 alike: duplicate keys, ``NaN`` and ``Infinity``, numbers that are too large for a double or over 300 characters long,
-unpaired surrogates, a byte order mark, bytes that are not UTF-8, and more than 200 levels.
+unpaired surrogates, a byte order mark, bytes that are not UTF-8, more than 200 levels, and more than 100,000 values.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ which is more than every Python can."""
 
 MAX_NUMBER = 300
 """How long a number may be, in characters. An integer of this length is far inside a double's range."""
+
+MAX_VALUES = 100_000
+"""How many arrays, objects and commas a document may have, not counting those in strings: so many more values than
+one there may be, at most. A document of empty arrays would otherwise take twenty times its size in memory."""
 
 # The first integers on either side that are longer; the sign counts.
 _TOO_HIGH = 10**MAX_NUMBER
@@ -45,6 +49,8 @@ def decode_object(payload: bytes) -> dict[str, object]:
     :returns: the object; integers are exact ints, other numbers finite floats.
     :raises MalformedMessage: it is anything else.
     """
+    if _mark_count(payload) > MAX_VALUES:
+        _check_values(payload)
     try:
         document = _DECODER.decode(payload.decode("utf-8"))
     except ValueError as error:
@@ -69,6 +75,19 @@ def wrong_type(key: str, needed: str, value: object) -> NoReturn:
     :raises MalformedMessage: always.
     """
     raise MalformedMessage(f"{key} is {_json_type(value)} where {needed} is needed", key)
+
+
+def _mark_count(payload: bytes) -> int:
+    return payload.count(b"[") + payload.count(b"{") + payload.count(b",")
+
+
+def _check_values(payload: bytes) -> None:
+    """Refuse a document of too many values before any of them takes memory; text may have commas and brackets."""
+    # Without escaped quotes every other piece between quotes is outside of strings. Pairs of backslashes go first.
+    unescaped = payload.replace(rb"\\", b"").replace(rb"\"", b"")
+    # Before each string stands a mark, or a colon that belongs to a key that has one: four quotes to each mark.
+    if unescaped.count(b'"') > 4 * MAX_VALUES or _mark_count(b"".join(unescaped.split(b'"')[::2])) > MAX_VALUES:
+        raise MalformedMessage(f"over {MAX_VALUES} values")
 
 
 def _json_type(value: object) -> str:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import enum
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import ClassVar
 
 from attrs import frozen
@@ -36,8 +37,16 @@ ACK = "ack"
 MAX_TASK_ID = 128
 """The longest task id, in characters (wire.md, section 2)."""
 
+MAX_TEXT_BYTES = 16 * 1024
+"""The longest justification, outcome or error of a status update, in bytes of UTF-8."""
+
+MAX_FEATURES = 32
+"""How many features a message may announce."""
+
 # It names files and rows: hence no slash and no leading dot.
 _TASK_ID = re.compile(rf"(?!\.)[A-Za-z0-9._-]{{1,{MAX_TASK_ID}}}")
+_FEATURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_OUTCOME = re.compile(r"[a-z_]{1,64}")
 _STATUS_WORDS = frozenset(status.value for status in TaskStatus)
 _RESULT_TYPES = ("text", "file")
 
@@ -60,6 +69,11 @@ def generate_task_id(random_bytes: Callable[[int], bytes] = os.urandom) -> str:
     """
     digits = random_bytes(16).hex()
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def known_features(announced: Iterable[str]) -> tuple[str, ...]:
+    """Keep of what a peer announces the words that may be features, and no more than `MAX_FEATURES` of them."""
+    return tuple(islice(filter(_FEATURE.fullmatch, announced), MAX_FEATURES))
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
@@ -97,6 +111,11 @@ class SubmitRequest(Message):
                 raise InvalidMessage(
                     f"a description of {size_bytes} bytes; the limit is {max_description_bytes}", "task_description"
                 )
+        if known_features(self.features) != self.features:
+            raise InvalidMessage(
+                f"features are up to {MAX_FEATURES} words of 1 to 64 of A-Z a-z 0-9 . _ -, which these are not",
+                "features",
+            )
         if self.expires_at:
             try:
                 parse_time(self.expires_at)
@@ -167,6 +186,12 @@ class TaskStatusUpdate(Message):
         _check_task_id(self.task_id)
         if self.status not in _STATUS_WORDS:
             raise InvalidMessage(f"{self.status[:40]!r} is not a status", "status")
+        for name in ("justification", "outcome", "error"):
+            size_bytes = len(getattr(self, name).encode("utf-8"))
+            if size_bytes > MAX_TEXT_BYTES:
+                raise InvalidMessage(f"{name} has {size_bytes} bytes; the limit is {MAX_TEXT_BYTES}", name)
+        if self.outcome and not _OUTCOME.fullmatch(self.outcome):
+            raise InvalidMessage(f"{self.outcome[:40]!r} is not an outcome: 1 to 64 of a-z _", "outcome")
 
 
 @frozen

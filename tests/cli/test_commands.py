@@ -67,7 +67,7 @@ class SubmitTests(CommandTestCase):
     def test_wait_for_too_long(self) -> None:
         """With --wait and --timeout it is an error when the results are not there in time."""
         self.clock.callLater(2, lambda: self.tell("t1", "ACCEPTED"))
-        line = self.failed("submit", str(PEER), "x", "--task-id", "t1", "--wait", "--timeout", "5")
+        line = self.failed("submit", str(PEER), "x", "--task-id", "t1", "--wait", "--timeout", "5", exit_code=4)
         self.assertIn("task t1 is not finished after 5 s: it is ACCEPTED", line)
 
     def test_description_from_elsewhere(self) -> None:
@@ -93,7 +93,7 @@ class SubmitTests(CommandTestCase):
         """What the node refuses is told with its hint."""
         line = self.failed("submit", str(STRANGER), "x")
         self.assertIn(f"{STRANGER} is not a peer of this node", line)
-        self.assertIn("; start the node with --peer", line)
+        self.assertIn("add it with --peer", line)
         self.assertIn("expires_at: 'soon' is not a time", self.failed("submit", str(PEER), "x", "--expires-at", "soon"))
 
 
@@ -142,7 +142,7 @@ class ReceiverTests(CommandTestCase):
         path = Path(self.mktemp())
         with path.open("wb") as file:
             file.truncate(MAX_FRAME + 1)
-        self.assertIn("is over 16777216 bytes long", self.failed("send-results", "t1", "--file", str(path)))
+        self.assertIn("just under 12 MiB fit", self.failed("send-results", "t1", "--file", str(path)))
 
     def test_results_usage(self) -> None:
         """Results are a text or a file."""
@@ -298,7 +298,7 @@ class EitherSideTests(CommandTestCase):
         self.clock.callLater(2, lambda: self.node.accept(self.key("t1")))
         self.assertIn("ACCEPTED", self.ok("wait", "t1", "--for", "accepted"))
         self.clock.callLater(3700, lambda: None)
-        self.assertIn("it is ACCEPTED", self.failed("wait", "t1", "--timeout", "400"))
+        self.assertIn("it is ACCEPTED", self.failed("wait", "t1", "--timeout", "400", exit_code=4))
         self.receive("t2")
         self.clock.callLater(2, lambda: self.node.decline(self.key("t2"), "no time"))
         self.assertIn("task t2 is DECLINED: no time", self.failed("wait", "t2"))

@@ -154,6 +154,35 @@ class SubmissionTests(NodeTestCase):
         self.flushLoggedErrors(StoreError)
 
 
+class TextTests(PairTestCase):
+    """Texts that the other side could not be told."""
+
+    def test_too_long(self) -> None:
+        """A justification that fits into no update is refused, and nothing happens."""
+        handle, key = self.submit()
+        self.failed(self.bob.accept(key, "y" * 17_000_000), InvalidMessage)
+        self.failed(self.bob.decline(key, "y" * 17_000_000), InvalidMessage)
+        self.failed(self.alice.cancel(handle.key, "y" * 17_000_000), InvalidMessage)
+        self.assertEqual(self.statuses(handle), (TaskStatus.NEW, TaskStatus.NEW))
+
+    def test_beside_a_file(self) -> None:
+        """A text beside a file, which nobody would see, is refused."""
+        _, key = self.executing()
+        self.failed(self.bob.send_results(key, "note", filename="a.md", content=b"x"), InvalidMessage)
+
+
+class FeatureTests(NodeTestCase):
+    """What submitters announce."""
+
+    def test_repeated(self) -> None:
+        """Features are learned from a repeated submission, too; words that mean nothing are not kept."""
+        bob = self.make_node(BOB, ALICE)
+        self.ask(BOB, request("t1"))
+        self.assertEqual(self.successResultOf(bob.store.peer_features()), {})
+        self.ask(BOB, request("t1", features=("ack", "later", "persistent")))
+        self.assertEqual(self.successResultOf(bob.store.peer_features()), {ALICE: OURS})
+
+
 class StrangerTests(NodeTestCase):
     """The policy of a node that was given none."""
 

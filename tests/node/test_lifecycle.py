@@ -471,11 +471,24 @@ class ClockTests(PairTestCase):
             self.done(self.bob.send_results(key))
             self.done(handle.result())
 
+    def test_past_deadline(self) -> None:
+        """A deadline that has passed is refused, unless the task is known and only asked for again."""
+        soon = self.alice._records.now() + timedelta(seconds=5)
+        self.submit(task_id="t1", expires_at=soon)
+        self.clock.advance(6)
+        self.submit(task_id="t1", expires_at=soon)
+        self.failed(self.alice.submit(BOB, "work", task_id="t2", expires_at=soon), InvalidMessage)
+        self.failed(self.alice.submit(BOB, "work", task_id="t3", result_due_at=soon), InvalidMessage)
+
     def test_expired_submission(self) -> None:
         """A submission that is over on arrival is admitted and cancelled, with the outcome that says why."""
         now = self.alice._records.now()
-        handle, key = self.submit(expires_at=now - timedelta(seconds=5))
-        self.advance(2)
+        self.network.refuse(str(BOB))
+        handle = self.done(self.alice.submit(BOB, "work", task_id="t1", expires_at=now + timedelta(seconds=5)))
+        self.clock.advance(10)
+        self.network.refuse(str(BOB), False)
+        self.advance(70)
+        key = TaskKey(Side.RECEIVER, ALICE, "t1")
         self.assertEqual(self.statuses(handle), (TaskStatus.CANCELLED, TaskStatus.CANCELLED))
         self.assertEqual(self.task(self.alice, handle.key).outcome, "deadline_passed")
         self.assertEqual(self.task(self.bob, key).outcome, "deadline_passed")

@@ -367,6 +367,10 @@ class LostAnswerTests(NodeTestCase):
         peer.close()
 
     @staticmethod
+    def takes(peer: RawPeer, frame: Frame) -> None:
+        peer.send(SubmitResponse(task_id_of(frame), ResponseStatus.ACCEPTED, "yes").to_frame().encode())
+
+    @staticmethod
     def waits(peer: RawPeer, frame: Frame) -> None:
         """Say nothing."""
 
@@ -428,6 +432,25 @@ class LostAnswerTests(NodeTestCase):
         task = self.task(alice, handle.key)
         self.assertIsNotNone(task.answered_at)
         self.assertEqual(task.code, "")
+
+    def test_stopped_meanwhile(self) -> None:
+        """A submission that was being sent to such a peer when the node died is not sent to it again."""
+        alice = self.make_node(ALICE, BOB)
+        handle = self.done(alice.submit(BOB, "work"))
+        [delivery] = self.owed(alice, handle.key)
+        self.successResultOf(alice.store.postpone(delivery.id, alice._records.now(), "not reached"))
+        self.successResultOf(alice.store.mark_sent(delivery.id, alice._records.now()))
+        bob = self.listen(BOB, deployed)
+        self.advance(70)
+        self.assertEqual(bob.peers, [])
+        self.assertEqual(self.task(alice, handle.key).code, "unconfirmed")
+
+    def test_refused_when_repeated(self) -> None:
+        """A peer that may have taken the submission before, and cannot say so now, is asked until it can."""
+        answers: list[Script] = [self.closes, refuse("storage"), self.takes]
+        task, frames = self.lost(lambda peer, frame: answers.pop(0)(peer, frame), known=True)
+        self.assertEqual((task.status, len(frames)), (TaskStatus.NEW, 3))
+        self.assertIsNotNone(task.answered_at)
 
     def test_updates_decide(self) -> None:
         """The receiver's updates confirm an unconfirmed submission."""

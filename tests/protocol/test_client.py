@@ -296,6 +296,25 @@ class PersistentPeerTests(NetworkTestCase):
         self.assertEqual((client.features, told), (OURS, [OURS]))
         self.assertEqual(self.network.dials, {"there": 1})
 
+    def test_learns_words_only(self) -> None:
+        """Of what an answer announces only what may be a feature is remembered, and not without end."""
+        client = self.client()
+        self.flushed_submit(client, "a", ("a b", "", "x" * 65, "\n", "ack", "persistent"))
+        self.assertEqual(client.features, OURS)
+        self.flushed_submit(client, "b", tuple(f"w{number}" for number in range(20)))
+        self.flushed_submit(client, "c", tuple(f"v{number}" for number in range(20)))
+        self.assertEqual(len(client.features), 32)
+        self.assertLess(OURS, client.features)
+
+    def flushed_submit(self, client: Client, task_id: str, features: tuple[str, ...]) -> None:
+        """Submit, and have the client told of features with the answer."""
+        submitted = client.submit(request(task_id))
+        self.network.flush()
+        (connection,) = self.factory.connections
+        connection.sendFrame(evolve(answer(task_id), features=features).to_frame())
+        self.network.flush()
+        self.successResultOf(submitted)
+
     def test_listener_fails(self) -> None:
         """A failing listener is logged, and disturbs nothing."""
 
@@ -523,6 +542,11 @@ class NonsenseTests(NetworkTestCase):
         """An answer for another task than the one whose turn it is."""
         self.assert_given_up(encoded(answer("b")), ProtocolViolation, sent_frames=2)
 
+    def test_status(self) -> None:
+        """An answer that says neither yes nor no."""
+        for status in (0, 199, 202, 404, 500, -200):
+            self.assert_given_up(encoded(evolve(answer("a"), status=status)), ProtocolViolation)
+
     def test_unasked(self) -> None:
         """An answer to nothing costs the connection, and the next request gets a new one."""
         factory = RawFactory()
@@ -569,6 +593,60 @@ class TimeTests(NetworkTestCase):
         self.assertTrue(self.failureResultOf(first, PeerTimedOut).value.written)
         self.failureResultOf(second, PeerVanished)
         self.assertIsNotNone(factory.peers[0].lost)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def stalled(self, **options: object) -> tuple[Client, RawPeer]:
+        """Connect to a peer that does not read, and is silent."""
+        factory = RawFactory()
+        self.listen(factory)
+        client = self.client(features=OURS, timeout=30.0, **options)
+        client.open()
+        self.network.flush()
+        (peer,) = factory.peers
+        assert peer.transport is not None
+        peer.transport.pauseProducing()  # type: ignore[attr-defined]  # the memory transport's
+        return client, peer
+
+    def test_slow_link(self) -> None:
+        """The time for the answer to a large request begins when all of it was taken, however long that took."""
+        client, peer = self.stalled()
+        sent = client.send_results(results(text="x" * 2 * BUFFER_BYTES))
+        self.advance(299)
+        self.assertNoResult(sent)
+        assert peer.transport is not None
+        peer.transport.resumeProducing()  # type: ignore[attr-defined]  # the memory transport's
+        self.network.flush()
+        self.assertEqual(len(peer.frames), 1)
+        self.advance(29)
+        self.assertNoResult(sent)
+        self.advance(2)
+        self.failureResultOf(sent, PeerTimedOut)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_never_reads(self) -> None:
+        """A peer that does not take a large request times out, later than one that does not answer a small one."""
+        client, peer = self.stalled(write_timeout=100.0)
+        sent = client.send_results(results(text="x" * 2 * BUFFER_BYTES))
+        self.advance(99)
+        self.assertNoResult(sent)
+        self.advance(2)
+        self.failureResultOf(sent, PeerTimedOut)
+        self.assertIsNotNone(peer.lost)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_answered_before_taken(self) -> None:
+        """A request that was answered before all of it was taken has no time-out afterwards."""
+        client, peer = self.stalled()
+        sent = client.send_results(results(text="x" * 2 * BUFFER_BYTES))
+        peer.send(encoded(answer()))
+        self.network.flush()
+        self.successResultOf(sent)
+        assert peer.transport is not None
+        peer.transport.resumeProducing()  # type: ignore[attr-defined]  # the memory transport's
+        self.network.flush()
+        closed = client.close()
+        self.network.flush()
+        self.successResultOf(closed)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_queue_has_no_time_limit(self) -> None:

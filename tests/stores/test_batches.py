@@ -201,6 +201,25 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.assertTrue(entered.wait(SECONDS))
         return held, leave
 
+    def test_survives_anything(self) -> None:
+        """Whatever goes wrong in a batch fails that batch alone: nobody waits for ever."""
+        broken = [True]
+
+        def run(connection: sqlite3.Connection, operations: list[Operation]) -> list[Any]:
+            if broken.pop():
+                raise MemoryError("no room")
+            return run_batch(connection, operations)
+
+        self.close()
+        broken.insert(0, False)
+        self.worker = ThreadWorker("test-writer", database(self.mktemp()), run, self.reactor)
+        failed = self.worker.run(insert(1))
+        self.reactor.wait()
+        self.failureResultOf(failed, StoreError)
+        fine = self.worker.run(insert(2))
+        self.reactor.wait()
+        self.assertEqual(self.successResultOf(fine), 2)
+
     def test_group_commit(self) -> None:
         """Whatever arrives while a batch is at work goes into the next one together."""
         _, leave = self.hold()

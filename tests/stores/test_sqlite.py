@@ -69,6 +69,15 @@ class DirectoryContractTests(DirectoryCase, StoreContract):
 class DirectoryTests(DirectoryCase):
     """What only a directory has."""
 
+    async def test_owner(self) -> None:
+        """A store belongs to the first node that opens it, and is refused to another."""
+        await self.store.close()
+        self.store.open(OWN)
+        await self.store.close()
+        error = self.assertRaises(StoreError, self.store.open, PEER)
+        self.assertIn(f"holds the tasks of {OWN}, not of {PEER}", str(error))
+        self.store.open(OWN)
+
     async def create(self, task_id: str = "t-1") -> None:
         """Keep a record."""
         await self.store.create(new_task(task_id), [])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
-from tasksubmit.wire.jsontext import decode_object, encode_value
+from tasksubmit.wire.jsontext import MAX_VALUES, decode_object, encode_value
 
 
 class EncodeTests(SynchronousTestCase):
@@ -70,6 +70,20 @@ class DecodeTests(SynchronousTestCase):
         except MalformedMessage:
             return
         self.assertEqual(found, json.loads(document))
+
+    def test_too_many_values(self) -> None:
+        """A document of too many values is refused before they are made, whatever they are."""
+        for item in (b"[]", b"{}", b"1", b'""', b'{"":0}', b"[[]]"):
+            few, many = (b'{"a":[' + b",".join([item] * count) + b"]}" for count in (MAX_VALUES // 4, 2 * MAX_VALUES))
+            decode_object(few)
+            self.assertIn("values", str(self.assertRaises(MalformedMessage, decode_object, many)))
+        self.assertRaises(MalformedMessage, decode_object, b'"' * (5 * MAX_VALUES) + b"," * (MAX_VALUES + 1))
+
+    def test_marks_in_strings(self) -> None:
+        """Commas and brackets of a text are no values, however it is escaped."""
+        for text in (",", "[{", '",', "\\,", '\\",[', ',\\"\\\\"'):
+            document = {"a": text * (MAX_VALUES + 1), "b": [text]}
+            self.assertEqual(decode_object(json.dumps(document).encode()), document)
 
     def test_number_types(self) -> None:
         """A number without fraction and exponent is an int, any other a float."""

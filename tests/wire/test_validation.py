@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import InvalidMessage
 from tasksubmit.lifecycle.table import TaskStatus
-from tasksubmit.wire.messages import SubmitRequest, TaskResultMessage, TaskStatusUpdate, generate_task_id
+from tasksubmit.wire.messages import (
+    MAX_TEXT_BYTES,
+    SubmitRequest,
+    TaskResultMessage,
+    TaskStatusUpdate,
+    generate_task_id,
+)
 
 
 class ValidateTests(SynchronousTestCase):
@@ -37,6 +44,27 @@ class ValidateTests(SynchronousTestCase):
         """An expiry is empty or a time."""
         SubmitRequest("t", expires_at="2026-01-01T00:00:00+02:00").validate()
         self.invalid(SubmitRequest("t", expires_at="tomorrow"), "expires_at")
+
+    def test_features(self) -> None:
+        """Features are up to 32 words of up to 64 letters, digits, dots, underscores and hyphens."""
+        SubmitRequest("t", features=("persistent", "x-y_z.1", "a" * 64)).validate()
+        SubmitRequest("t", features=("a",) * 32).validate()
+        self.invalid(SubmitRequest("t", features=("a",) * 33), "features")
+        for word in ("", "a" * 65, "a b", "a\n", "\u00e4"):
+            self.invalid(SubmitRequest("t", features=("ack", word)), "features")
+
+    def test_texts_of_an_update(self) -> None:
+        """Each text of a status update has up to `MAX_TEXT_BYTES` of UTF-8."""
+        for name in ("justification", "error"):
+            evolve(TaskStatusUpdate("t", "NEW"), **{name: "\u00e4" * (MAX_TEXT_BYTES // 2)}).validate()
+            self.invalid(evolve(TaskStatusUpdate("t", "NEW"), **{name: "\u00e4" * (MAX_TEXT_BYTES // 2) + "a"}), name)
+
+    def test_outcome(self) -> None:
+        """An outcome is empty or a word of up to 64 small letters and underscores."""
+        for outcome in ("", "deadline_passed", "a" * 64):
+            TaskStatusUpdate("t", "CANCELLED", outcome=outcome).validate()
+        for outcome in ("a" * 65, "a" * (MAX_TEXT_BYTES + 1), "Failed", "a b", "a\n"):
+            self.invalid(TaskStatusUpdate("t", "CANCELLED", outcome=outcome), "outcome")
 
     def test_status(self) -> None:
         """A status is one of the eight words, spelt exactly."""

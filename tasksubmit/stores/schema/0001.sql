@@ -1,5 +1,10 @@
 -- Times are integer milliseconds since 1970; addresses are their canonical text.
 
+-- Whose records these are: they make no sense under another address.
+CREATE TABLE owner (
+    address TEXT PRIMARY KEY
+);
+
 CREATE TABLE tasks (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     revision INTEGER NOT NULL,
@@ -67,6 +72,7 @@ CREATE TABLE deliveries (
     payload BLOB NOT NULL,
     created_at BIGINT NOT NULL,
     ready_at BIGINT,
+    sent_at BIGINT,
     attempts INTEGER NOT NULL,
     last_error TEXT NOT NULL
 );
