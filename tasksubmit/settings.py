@@ -139,7 +139,9 @@ class Settings:
         "server endpoints to listen on for peers",
         default=(f"tcp:{DEFAULT_TCP_PORT}:interface=127.0.0.1",),
     )
-    state_dir: Path = _option(_path, "directory of the database, the results and the control socket")
+    state_dir: Path = _option(
+        _path, "directory of the database, the results and the control socket  [default: ~/.local/state/tasksubmit]"
+    )
     peer: Mapping[Address, str] = _option(
         _peers, "the peers, which may submit tasks, and where each is reached", factory=dict
     )

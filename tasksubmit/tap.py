@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from attrs import Attribute, fields
+from attrs import NOTHING, Attribute, fields
 from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -37,6 +38,15 @@ def _is_flag(attribute: Attribute[Any]) -> bool:
     return attribute.default is False
 
 
+def _help(attribute: Attribute[Any]) -> str:
+    """What an option is for, and what it is without being given."""
+    default = attribute.default
+    if isinstance(default, timedelta):
+        default = default.total_seconds()
+    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
+
+
 _REPEATED = ("listen", "peer")
 
 
@@ -56,7 +66,7 @@ class Options(usage.Options):
     optParameters = [
         ["config", "c", None, "TOML file with the same names as these options, which override it"],
         *(
-            [_option_name(option), None, None, option.metadata["help"]]
+            [_option_name(option), None, None, _help(option)]
             for option in fields(Settings)
             if not _is_flag(option) and option.name not in _REPEATED
         ),
@@ -74,7 +84,7 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def opt_listen(self, endpoint: str) -> None:
-        """server endpoint to listen on for peers; may be repeated"""
+        """server endpoint to listen on for peers; may be repeated  [default: tcp:11003:interface=127.0.0.1]"""
         self._repeated.setdefault("listen", []).append(endpoint)
 
     def opt_peer(self, peer: str) -> None:
@@ -175,9 +185,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
 
 
 class AgentService(MultiService):
-    """A node and its control API. A start that fails in the foreground ends the process with one line that says why.
-
-    In the background the error goes to twistd, whose parent process waits to print it.
+    """A node and its control API. A start that fails ends the process with one line that says why.
 
     :param runner: the options of twistd or twist, if it is one of them that runs the service.
     :param log_format: ``json`` gives twistd's application the observer that writes it.
@@ -187,7 +195,6 @@ class AgentService(MultiService):
         super().__init__()
         self._runner = runner
         self._log_format = log_format
-        self._is_daemon = runner is not None and runner.get("nodaemon") is False
         self._pidfile = str(runner.get("pidfile") or "") if runner is not None else ""
         self._logs_to_file = runner is not None and runner.get("logfile") not in (None, "", "-")
 
@@ -209,14 +216,20 @@ class AgentService(MultiService):
         try:
             start()
         except TaskSubmitError as error:
-            if self._is_daemon:
-                raise
             if self._pidfile:  # twistd removes it after an error, but not after an exit
                 Path(self._pidfile).unlink(missing_ok=True)
             line = f"tasksubmit: {error}"
             if self._logs_to_file:  # and sys.stderr does so, too, by now
                 print(line, file=sys.__stderr__)
+            self._tell_parent(line)
             raise SystemExit(line) from error
+
+    def _tell_parent(self, line: str) -> None:
+        """Say it to the process that made twistd a daemon, which waits for so many bytes and prints them."""
+        pipe = self._runner.get("statusPipe") if self._runner is not None else None
+        if pipe is not None:
+            os.write(pipe, b"1 " + line.encode()[:98])
+            os.close(pipe)
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -279,9 +280,13 @@ class AgentServiceTests(SynchronousTestCase):
         self.assertEqual(ended.code, "tasksubmit: taken")
 
     def test_background(self) -> None:
-        """In the background the error goes to twistd, which tells it to whoever started the daemon."""
-        service = self.service(StoreLocked("in use"), Runner(nodaemon=False, pidfile="twistd.pid"))
-        self.assertRaises(StoreLocked, service.startService)
+        """In the background it is told to the process that waits for the daemon, too, as far as that reads."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        service = self.service(StoreLocked("in use" * 100), Runner(nodaemon=False, statusPipe=writing))
+        self.assertRaises(SystemExit, service.startService)
+        told = os.read(reading, 1000)
+        self.assertEqual((told[:18], len(told)), (b"1 tasksubmit: in u", 100))
 
     def test_bug(self) -> None:
         """An error that is not one of ours keeps its traceback."""

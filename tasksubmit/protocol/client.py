@@ -56,7 +56,8 @@ class Client:
 
     - `PeerUnreachable` if no connection could be made: nothing was sent;
     - `PeerVanished` if the connection was lost before the answer, `PeerTimedOut` if that took over `timeout`, or
-      writing over `write_timeout`: nobody knows what the peer made of it. A request that was not yet written when a connection is lost is dialled for again;
+      writing over `write_timeout`: nobody knows what the peer made of it. A request that was not yet written when a
+      connection is lost is dialled for again;
     - `ProtocolViolation` or `MalformedMessage` if the peer sent nonsense;
     - `InvalidMessage` or `TooLarge` if the message cannot be sent at all.
 

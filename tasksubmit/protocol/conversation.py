@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attrs import define
@@ -93,13 +94,8 @@ class Conversation(TaskSubmitProtocol):
         self.unanswered.append(request)
         self.written_count += 1
         self.results_due += request.is_submission
+        self._give_time(request, self.client.timeout, self._timed_out)
         self.sendFrame(request.frame)
-        if self.is_writable:
-            self._await_answer(request)
-        else:
-            # Nothing more is written until the transport has room again, so that this is the only one.
-            self._draining = request
-            request.timer = self.clock.callLater(self.client.write_timeout, self._not_taken, request)
 
     def give_up(self, error: PeerError, first: Request | None = None) -> None:
         """Abort, and fail everything that is under way as `fail_all` does."""
@@ -164,13 +160,17 @@ class Conversation(TaskSubmitProtocol):
     @override
     def pauseProducing(self) -> None:
         self.is_writable = False
+        if self.unanswered:
+            # Before the transport has taken it nothing more is written, so that there is only this one.
+            self._draining = request = self.unanswered[-1]
+            self._give_time(request, self.client.write_timeout, self._not_taken)
 
     @override
     def resumeProducing(self) -> None:
         self.is_writable = True
         request, self._draining = self._draining, None
         if request is not None and request in self.unanswered:
-            self._await_answer(request)
+            self._give_time(request, self.client.timeout, self._timed_out)
         self.client._proceed()
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -198,9 +198,9 @@ class Conversation(TaskSubmitProtocol):
         self.results_due -= 1
         self.client._result_received(result)
 
-    def _await_answer(self, request: Request) -> None:
+    def _give_time(self, request: Request, seconds: float, timed_out: Callable[[Request], None]) -> None:
         request.stop_timer()
-        request.timer = self.clock.callLater(self.client.timeout, self._timed_out, request)
+        request.timer = self.clock.callLater(seconds, timed_out, request)
 
     def _not_taken(self, request: Request) -> None:
         seconds = self.client.write_timeout

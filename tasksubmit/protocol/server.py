@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IReactorTime, ITransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,6 +23,7 @@ from tasksubmit.errors import (
     PeerVanished,
     StoreError,
     TaskSubmitError,
+    TooLarge,
     UnknownTask,
 )
 from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
@@ -43,6 +44,16 @@ from tasksubmit.wire.messages import (
 
 MAX_OUTSTANDING = 256
 MAX_OUTSTANDING_BYTES = 32 * 1024 * 1024
+
+MAX_CONTROL_BYTES = 512 * 1024
+"""Room for the longest texts of a status update with every character escaped."""
+
+MAX_FAULTS = 16
+"""How many frames of one connection may be malformed or invalid; with the last of them it is closed."""
+
+# JSON may escape each byte of a description in six; the rest of a submission has room in this.
+_ESCAPED_BYTES = 6
+_SUBMISSION_ROOM_BYTES = 64 * 1024
 
 FEATURES = (PERSISTENT, ACK)
 """What every answer announces (wire.md, section 6)."""
@@ -78,11 +89,13 @@ class _Turn:
     results: list[bytes] = field(factory=list)
 
 
+@implementer(IHalfCloseableProtocol)
 class TaskSubmitServer(TaskSubmitProtocol):
     """One connection that a peer made: hands its frames to the handler, and answers them in the order they came in.
 
     Made by `TaskSubmitFactory` for each connection. It stays open until the peer closes it, it was idle for too long,
-    or a frame came that the protocol does not allow here.
+    a frame came that the protocol does not allow here, or `MAX_FAULTS` that make no sense. A peer that closes only its
+    own direction still gets its answers.
     """
 
     _log = Logger()
@@ -96,6 +109,8 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self._peer: Peer | None = None
         self._turns: deque[_Turn] = deque()
         self._unanswered_bytes = 0
+        self._fault_count = 0
+        self._is_all_read = False
         self._last_call: IDelayedCall | None = None
         self._waiting_for_end: list[Deferred[None]] = []
 
@@ -110,6 +125,8 @@ class TaskSubmitServer(TaskSubmitProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self._factory.connections.discard(self)
+        if self._fault_count > 1:
+            self._log.info("{peer} sent {count} frames that made no sense", peer=self._origin, count=self._fault_count)
         if self._last_call is not None and self._last_call.active():
             self._last_call.cancel()
         waiting, self._waiting_for_end = self._waiting_for_end, []
@@ -131,6 +148,14 @@ class TaskSubmitServer(TaskSubmitProtocol):
     def lengthLimitExceeded(self, error: FrameTooLarge) -> None:
         self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=error)
         self._finish()
+
+    def readConnectionLost(self) -> None:  # noqa: N802  # the interface's name
+        """The peer sends nothing more, and may yet read."""
+        self._is_all_read = True
+        self._close_if_all_answered()
+
+    def writeConnectionLost(self) -> None:  # noqa: N802  # the interface's name
+        """Only follows when one's own direction alone is closed, which is never done here."""
 
     @override
     def is_busy(self) -> bool:
@@ -159,6 +184,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if not self._turns:
             self.close()
 
+    def _close_if_all_answered(self) -> None:
+        if self._is_all_read and not self._turns and not self._pending:
+            self.close()
+
     # --- from frame to answer -----------------------------------------------------------------------------------------
 
     async def _answer(self, frame: Frame, turn: _Turn) -> bytes | None:
@@ -171,8 +200,9 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if kind is None:
             raise _Unanswerable(f"a {type_name(frame.type)} frame is no request")
         try:
+            self._factory.check_size(frame)
             request = kind.from_frame(frame)
-        except MalformedMessage as error:
+        except (MalformedMessage, TooLarge) as error:
             if kind is not SubmitRequest:
                 raise _Unanswerable(f"{type_name(frame.type)}: {error}") from error
             return _encode(self._refuse(kind.__name__, "", error.code, error))
@@ -208,20 +238,27 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if isinstance(error, TaskSubmitError) and not isinstance(error, StoreError):
             is_size = isinstance(error, InvalidMessage) and error.field == "task_description"
             return self._refuse(kind, task_id, "too_large" if is_size else error.code, error)
-        self._log.failure("{kind} of {peer} for task {task_id} failed", kind=kind, peer=self._origin, task_id=task_id)
+        self._log.failure(
+            "{kind} of {peer} for task {task_id} failed", kind=kind, peer=self._origin, task_id=_quoted(task_id)
+        )
         if isinstance(error, StoreError):
             return _rejection(task_id, error.code, "the task cannot be stored now, try again later")
         return _rejection(task_id, "overloaded", "internal error, try again later")
 
     def _refuse(self, kind: str, task_id: str, code: str, error: Exception) -> SubmitResponse:
-        self._log.info(
-            "{kind} of {peer} for task {task_id} is refused: {code}, {error}",
-            kind=kind,
-            peer=self._origin,
-            task_id=task_id,
-            code=code,
-            error=error,
-        )
+        is_fault = isinstance(error, (MalformedMessage, InvalidMessage, TooLarge))
+        self._fault_count += is_fault
+        if not is_fault or self._fault_count == 1:
+            self._log.info(
+                "{kind} of {peer} for task {task_id} is refused: {code}, {error}",
+                kind=kind,
+                peer=self._origin,
+                task_id=_quoted(task_id),
+                code=code,
+                error=_quoted(str(error), 200),
+            )
+        if self._fault_count >= MAX_FAULTS:
+            self.hold(Hold.CLOSING)
         return _rejection(task_id, code, str(error))
 
     def _who(self) -> Peer:
@@ -259,6 +296,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
             self._finish()
         elif not self._is_full():
             self.release(Hold.WORK_IN_HAND)
+            self._close_if_all_answered()
 
     def _is_full(self) -> bool:
         return (
@@ -269,7 +307,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
     def _send_result(self, turn: _Turn, result: TaskResult) -> None:
         """Send the old synchronous result of the submission that ``turn`` is of; see `SendResult`."""
         if not self.is_open:
-            raise PeerVanished(f"{self._origin} is not connected any more; its result was not sent", written=False)
+            raise PeerVanished(f"{self._origin} is not connected any more; its result was not sent")
         frame = result.to_frame().encode()
         if turn.is_out:
             self.send_encoded(frame)
@@ -286,6 +324,11 @@ def _encode(answer: SubmitResponse) -> bytes:
 
 def _rejection(task_id: str, code: str, message: str) -> SubmitResponse:
     return SubmitResponse(task_id, ResponseStatus.REJECTED, message, code=code)
+
+
+def _quoted(text: str, max_characters: int = 80) -> str:
+    """Print what a peer wrote, or had a part in, so that it can neither forge a line of the log nor flood it."""
+    return repr(text[:max_characters])
 
 
 def _printable(address: IAddress | None) -> str:
@@ -322,6 +365,7 @@ class TaskSubmitFactory(Factory):
     :param max_outstanding: unanswered frames of one connection past which it is not read from.
     :param max_outstanding_bytes: the same for the sum of their payloads.
     :param max_description_bytes: the longest description to take, in bytes of UTF-8; None for any that fits a frame.
+    :param max_control_bytes: the largest payload of a status update to take, in bytes.
     :param identify: asked with the transport when the first frame of a connection came; gives the address that the
         transport has authenticated, or None. If it raises, the peer's requests are refused.
     :ivar connections: those that are open now.
@@ -339,6 +383,7 @@ class TaskSubmitFactory(Factory):
         max_outstanding: int = MAX_OUTSTANDING,
         max_outstanding_bytes: int = MAX_OUTSTANDING_BYTES,
         max_description_bytes: int | None = None,
+        max_control_bytes: int = MAX_CONTROL_BYTES,
         identify: Callable[[ITransport], Address | None] = lambda transport: None,
     ) -> None:
         if not ITaskHandler.providedBy(handler):
@@ -352,12 +397,26 @@ class TaskSubmitFactory(Factory):
         self.max_outstanding = max_outstanding
         self.max_outstanding_bytes = max_outstanding_bytes
         self.max_description_bytes = max_description_bytes
+        self.max_control_bytes = max_control_bytes
         self.identify = identify
         self.connections: set[TaskSubmitServer] = set()
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> TaskSubmitServer:
         return TaskSubmitServer(self, addr)
+
+    def check_size(self, frame: Frame) -> None:
+        """Refuse a frame that is too large for what it is, before it takes the memory that decoding takes.
+
+        :raises TooLarge: it is.
+        """
+        limit = self.max_frame
+        if frame.type == FrameType.STATUS_UPDATE:
+            limit = self.max_control_bytes
+        elif frame.type == FrameType.SUBMIT and self.max_description_bytes is not None:
+            limit = _ESCAPED_BYTES * self.max_description_bytes + _SUBMISSION_ROOM_BYTES
+        if len(frame.payload) > limit:
+            raise TooLarge(f"{len(frame.payload)} bytes; a {type_name(frame.type)} frame may have {limit} here")
 
     async def _drain(self, grace: float) -> None:
         for gone in [connection.drain(grace) for connection in self.connections]:

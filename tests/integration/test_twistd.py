@@ -430,7 +430,10 @@ class DaemonTests(ProcessCase):
         connection = sqlite3.connect(self.state / "tasks.db")
         connection.executescript("PRAGMA application_id = 0x7461736B; PRAGMA user_version = 99; CREATE TABLE new (x);")
         connection.close()
-        self.assertIn("StoreTooNew", self.refused(*self.options()))
+        self.assertIn("made by a newer version", self.refused(*self.options()))
+        log = (self.directory / "twistd.log").read_text()
+        self.assertIn("install the newer version again", log)
+        self.assertNotIn("Traceback", log)
 
     def test_wrong_options(self) -> None:
         """Wrong options are refused before there is a daemon, in one line."""

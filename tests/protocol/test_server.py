@@ -7,15 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from tasksubmit.errors import PeerVanished, StoreError, TaskConflict
 from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
 from tasksubmit.testing.network import BUFFER_BYTES, MemoryNetwork
 from tasksubmit.wire.frames import Frame, FrameType
-from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskResult
+from tasksubmit.wire.messages import MAX_TEXT_BYTES, SubmitRequest, SubmitResponse, TaskResult
 from tests.protocol.support import (
     RESULT,
     THERE,
@@ -239,13 +240,12 @@ class ResultTests(ServerTestCase):
         self.assertEqual([frame.type for frame in peer.frames], [FrameType.SUBMIT, FrameType.RESULT])
 
     def test_gone(self) -> None:
-        """Once the connection is gone, or closing, sending a result raises `PeerVanished`, with nothing written."""
+        """Once the connection is gone, or closing, sending a result raises `PeerVanished`."""
         peer = self.start()
         self.deliver(peer, encoded(request("a")))
         peer.close()
         self.network.flush()
-        error = self.assertRaises(PeerVanished, self.handler.send_results["a"], RESULT)
-        self.assertFalse(error.written)
+        self.assertRaises(PeerVanished, self.handler.send_results["a"], RESULT)
         self.reply("a")
 
 
@@ -288,6 +288,56 @@ class RefusalTests(ServerTestCase):
         """A description over the limit is answered 400 too_large."""
         refused = self.refusal(encoded(request("a", "x" * 101)), max_description_bytes=100)
         self.assertEqual((refused.code, refused.task_id), ("too_large", "a"))
+
+    def test_submit_too_large(self) -> None:
+        """A SUBMIT that no description within the limit can make is answered 400 too_large, and not decoded."""
+        refused = self.refusal(Frame(1, b"{" * (600 + 65537)).encode(), max_description_bytes=100)
+        self.assertEqual((refused.code, refused.task_id), ("too_large", ""))
+
+    def test_submit_escaped(self) -> None:
+        """A description of the longest length is taken, however its sender escapes it."""
+        peer = self.start(max_description_bytes=100_000)
+        payload = b'{"task_id":"a","task_description":"' + b"\\u0061" * 100_000 + b'"}'
+        self.deliver(peer, Frame(1, payload).encode())
+        self.assertEqual(self.handler.ids, ["a"])
+
+    def test_update_too_large(self) -> None:
+        """A status update over its limit ends the connection; results have the limit of frames."""
+        peer = self.start()
+        longest = "\x01" * MAX_TEXT_BYTES
+        self.deliver(peer, encoded(results("a", "x" * 600_000)))
+        self.deliver(peer, encoded(evolve(update("b"), justification=longest, error=longest)))
+        self.deliver(peer, encoded(evolve(update("c"), justification="x" * 600_000)))
+        self.assertEqual(self.handler.ids, ["a", "b"])
+        self.reply("a")
+        self.reply("b")
+        self.assertEqual([response.status for response in peer.answers], [200, 200])
+        self.assert_lost(peer)
+
+    def test_many_faults(self) -> None:
+        """So many malformed or invalid frames end the connection; the first is logged, and how many there were."""
+        with capturedLogs() as events:
+            peer = self.start()
+            bad = Frame(1, b"{").encode() + encoded(request("/"), evolve(update("a", ack=False), status="LOST"))
+            self.deliver(peer, bad * 5 + encoded(request("good")))
+            self.reply("good")
+            self.deliver(peer, encoded(request("/"), request("late")))
+        self.assertEqual(self.handler.ids, ["good"])
+        self.assertEqual(len(peer.answers), 12)
+        self.assert_lost(peer)
+        lines = [str(formatEvent(event)) for event in events]
+        self.assertEqual(len([line for line in lines if "is refused" in line]), 1)
+        self.assertEqual(lines[-1], "dialler 1 sent 16 frames that made no sense")
+
+    def test_other_refusals_are_no_faults(self) -> None:
+        """Requests that make sense may be refused as often as it takes, and are all logged."""
+        peer = self.start()
+        with capturedLogs() as events:
+            for number in range(20):
+                self.deliver(peer, encoded(request(f"t{number}")))
+                self.reply(f"t{number}", TaskConflict("no"))
+        self.assertIsNone(peer.lost)
+        self.assertEqual(len([event for event in events if "refused" in str(formatEvent(event))]), 20)
 
     def test_invalid_update(self) -> None:
         """An update or results that make no sense are answered 400 if they ask, and ignored otherwise."""
@@ -358,6 +408,21 @@ class RefusalTests(ServerTestCase):
         self.assertEqual([(r.task_id, r.status) for r in peer.answers], [("a", 400), ("b", 400), ("c", 200)])
         self.assertEqual({response.code for response in peer.answers[:2]}, {"overloaded"})
         self.assertEqual(len(self.flushLoggedErrors(TypeError, ValueError)), 2)
+
+    def test_log_lines(self) -> None:
+        """Whatever a peer puts into its frames, or an error quotes of it, a line of the log stays one, and short."""
+        peer = self.start()
+        with capturedLogs() as events:
+            self.deliver(peer, encoded(request("\n" * 120), request("b"), request("c" * 120)))
+            self.reply("b", TaskConflict("no:\n" + "x" * 1000))
+            self.reply("c" * 120, ValueError())
+        lines = [str(formatEvent(event)) for event in events]
+        self.assertEqual(len(lines), 3)
+        for line in lines:
+            self.assertNotIn("\n", line)
+            self.assertLess(len(line), 500)
+        self.assertNotIn("c" * 81, lines[2])
+        self.flushLoggedErrors(ValueError)
 
     def test_log_format(self) -> None:
         """What a peer sent is never part of a log format."""
@@ -446,6 +511,30 @@ class EndingTests(ServerTestCase):
         self.reply("b", ValueError("late"))
         self.assertEqual(peer.frames, [])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_half_close(self) -> None:
+        """When the peer closes its direction alone, all that it sent is handled, within limits, and answered."""
+        peer = self.start(max_outstanding=1)
+        verifyObject(IHalfCloseableProtocol, connection := next(iter(self.factory.connections)))
+        self.deliver(peer, encoded(request("a"), update("b", ack=False), results("c")))
+        connection.readConnectionLost()
+        self.network.flush()
+        for task_id in "abc":
+            self.assertIsNone(peer.lost)
+            self.assertEqual(self.handler.ids[-1], task_id)
+            self.reply(task_id)
+        self.assertEqual([response.task_id for response in peer.answers], ["a", "c"])
+        self.assert_lost(peer)
+
+    def test_half_close_at_rest(self) -> None:
+        """When nothing is in work the connection is closed at once, the beginning of a frame or not."""
+        for data in (b"", encoded(request("a"))[:10]):
+            peer = self.start()
+            self.deliver(peer, data)
+            next(iter(self.factory.connections)).readConnectionLost()
+            self.network.flush()
+            self.assert_lost(peer)
+            self.setUp()
 
     def test_frames_of_a_peer_that_left(self) -> None:
         """Frames that had arrived are handled though their sender has gone, limits or not: it thinks them delivered."""
