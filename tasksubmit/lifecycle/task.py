@@ -89,6 +89,8 @@ class Task:
     """What a file result is called between the parties."""
     result_file: str = ""
     """The file's name in the results directory, for either type."""
+    result_bytes: int = 0
+    """The length of that file."""
     late_result_file: str = ""
     """Results that came after the record was final: kept, never paid."""
     scored_cpu_ms: int | None = None

@@ -11,18 +11,17 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from typing_extensions import override
 
-from tasksubmit.errors import PeerError, TaskSubmitError
+from tasksubmit.errors import PeerError, PeerUnreachable, TaskSubmitError
 from tasksubmit.interfaces import IPeers
-from tasksubmit.lifecycle.change import Delivery
+from tasksubmit.lifecycle.change import Delivery, DeliveryKind
 from tasksubmit.lifecycle.task import Task, to_milliseconds
 from tasksubmit.node.courier import Courier, TryAgain
 from tasksubmit.node.peers import Clients
@@ -36,18 +35,41 @@ LONGEST_HINT_SECONDS = 3600.0
 """What a peer may ask for with ``retry_after_s``, at most."""
 
 _AT_ONCE = 256
-"""Messages to one peer that are read and sent together: bounds the memory that a long backlog takes."""
+"""Messages to one peer that are under way together, once it takes many on one connection; before that it is one."""
+
+_BYTES_AT_ONCE = 32 * 1024 * 1024
+"""Results to one peer that are under way together, in bytes; a single one may be larger."""
 
 
-@define
+@define(eq=False)
 class _Owed:
-    """A peer that is owed something. Times are seconds of the clock."""
+    """A peer that is owed something. Times are seconds of the clock.
+
+    :ivar in_work: the messages under way, by id, and the bytes of their results.
+    """
 
     is_served: bool = False
     has_more: bool = True
     failures: int = 0
     not_before: float = 0.0  # because it could not be reached
     wake_at: float = 0.0  # because its messages are for later
+    in_work: dict[int, int] = field(factory=dict)
+    _changed: Deferred[None] | None = None
+
+    def may_be_sent_to(self, now: float) -> bool:
+        """Whether nothing speaks against another attempt."""
+        return now >= max(self.not_before, self.wake_at)
+
+    def change(self) -> Deferred[None]:
+        """Fires when a message has ended, or more is owed."""
+        self._changed = Deferred()
+        return self._changed
+
+    def tell(self) -> None:
+        """Something has changed."""
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.callback(None)
 
 
 class DeliveryService(Service):
@@ -106,6 +128,7 @@ class DeliveryService(Service):
             owed = self._owed.setdefault(address, _Owed())
             owed.has_more = True
             owed.wake_at = 0.0
+            owed.tell()
             self._serve(address, owed)
 
     def announced(self, address: Address, features: Iterable[str]) -> None:
@@ -134,22 +157,27 @@ class DeliveryService(Service):
             self._serve(address, owed)
 
     def _serve(self, address: Address, owed: _Owed) -> None:
-        if self.running and not owed.is_served and self._clock.seconds() >= max(owed.not_before, owed.wake_at):
+        if self.running and not owed.is_served and owed.may_be_sent_to(self._clock.seconds()):
             owed.is_served = True
-            self._begin(self._deliver_ready(address, owed))
+            self._begin(self._send_ready(address, owed))
 
-    async def _deliver_ready(self, address: Address, owed: _Owed) -> None:
+    async def _send_ready(self, address: Address, owed: _Owed) -> None:
+        """Keep as many messages under way as may be, until none is ready or the peer cannot be talked to."""
         try:
-            while self.running and self._clock.seconds() >= max(owed.not_before, owed.wake_at):
+            while self.running and owed.may_be_sent_to(self._clock.seconds()):
                 owed.has_more = False
-                ready = await self._store.ready_deliveries(address, self._records.now(), _AT_ONCE)
+                ready = await self._store.ready_deliveries(address, self._records.now(), 2 * _AT_ONCE)
                 if not self.running:
                     return  # the clients are closed; another would stay behind
-                if ready:
-                    await self._deliver_round(address, owed, ready)
+                self._send(address, owed, ready)
+                if owed.in_work:
+                    if not owed.has_more:
+                        await owed.change()
                 elif not owed.has_more:
                     await self._rest(address, owed)
         finally:
+            while owed.in_work:
+                await owed.change()
             owed.is_served = False
 
     async def _rest(self, address: Address, owed: _Owed) -> None:
@@ -165,17 +193,31 @@ class DeliveryService(Service):
 
     # --- what ----------------------------------------------------------------------------------------------------
 
-    async def _deliver_round(self, address: Address, owed: _Owed, ready: list[tuple[Delivery, Task]]) -> None:
-        attempts = [Deferred.fromCoroutine(self._attempt(address, delivery, task)) for delivery, task in ready]
-        results = await DeferredList(attempts, consumeErrors=True)
-        for _, result in results:
-            if isinstance(result, Failure):
-                self._log.failure("a failed delivery to {peer} could not be noted", result, peer=address)
-        if all(succeeded and could_talk for succeeded, could_talk in results):
-            owed.failures = 0
-        else:
-            owed.not_before = self._clock.seconds() + self._delay(owed.failures)
-            owed.failures += 1
+    def _send(self, address: Address, owed: _Owed, ready: list[tuple[Delivery, Task]]) -> None:
+        """Begin with those of the ready messages that there is room for."""
+        bytes_in_work = sum(owed.in_work.values())
+        for delivery, task in ready:
+            if len(owed.in_work) >= (_AT_ONCE if self._clients.takes_many(address) else 1):
+                return
+            size = task.result_bytes if delivery.kind is DeliveryKind.RESULTS else 0
+            if delivery.id in owed.in_work or (bytes_in_work and bytes_in_work + size > _BYTES_AT_ONCE):
+                continue
+            bytes_in_work += size
+            owed.in_work[delivery.id] = size
+            self._begin(self._see_through(address, owed, delivery, task))
+
+    async def _see_through(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> None:
+        try:
+            if await self._attempt(address, delivery, task):
+                owed.failures = 0
+                return
+            now = self._clock.seconds()
+            if now >= owed.not_before:  # else the failure of another message has said so
+                owed.not_before = now + self._delay(owed.failures)
+                owed.failures += 1
+        finally:
+            del owed.in_work[delivery.id]
+            owed.tell()
 
     async def _attempt(self, address: Address, delivery: Delivery, task: Task) -> bool:
         """Whether the peer could be talked to; a message that it could not take is for later."""
@@ -183,10 +225,11 @@ class DeliveryService(Service):
             await self._courier.deliver(self._clients.client(address), delivery, task)
             return True
         except Exception as error:
-            if not self.running:
+            if not self.running and not isinstance(error, PeerUnreachable):
                 return False
+            # What was certainly not sent is noted even while stopping: it may be sent to anybody by the next start.
             why = clipped(str(error))
-            delay = self._delay(delivery.attempts)
+            delay = self._delay(delivery.attempts) if self.running else 0.0
             if isinstance(error, TryAgain):
                 delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
             elif not isinstance(error, TaskSubmitError):

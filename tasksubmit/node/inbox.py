@@ -184,6 +184,7 @@ class Inbox:
             "result_type": message.result_type,
             "result_filename": filename,
             "result_file": name,
+            "result_bytes": len(data),
         }
         try:
             return await self._records.change(key, always(Event.COMPLETE, **fields))

@@ -129,9 +129,8 @@ class Outbox:
         return acknowledgement(after, after.reward or 0)
 
     async def _save(self, message: TaskResultMessage) -> str:
-        if message.result_type == "file":
-            return await self._store.save_result(message.task_id, message.filename, message.file_data)
-        return await self._store.save_result(message.task_id, TEXT_RESULT, message.result_text.encode())
+        filename = message.filename if message.result_type == "file" else TEXT_RESULT
+        return await self._store.save_result(message.task_id, filename, _content(message))
 
     def _result_fields(self, task: Task, message: TaskResultMessage, now: datetime) -> dict[str, Any]:
         try:
@@ -153,6 +152,7 @@ class Outbox:
             "completed_at": completed_at,
             "result_type": message.result_type,
             "result_filename": message.filename,
+            "result_bytes": len(_content(message)),
             "justification": "The results arrived",
         }
 
@@ -193,6 +193,11 @@ class Outbox:
             return (), anyway or {}
 
         return decide
+
+
+def _content(message: TaskResultMessage) -> bytes:
+    """The results themselves, as they are kept."""
+    return message.file_data if message.result_type == "file" else message.result_text.encode()
 
 
 def _keep_late(name: str) -> Decision:

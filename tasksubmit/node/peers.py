@@ -86,6 +86,10 @@ class Clients:
             )
         return client
 
+    def takes_many(self, address: Address) -> bool:
+        """Whether many messages can be under way to a peer."""
+        return self._features.get(address, frozenset()) >= FEATURES
+
     def _tell_client(self, address: Address) -> None:
         client = self._clients.get(address)
         if client is not None:

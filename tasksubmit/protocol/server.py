@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IReactorTime, ITransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -24,10 +24,10 @@ from tasksubmit.errors import (
     StoreError,
     TaskSubmitError,
     TooLarge,
-    UnknownTask,
 )
-from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
+from tasksubmit.interfaces import ITaskHandler, Peer
 from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS, Hold, TaskSubmitProtocol
+from tasksubmit.protocol.functions import FunctionHandler, SubmissionFunction
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameType, type_name
 from tasksubmit.wire.messages import (
@@ -59,8 +59,6 @@ FEATURES = (PERSISTENT, ACK)
 """What every answer announces (wire.md, section 6)."""
 
 Request: TypeAlias = SubmitRequest | TaskStatusUpdate | TaskResultMessage
-SubmissionFunction: TypeAlias = Callable[[Peer, SubmitRequest, SendResult], "bool | Deferred[bool]"]
-"""The seed's kind of handler: True accepts a submission, False rejects it."""
 
 _MESSAGES: dict[int, type[Request]] = {
     FrameType.SUBMIT: SubmitRequest,
@@ -305,7 +303,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         )
 
     def _send_result(self, turn: _Turn, result: TaskResult) -> None:
-        """Send the old synchronous result of the submission that ``turn`` is of; see `SendResult`."""
+        """Send the old synchronous result of the submission that ``turn`` is of; see `tasksubmit.interfaces.SendResult`."""
         if not self.is_open:
             raise PeerVanished(f"{self._origin} is not connected any more; its result was not sent")
         frame = result.to_frame().encode()
@@ -335,23 +333,6 @@ def _printable(address: IAddress | None) -> str:
     """Print where a connection comes from. Not every transport has hosts and ports."""
     host = getattr(address, "host", None)
     return str(address) if host is None else f"{host} port {getattr(address, 'port', '?')}"
-
-
-@implementer(ITaskHandler)
-@frozen
-class _FunctionHandler:
-    """The seed's kind of handler, which knows submissions only."""
-
-    submitted: SubmissionFunction
-
-    def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> bool | Deferred[bool]:
-        return self.submitted(peer, request, send_result)
-
-    def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
-        raise UnknownTask("no task was submitted from here")
-
-    def results_received(self, peer: Peer, message: TaskResultMessage) -> SubmitResponse:
-        raise UnknownTask("no task was submitted from here")
 
 
 class TaskSubmitFactory(Factory):
@@ -389,7 +370,7 @@ class TaskSubmitFactory(Factory):
         if not ITaskHandler.providedBy(handler):
             if not callable(handler):
                 raise TypeError(f"a handler provides ITaskHandler or is a function, which {handler!r} is not")
-            handler = _FunctionHandler(handler)
+            handler = FunctionHandler(handler)
         self.handler: ITaskHandler = handler
         self.clock = clock
         self.idle_timeout = idle_timeout

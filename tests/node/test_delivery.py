@@ -12,6 +12,7 @@ from tasksubmit.errors import ListenError
 from tasksubmit.interfaces import Peer, Refusal
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node import delivery
 from tasksubmit.node.service import Node
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, FrameType
@@ -256,6 +257,44 @@ class AnswersTests(ReceiverTestCase):
             self.assertEqual(self.heard, [*frames[:at], stage, stage, *frames[at:]], fault)
             self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
         self.assertEqual(self.scores(self.bob), {ALICE: -16, BOB: 32})
+
+    def test_room(self) -> None:
+        """Only so many bytes of results are under way to one peer; what is small passes by, and all of it arrives."""
+        self.patch(delivery, "_BYTES_AT_ONCE", 10)
+        results: list[tuple[RawPeer, Frame]] = []
+
+        def script(peer: RawPeer, frame: Frame) -> None:
+            if told(frame) == "results":
+                results.append((peer, frame))
+            elif not results:
+                acknowledge(peer, frame)
+
+        self.script = script
+        keys = [self.accept(f"t{n}") for n in range(3)]
+        for key in keys:
+            self.done(self.bob.execute(key))
+        for key in keys:
+            self.done(self.bob.send_results(key, "eight by"))
+        self.assertEqual(self.heard.count("results"), 1)
+        self.script = acknowledge
+        acknowledge(*results[0])
+        self.network.flush()
+        self.assertEqual(self.heard.count("results"), 3)
+        for key in keys:
+            self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
+
+    def test_one_by_one(self) -> None:
+        """A peer of which it is not known that it takes many is sent one message at a time."""
+        self.script = ignore
+        self.nodes.remove(self.bob)
+        self.done(self.bob.stopService())
+        self.alice.peers.clear()
+        self.bob = self.make_node(BOB, ALICE, store=SlowStore(), random=Longest())
+        for n in range(3):
+            self.ask(BOB, request(f"t{n}"))
+            self.done(self.bob.accept(TaskKey(Side.RECEIVER, ALICE, f"t{n}")))
+        self.advance(5)
+        self.assertEqual(len(self.heard), 1)
 
     def test_refused_for_now(self) -> None:
         """What is refused with a code that is worth it is tried again, not before the hint."""

@@ -515,7 +515,8 @@ class EndingTests(ServerTestCase):
     def test_half_close(self) -> None:
         """When the peer closes its direction alone, all that it sent is handled, within limits, and answered."""
         peer = self.start(max_outstanding=1)
-        verifyObject(IHalfCloseableProtocol, connection := next(iter(self.factory.connections)))
+        (connection,) = self.factory.connections
+        verifyObject(IHalfCloseableProtocol, connection)
         self.deliver(peer, encoded(request("a"), update("b", ack=False), results("c")))
         connection.readConnectionLost()
         self.network.flush()
@@ -531,7 +532,8 @@ class EndingTests(ServerTestCase):
         for data in (b"", encoded(request("a"))[:10]):
             peer = self.start()
             self.deliver(peer, data)
-            next(iter(self.factory.connections)).readConnectionLost()
+            (connection,) = self.factory.connections
+            connection.readConnectionLost()
             self.network.flush()
             self.assert_lost(peer)
             self.setUp()

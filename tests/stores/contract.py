@@ -127,6 +127,7 @@ class StoreContract(Base):
             result_type="file",
             result_filename="a.md",
             result_file="t-1_a.md",
+            result_bytes=12,
             late_result_file="t-1_b.md",
             scored_cpu_ms=15,
             is_time_disputed=True,

@@ -35,6 +35,7 @@ CREATE TABLE tasks (
     result_type TEXT NOT NULL,
     result_filename TEXT NOT NULL,
     result_file TEXT NOT NULL,
+    result_bytes BIGINT NOT NULL,
     late_result_file TEXT NOT NULL,
     scored_cpu_ms BIGINT,
     is_time_disputed BOOLEAN NOT NULL,
