@@ -16,8 +16,10 @@ from twisted.internet.endpoints import quoteStringArgument
 from tasksubmit.errors import ConfigurationError, InvalidAddress
 from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, ANSWER_TIMEOUT, QUEUE_HEAD_TIMEOUT, Timeouts
+from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
+from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -166,8 +168,10 @@ class Settings:
         _duration, "seconds after which a submitted task that is still NEW is cancelled", default=ANSWER_TIMEOUT
     )
     tick: float = _option(_seconds, "seconds between looks for what is due", default=1.0)
-    idle_timeout: float = _option(_seconds, "seconds after which an idle connection is closed", default=60.0)
-    max_description_bytes: int = _option(_size, "longest description of a task to take", default=1024 * 1024)
+    idle_timeout: float = _option(
+        _seconds, "seconds after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS
+    )
+    max_description_bytes: int = _option(_size, "longest description of a task to take", default=MAX_DESCRIPTION_BYTES)
     log_format: str = _option(_one_of("text", "json"), "text, or json for one flat object a line", default="text")
 
     def __attrs_post_init__(self) -> None:

@@ -6,7 +6,7 @@ from base64 import b64decode
 from pathlib import Path
 
 from tasksubmit.cli.control import CommandFailed, Json
-from tasksubmit.lifecycle.results import check_result_filename, disk_name
+from tasksubmit.lifecycle.results import TEXT_RESULT, check_result_filename, disk_name
 from tasksubmit.wire.frames import MAX_FRAME
 
 
@@ -45,7 +45,7 @@ def save_result(result: Json, output: Path) -> Json:
     content = result_content(result)
     path = output
     if output.is_dir():
-        name = result["filename"] or disk_name(result["task_id"], "result.txt")
+        name = result["filename"] or disk_name(result["task_id"], TEXT_RESULT)
         check_result_filename(name)
         path = output / name
     try:

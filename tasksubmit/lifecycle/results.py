@@ -32,6 +32,10 @@ MAX_DISK_NAME = 230
 """The longest name of a result on disk before it is numbered, in bytes: file systems allow 255."""
 
 
+TEXT_RESULT = "result.txt"
+"""What a text result is called on disk (wire.md, section 5)."""
+
+
 def check_result_filename(name: str) -> None:
     """Refuse a file name that is not a plain base name, or whose extension may not be sent.
 

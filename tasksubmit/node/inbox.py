@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from tasksubmit.errors import EmptyQueue, FrameTooLarge, IllegalTransition, InvalidMessage, NotAtHead, TooLarge
 from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
 from tasksubmit.lifecycle.polo import polo_score
+from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import Event, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.records import Decision, Records, always, clipped, overdue, recorded_time
@@ -25,9 +26,6 @@ from tasksubmit.wire.messages import (
 )
 from tasksubmit.wire.taskfile import TaskFile
 from tasksubmit.wire.timestamps import format_time
-
-TEXT_RESULT = "result.txt"
-"""What a text result is called on disk (wire.md, section 5)."""
 
 _LONGEST_MS = 2**63 - 1
 _HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # whatever a submitter says
@@ -96,8 +94,13 @@ class Inbox:
             raise InvalidMessage(f"this is {self._records.own}; the task is for {request.to_addr}", "to_addr")
         return submitter
 
-    async def withdrawn(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
-        """The submitter withdraws a task; the answer tells what won when it raced with something else."""
+    async def status_updated(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
+        """The submitter withdraws a task; the answer tells what won when it raced with something else.
+
+        CANCELLED is a submitter's only word: any other changes nothing.
+        """
+        if update.status != TaskStatus.CANCELLED.value:
+            return acknowledgement(task)
         try:
             task = await self._records.change(task.key, always(Event.CANCEL, justification=update.justification))
         except IllegalTransition:

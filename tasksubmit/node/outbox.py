@@ -11,9 +11,10 @@ from twisted.logger import Logger
 
 from tasksubmit.errors import IllegalTransition, InvalidTime, TaskConflict
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
+from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.node.inbox import TEXT_RESULT, acknowledgement
+from tasksubmit.node.inbox import acknowledgement
 from tasksubmit.node.records import Decision, Records, always, clipped, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import ResponseStatus, SubmitResponse, TaskResultMessage, TaskStatusUpdate

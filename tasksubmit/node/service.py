@@ -28,9 +28,11 @@ from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
+from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
+    MAX_DESCRIPTION_BYTES,
     SubmitRequest,
     SubmitResponse,
     TaskResultMessage,
@@ -40,8 +42,6 @@ from tasksubmit.wire.messages import (
 from tasksubmit.wire.timestamps import format_time
 
 T = TypeVar("T")
-
-MAX_DESCRIPTION_BYTES = 1024 * 1024
 
 
 @implementer(ITaskHandler)
@@ -77,7 +77,7 @@ class Node(MultiService):
         timeouts: Timeouts | None = None,
         formula: ScoreFormula = ScoreFormula.DOCUMENTED,
         tick_seconds: float = 1.0,
-        idle_timeout_seconds: float = 60.0,
+        idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
         max_description_bytes: int = MAX_DESCRIPTION_BYTES,
         random: Random | None = None,
     ) -> None:
@@ -145,16 +145,16 @@ class Node(MultiService):
         return Deferred.fromCoroutine(self._inbox.task_submitted(peer, request))
 
     def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> Deferred[SubmitResponse]:
-        """See `ITaskHandler.status_updated`; a submitter withdraws with CANCELLED, all else is a receiver's word."""
+        """See `ITaskHandler.status_updated`."""
         return Deferred.fromCoroutine(self._status_updated(peer, update))
 
     async def _status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
         tasks = await self._tasks_with(peer, update.task_id)
         received = [task for task in tasks if task.side is Side.RECEIVER]
         submitted = [task for task in tasks if task.side is Side.SUBMITTER]
-        is_withdrawal = update.outcome == "cancelled_by_submitter" or not submitted
-        if update.status == TaskStatus.CANCELLED.value and received and is_withdrawal:
-            return await self._inbox.withdrawn(_spoken_of(received, update.task_id), update)
+        # Only a node that works for itself has both: its submitting side says CANCELLED with this outcome.
+        if received and (not submitted or update.outcome == "cancelled_by_submitter"):
+            return await self._inbox.status_updated(_spoken_of(received, update.task_id), update)
         return await self._outbox.status_updated(_spoken_of(submitted, update.task_id), update)
 
     def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[SubmitResponse]:

@@ -303,7 +303,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         )
 
     def _send_result(self, turn: _Turn, result: TaskResult) -> None:
-        """Send the old synchronous result of the submission that ``turn`` is of; see `tasksubmit.interfaces.SendResult`."""
+        """Send the old synchronous result of the submission that ``turn`` is of."""
         if not self.is_open:
             raise PeerVanished(f"{self._origin} is not connected any more; its result was not sent")
         frame = result.to_frame().encode()

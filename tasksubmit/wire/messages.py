@@ -34,6 +34,9 @@ PERSISTENT = "persistent"
 ACK = "ack"
 """The feature of acknowledging status updates and results that ask for it (wire.md, section 6)."""
 
+MAX_DESCRIPTION_BYTES = 1024 * 1024
+"""The longest description that is taken, unless configured otherwise, in bytes of UTF-8."""
+
 MAX_TASK_ID = 128
 """The longest task id, in characters (wire.md, section 2)."""
 

@@ -527,6 +527,22 @@ class EndingTests(ServerTestCase):
         self.assertEqual([response.task_id for response in peer.answers], ["a", "c"])
         self.assert_lost(peer)
 
+    def test_half_close_before_reading(self) -> None:
+        """A peer that closes its direction first, and reads its answers afterwards, gets all of them."""
+        peer = self.start()
+        self.handler.at_once = lambda task_id: evolve(answer(task_id), message="m" * 10_000)
+        assert peer.transport is not None
+        peer.transport.pauseProducing()  # type: ignore[attr-defined]  # the memory transport's
+        ids = [f"t{number}" for number in range(50)]
+        self.deliver(peer, encoded(*map(request, ids)))
+        self.assertLess(len(self.handler.asked), 50)
+        (connection,) = self.factory.connections
+        connection.readConnectionLost()
+        peer.transport.resumeProducing()  # type: ignore[attr-defined]  # the memory transport's
+        self.network.flush()
+        self.assertEqual([response.task_id for response in peer.answers], ids)
+        self.assert_lost(peer)
+
     def test_half_close_at_rest(self) -> None:
         """When nothing is in work the connection is closed at once, the beginning of a frame or not."""
         for data in (b"", encoded(request("a"))[:10]):

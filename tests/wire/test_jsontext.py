@@ -77,12 +77,13 @@ class DecodeTests(SynchronousTestCase):
             few, many = (b'{"a":[' + b",".join([item] * count) + b"]}" for count in (MAX_VALUES // 4, 2 * MAX_VALUES))
             decode_object(few)
             self.assertIn("values", str(self.assertRaises(MalformedMessage, decode_object, many)))
-        self.assertRaises(MalformedMessage, decode_object, b'"' * (5 * MAX_VALUES) + b"," * (MAX_VALUES + 1))
+        error = self.assertRaises(MalformedMessage, decode_object, b'","' * (3 * MAX_VALUES))
+        self.assertIn("values", str(error))
 
     def test_marks_in_strings(self) -> None:
         """Commas and brackets of a text are no values, however it is escaped."""
         for text in (",", "[{", '",', "\\,", '\\",[', ',\\"\\\\"'):
-            document = {"a": text * (MAX_VALUES + 1), "b": [text]}
+            document = {"\\": text * (MAX_VALUES + 1), "b": [text]}
             self.assertEqual(decode_object(json.dumps(document).encode()), document)
 
     def test_number_types(self) -> None:
