@@ -68,6 +68,9 @@ class Courier:
             if delivery.sent_at is not None:
                 await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery.id)
                 return
+            if task.cancel_requested_at is not None:
+                await self._outbox.withdrawn_unsent(task, delivery.id)
+                return
             await self._records.store.mark_sent(delivery.id, self._records.now())
         request = SubmitRequest(
             task_id=task.task_id,

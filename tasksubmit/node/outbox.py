@@ -89,6 +89,10 @@ class Outbox:
         lost = always(code="unconfirmed", error=f"the answer to the submission was lost: {error}")
         await self._records.change(task.key, lost, settles=delivery_id)
 
+    async def withdrawn_unsent(self, task: Task, delivery_id: int) -> None:
+        """The cancellation came before the submission was sent: there is nothing to withdraw."""
+        await self._records.change(task.key, self._heed((Event.CONFIRM_CANCEL,), {}), settles=delivery_id)
+
     async def cancellation_answered(self, task: Task, response: SubmitResponse | None, delivery_id: int) -> None:
         """The receiver answered a cancellation: with the status that won, or, being deployed, with silence."""
         if response is None or response.status != ResponseStatus.ACCEPTED:

@@ -188,12 +188,12 @@ class OwnDeadlineTests(NodeTestCase):
         self.assert_idle(alice)
 
     def test_unreachable(self) -> None:
-        """The deadline of a task that could not even be sent asks for its withdrawal once."""
+        """The deadline of a task that could not even be sent ends it, and asks for its withdrawal once."""
         alice = self.make_node(ALICE, BOB)
         handle = self.done(alice.submit(BOB, "work"))
         self.advance(300)
-        self.assertEqual([delivery.kind.value for delivery in self.owed(alice, handle.key)], ["submission", "status"])
-        self.assertIs(self.task(alice, handle.key).status, TaskStatus.NEW)
+        self.assertEqual([delivery.kind.value for delivery in self.owed(alice, handle.key)], ["status"])
+        self.assertIs(self.task(alice, handle.key).status, TaskStatus.CANCELLED)
 
     def test_results_deadline(self) -> None:
         """Results that are not here by the task's own deadline are not waited for, whatever the status."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import pairwise
 from random import Random
 
@@ -10,7 +11,7 @@ from typing_extensions import override
 
 from tasksubmit.errors import ListenError
 from tasksubmit.interfaces import Peer, Refusal
-from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node import delivery
 from tasksubmit.node.service import Node
@@ -93,7 +94,8 @@ class BackOffTests(NodeTestCase):
 
     def dial_times(self, random: Random, seconds: float) -> list[float]:
         """The times between the first attempts to reach a dead peer."""
-        alice = self.make_node(ALICE, BOB, random=random, tick_seconds=TICK)
+        patient = Timeouts(answer_timeout=timedelta(hours=1))
+        alice = self.make_node(ALICE, BOB, random=random, tick_seconds=TICK, timeouts=patient)
         self.done(alice.submit(BOB, "work"))
         times: list[float] = []
         start = self.clock.seconds()

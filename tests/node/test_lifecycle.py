@@ -319,14 +319,15 @@ class CancelTests(PairTestCase):
         self.assertEqual(self.statuses(handle), (TaskStatus.DECLINED, TaskStatus.DECLINED))
 
     def test_before_the_submission_went_out(self) -> None:
-        """A task that is cancelled before its receiver was reached is submitted, then withdrawn, in this order."""
+        """A task that is cancelled before its receiver was reached is over, and never submitted."""
         self.network.refuse(str(BOB))
         handle = self.done(self.alice.submit(BOB, "work"))
         self.done(handle.cancel())
         self.assertIs(self.task(self.alice, handle.key).status, TaskStatus.NEW)
         self.network.refuse(str(BOB), False)
         self.advance(10)
-        self.assertEqual(self.statuses(handle), (TaskStatus.CANCELLED, TaskStatus.CANCELLED))
+        self.assertIs(self.task(self.alice, handle.key).status, TaskStatus.CANCELLED)
+        self.assertEqual(self.done(self.bob.store.find(handle.task_id)), [])
 
     def test_only_by_the_submitter(self) -> None:
         """The receiver cannot cancel; it declines."""

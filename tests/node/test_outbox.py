@@ -445,6 +445,18 @@ class LostAnswerTests(NodeTestCase):
         self.assertEqual(bob.peers, [])
         self.assertEqual(self.task(alice, handle.key).code, "unconfirmed")
 
+    def test_cancelled_before(self) -> None:
+        """A submission that was cancelled before it could be sent is not sent to such a peer any more."""
+        alice = self.make_node(ALICE, BOB)
+        handle = self.done(alice.submit(BOB, "work"))
+        self.done(handle.cancel())
+        bob = self.listen(BOB, deployed)
+        self.advance(70)
+        frames = [frame for peer in bob.peers for frame in peer.frames if frame.type == SubmitRequest.frame_type]
+        self.assertEqual(frames, [])
+        self.assertIs(self.task(alice, handle.key).status, TaskStatus.CANCELLED)
+        self.assertEqual(self.owed(alice, handle.key), [])
+
     def test_refused_when_repeated(self) -> None:
         """A peer that may have taken the submission before, and cannot say so now, is asked until it can."""
         answers: list[Script] = [self.closes, refuse("storage"), self.takes]
