@@ -84,29 +84,15 @@ class PeerUnreachable(PeerError):
 
 
 class PeerVanished(PeerError):
-    """The connection was lost before the answer came. Whether the peer acted on the request is not known.
-
-    `written` tells whether any byte of the request may have left; if not, repeating it is safe with every peer.
-    """
+    """The connection was lost before the answer came. Whether the peer acted on the request is not known."""
 
     code = "vanished"
 
-    def __init__(self, message: str, *, written: bool = True) -> None:
-        super().__init__(message)
-        self.written = written
-
 
 class PeerTimedOut(PeerError):
-    """The peer did not answer in time. Whether it acted on the request is not known.
-
-    `written` tells whether any byte of the request may have left; if not, repeating it is safe with every peer.
-    """
+    """The peer did not answer in time. Whether it acted on the request is not known."""
 
     code = "timed_out"
-
-    def __init__(self, message: str, *, written: bool = True) -> None:
-        super().__init__(message)
-        self.written = written
 
 
 # --- what cannot be, whoever asks --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.outbox import Outbox
-from tasksubmit.node.records import Records
+from tasksubmit.node.records import Records, clipped
 from tasksubmit.protocol.client import Client
 from tasksubmit.wire.messages import (
     ACK,
@@ -85,7 +85,7 @@ class Courier:
         except PeerUnreachable:
             raise
         except PeerError as error:  # an answer that cannot be read is lost, too
-            if not getattr(error, "written", True) or ACK in client.features:
+            if ACK in client.features:
                 raise
             await self._outbox.submission_unconfirmed(task, str(error), delivery.id)
             return
@@ -101,5 +101,7 @@ def _final(response: SubmitResponse | None) -> SubmitResponse | None:
     :raises TryAgain: when it does.
     """
     if response is not None and response.status != ResponseStatus.ACCEPTED and response.code in WORTH_TRYING_AGAIN:
-        raise TryAgain(f"the peer answered {response.code}: {response.message!r}", response.retry_after_s)
+        raise TryAgain(
+            f"the peer answered {clipped(response.code)!r}: {clipped(response.message)!r}", response.retry_after_s
+        )
     return response

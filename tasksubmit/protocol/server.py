@@ -147,12 +147,12 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=error)
         self._finish()
 
-    def readConnectionLost(self) -> None:  # noqa: N802  # the interface's name
+    def readConnectionLost(self) -> None:
         """The peer sends nothing more, and may yet read."""
         self._is_all_read = True
         self._close_if_all_answered()
 
-    def writeConnectionLost(self) -> None:  # noqa: N802  # the interface's name
+    def writeConnectionLost(self) -> None:
         """Only follows when one's own direction alone is closed, which is never done here."""
 
     @override
