@@ -14,7 +14,7 @@ from tasksubmit.node.records import Records, clipped
 from tasksubmit.protocol.client import Client
 from tasksubmit.wire.messages import (
     ACK,
-    PERSISTENT,
+    FEATURES,
     ResponseStatus,
     SubmitRequest,
     SubmitResponse,
@@ -77,7 +77,7 @@ class Courier:
             task_description=task.description,
             from_addr=str(self._records.own),
             to_addr=str(task.peer),
-            features=(PERSISTENT, ACK),
+            features=FEATURES,
             expires_at=format_time(task.expires_at) if task.expires_at else "",
         )
         try:

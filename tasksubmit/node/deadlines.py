@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from typing_extensions import override
 
-from tasksubmit.lifecycle.table import DEADLINES, Event, Timeouts
+from tasksubmit.lifecycle.table import DEADLINES, Deadline, Event, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.records import Records, overdue
 
@@ -60,13 +60,17 @@ class Deadlines(Service):
             await DeferredList([Deferred.fromCoroutine(self._pass(task.key)) for task in due])
 
     async def _pass(self, key: TaskKey) -> None:
+        passed: list[Deadline] = []
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            deadline = task.overdue(now, self._timeouts)
+            passed[:] = [deadline] if deadline else []
+            return overdue(deadline) if deadline else ((), {})  # or it moved on just now
+
         try:
-            task = await self._records.change(key, self._if_overdue)
+            await self._records.change(key, decide)
         except Exception:
             self._log.failure("the deadline of task {task_id} could not be carried out", task_id=key.task_id)
             return
-        self._log.info("task {task_id}: {reason}", task_id=key.task_id, peer=key.peer, reason=task.justification)
-
-    def _if_overdue(self, task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
-        deadline = task.overdue(now, self._timeouts)
-        return ((), {}) if deadline is None else overdue(deadline)
+        for deadline in passed:
+            self._log.info("task {task_id}: {reason}", task_id=key.task_id, peer=key.peer, reason=deadline.reason)

@@ -12,7 +12,7 @@ from tasksubmit.errors import UnknownPeer
 from tasksubmit.interfaces import IPeers
 from tasksubmit.protocol.client import Client
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.messages import ACK, PERSISTENT
+from tasksubmit.wire.messages import FEATURES
 
 
 @implementer(IPeers)
@@ -32,10 +32,6 @@ class StaticPeers:
             return self._endpoints[address]
         except KeyError:
             raise UnknownPeer(f"{address} is not a peer of this node; add it with --peer {address}=ENDPOINT") from None
-
-
-FEATURES = frozenset({PERSISTENT, ACK})
-"""What is remembered of what a peer announces; other words mean nothing here."""
 
 
 class Clients:
@@ -66,7 +62,7 @@ class Clients:
 
     def learn(self, address: Address, features: frozenset[str]) -> None:
         """A peer has announced ``features``, elsewhere than in an answer to its client."""
-        features &= FEATURES
+        features = features.intersection(FEATURES)  # other words mean nothing here
         self._announced(address, self._features.get(address, frozenset()) | features)
         self._tell_client(address)
 
@@ -88,7 +84,7 @@ class Clients:
 
     def takes_many(self, address: Address) -> bool:
         """Whether many messages can be under way to a peer."""
-        return self._features.get(address, frozenset()) >= FEATURES
+        return self._features.get(address, frozenset()).issuperset(FEATURES)
 
     def _tell_client(self, address: Address) -> None:
         client = self._clients.get(address)
@@ -96,7 +92,7 @@ class Clients:
             client.features |= self._features.get(address, frozenset())
 
     def _announced(self, address: Address, features: frozenset[str]) -> None:
-        features &= FEATURES
+        features = features.intersection(FEATURES)  # other words mean nothing here
         if self._features.get(address, frozenset()) != features:
             self._features[address] = features
             self._learned(address, features)

@@ -31,9 +31,8 @@ from tasksubmit.protocol.functions import FunctionHandler, SubmissionFunction
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameType, type_name
 from tasksubmit.wire.messages import (
-    ACK,
+    FEATURES,
     MAX_TASK_ID,
-    PERSISTENT,
     ResponseStatus,
     SubmitRequest,
     SubmitResponse,
@@ -54,9 +53,6 @@ MAX_FAULTS = 16
 # JSON may escape each byte of a description in six; the rest of a submission has room in this.
 _ESCAPED_BYTES = 6
 _SUBMISSION_ROOM_BYTES = 64 * 1024
-
-FEATURES = (PERSISTENT, ACK)
-"""What every answer announces (wire.md, section 6)."""
 
 Request: TypeAlias = SubmitRequest | TaskStatusUpdate | TaskResultMessage
 

@@ -34,6 +34,9 @@ PERSISTENT = "persistent"
 ACK = "ack"
 """The feature of acknowledging status updates and results that ask for it (wire.md, section 6)."""
 
+FEATURES = (PERSISTENT, ACK)
+"""What a node of ours announces, and all that it needs to know of what others announce."""
+
 MAX_DESCRIPTION_BYTES = 1024 * 1024
 """The longest description that is taken, unless configured otherwise, in bytes of UTF-8."""
 
