@@ -207,15 +207,16 @@ class DeliveryService(Service):
             self._begin(self._see_through(address, owed, delivery, task))
 
     async def _see_through(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> None:
+        could_talk = False
         try:
-            if await self._attempt(address, delivery, task):
-                owed.failures = 0
-                return
+            could_talk = await self._attempt(address, delivery, task)
+        finally:
             now = self._clock.seconds()
-            if now >= owed.not_before:  # else the failure of another message has said so
+            if could_talk:
+                owed.failures = 0
+            elif now >= owed.not_before:  # else the failure of another message has said so
                 owed.not_before = now + self._delay(owed.failures)
                 owed.failures += 1
-        finally:
             del owed.in_work[delivery.id]
             owed.tell()
 

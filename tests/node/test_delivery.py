@@ -7,9 +7,10 @@ from datetime import timedelta
 from itertools import pairwise
 from random import Random
 
+from twisted.internet.defer import fail
 from typing_extensions import override
 
-from tasksubmit.errors import ListenError
+from tasksubmit.errors import ListenError, StoreError
 from tasksubmit.interfaces import Peer, Refusal
 from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
@@ -284,6 +285,18 @@ class AnswersTests(ReceiverTestCase):
         self.assertEqual(self.heard.count("results"), 3)
         for key in keys:
             self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
+
+    def test_not_noted(self) -> None:
+        """When a failed attempt cannot even be noted, the next one waits all the same."""
+        self.patch(self.store, "postpone", lambda *args: fail(StoreError("disk full")))
+        self.accept(script=refuse("overloaded"))
+        self.script = refuse("overloaded")
+        self.advance(0.5, step=0.1)
+        self.assertEqual(self.heard, ["ACCEPTED"])
+        self.script = acknowledge
+        self.advance(3)
+        self.assertEqual(self.heard, ["ACCEPTED", "ACCEPTED"])
+        self.assertTrue(self.flushLoggedErrors(StoreError))
 
     def test_one_by_one(self) -> None:
         """A peer of which it is not known that it takes many is sent one message at a time."""
