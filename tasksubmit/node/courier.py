@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from twisted.logger import Logger
-
 from tasksubmit.errors import PeerError, PeerUnreachable, TaskSubmitError
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind
 from tasksubmit.lifecycle.table import Side
@@ -37,8 +35,6 @@ class TryAgain(TaskSubmitError):
 class Courier:
     """Delivers single messages. What counts as delivered is in wire.md, section 6."""
 
-    _log = Logger()
-
     def __init__(self, records: Records, inbox: Inbox, outbox: Outbox) -> None:
         self._records = records
         self._inbox = inbox
@@ -60,7 +56,7 @@ class Courier:
             if task.side is Side.SUBMITTER:
                 await self._outbox.cancellation_answered(task, response, delivery.id)
             else:
-                await self._inbox.status_taken(task, response, delivery.id)
+                await self._inbox.status_taken(task, delivery.id)
 
     async def _submit(self, client: Client, delivery: Delivery, task: Task) -> None:
         if ACK not in client.features:

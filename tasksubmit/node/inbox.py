@@ -228,8 +228,8 @@ class Inbox:
         delivered = always(Event.DELIVER, reward=reward, justification="The results were delivered")
         await self._records.change(task.key, delivered, settles=delivery_id)
 
-    async def status_taken(self, task: Task, response: SubmitResponse | None, delivery_id: int) -> None:
-        """The submitter has a status update, or does not want it."""
+    async def status_taken(self, task: Task, delivery_id: int) -> None:
+        """The submitter has a status update, or does not want it: whichever, it is not sent again."""
         await self._records.change(task.key, always(), settles=delivery_id)
 
 
