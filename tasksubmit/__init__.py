@@ -37,7 +37,8 @@ from tasksubmit.wire import (
 
 if TYPE_CHECKING:
     from tasksubmit.node.peers import StaticPeers
-    from tasksubmit.node.service import Node, SubmittedTask
+    from tasksubmit.node.service import Node
+    from tasksubmit.node.submitted import SubmittedTask
     from tasksubmit.protocol.client import Client, connect
     from tasksubmit.protocol.framing import TaskSubmitProtocol
     from tasksubmit.protocol.server import TaskSubmitFactory
@@ -53,7 +54,7 @@ _ON_TWISTED = {
     "Node": "tasksubmit.node.service",
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
     "StaticPeers": "tasksubmit.node.peers",
-    "SubmittedTask": "tasksubmit.node.service",
+    "SubmittedTask": "tasksubmit.node.submitted",
     "TaskSubmitFactory": "tasksubmit.protocol.server",
     "TaskSubmitProtocol": "tasksubmit.protocol.framing",
     "connect": "tasksubmit.protocol.client",

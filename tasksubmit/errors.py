@@ -160,6 +160,18 @@ class TaskConflict(UsageError):
     code = "id_conflict"
 
 
+class TaskForgotten(UsageError):
+    """The id was used by a task that has ended and was removed by retention; use another id."""
+
+    code = "id_conflict"
+
+
+class NotAccepting(UsageError):
+    """The node is being drained: it takes nothing new, and will stop."""
+
+    code = "not_accepting"
+
+
 class IllegalTransition(UsageError):
     """The task's status does not allow this step (wire.md, section 4)."""
 

@@ -10,12 +10,12 @@ from zope.interface import Interface
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IStreamClientEndpoint
 
-    from tasksubmit.lifecycle.change import Change, Delivery
+    from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
     from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
     from tasksubmit.lifecycle.task import Task, TaskKey
     from tasksubmit.wire.address import Address
@@ -108,8 +108,16 @@ class ITaskHandler(Interface):
         """
 
 
+@frozen
+class SavedResult:
+    """A result that a store keeps: its name there, and the SHA-256 of its content in hexadecimal digits."""
+
+    name: str
+    sha256: str
+
+
 class ITaskStore(Interface):
-    """Where a node keeps its tasks, what it owes to peers, and the ledger.
+    """Where a node keeps its tasks, their stories, what it owes to peers, and the ledger.
 
     Every method but `open` returns a Deferred. One that changes something fires only after the change is durable, and
     fails with `StoreError` when it is not; then nothing of it happened. Changes take effect in the order of the calls.
@@ -126,8 +134,11 @@ class ITaskStore(Interface):
     def close() -> Deferred[None]:
         """Finish what was asked, then release everything; fires when done. The store can be opened again."""
 
-    def create(task: Task, deliveries: Sequence[Delivery]) -> Deferred[tuple[Task, bool]]:
-        """Keep a new record and what it owes; fires with it and True, or with the record that has the key and False."""
+    def create(task: Task, owed: Sequence[Delivery]) -> Deferred[tuple[Task, bool]]:
+        """Keep a new record and what it owes; fires with it and True, or with the record that has the key and False.
+
+        Fails with `TaskForgotten` when a tombstone has the key.
+        """
 
     def apply(change: Change) -> Deferred[Task]:
         """Carry out `change` in one transaction; fires with the record as it is then.
@@ -140,6 +151,9 @@ class ITaskStore(Interface):
     def get(key: TaskKey) -> Deferred[Task | None]:
         """Fires with the record known by `key`, or None."""
 
+    def recall(key: TaskKey) -> Deferred[Task | Tombstone | None]:
+        """Fires with the record known by `key`, or with what retention left of it, or None."""
+
     def find(task_id: str) -> Deferred[list[Task]]:
         """Fires with every record that has this id, of either side and whichever peer."""
 
@@ -150,6 +164,12 @@ class ITaskStore(Interface):
 
     def queue(limit: int) -> Deferred[list[Task]]:
         """Fires with the first `limit` tasks of the queue, the head first."""
+
+    def put_back(limit: int) -> Deferred[list[Task]]:
+        """Fires with the first `limit` EXECUTING tasks that wait to be taken again, in the order of taking."""
+
+    def events_of(task: Task) -> Deferred[list[TaskEvent]]:
+        """Fires with the story of a task, in order; it begins after the creation, which the record itself tells."""
 
     def due(deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
         """Fires with up to `limit` records that meet ``deadline``, its column before ``before``, the oldest first.
@@ -163,8 +183,11 @@ class ITaskStore(Interface):
     def next_delivery(peer: Address) -> Deferred[datetime | None]:
         """Fires with when the next message may be sent to ``peer``; None when nothing is owed to it."""
 
-    def postpone(delivery_id: int, ready_at: datetime, error: str) -> Deferred[None]:
-        """Note that an attempt failed with ``error``, and not to try again before ``ready_at``."""
+    def aged_deliveries(before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
+        """Fires with up to `limit` messages owed since before ``before`` and not given up, the oldest first."""
+
+    def postpone(delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str) -> Deferred[None]:
+        """Note that an attempt failed, which ``event`` tells, and not to try again before ``ready_at``."""
 
     def mark_sent(delivery_id: int, now: datetime) -> Deferred[None]:
         """Note that a message is about to be sent to a peer that may not be sent it twice; `postpone` forgets it."""
@@ -175,6 +198,36 @@ class ITaskStore(Interface):
     def deliveries_of(key: TaskKey) -> Deferred[list[Delivery]]:
         """Fires with what is owed for one task, in the order in which it will be sent."""
 
+    def end_bound_leases() -> Deferred[None]:
+        """Let every lease run out that does not outlive its node: the node has just been started."""
+
+    def shift_times(by: timedelta) -> Deferred[None]:
+        """Move the times of every task that has not ended, and of every delivery: the clock was set by so much.
+
+        Times that were agreed on (``expires_at``, ``result_due_at``) stay.
+        """
+
+    def ended(before: datetime, limit: int) -> Deferred[list[Task]]:
+        """Fires with up to `limit` tasks that ended before ``before`` and owe nothing, the oldest first."""
+
+    def result_bytes() -> Deferred[int]:
+        """Fires with the size of all results together."""
+
+    def forget(task: Task, now: datetime) -> Deferred[bool]:
+        """Remove an ended task, its story and its results, and leave a `Tombstone`; fires with whether that was done.
+
+        It is not when the record has changed, or something is owed for it.
+        """
+
+    def tombstone(key: TaskKey) -> Deferred[Tombstone | None]:
+        """Fires with what retention left of the task known by `key`."""
+
+    def tombstones(task_id: str) -> Deferred[list[Tombstone]]:
+        """Fires with what retention left of every task with this id."""
+
+    def drop_tombstones(before: datetime, limit: int) -> Deferred[int]:
+        """Remove up to `limit` tombstones put before ``before``; fires with how many."""
+
     def scores() -> Deferred[list[tuple[Address, int]]]:
         """Fires with the score of every address that has one."""
 
@@ -184,8 +237,8 @@ class ITaskStore(Interface):
     def remember_features(peer: Address, features: frozenset[str]) -> Deferred[None]:
         """Keep what ``peer`` announced."""
 
-    def save_result(task_id: str, filename: str, content: bytes) -> Deferred[str]:
-        """Keep a result durably; fires with its name in the store, which a later `Change` gives to a record.
+    def save_result(task_id: str, filename: str, content: bytes) -> Deferred[SavedResult]:
+        """Keep a result durably; fires with what a later `Change` gives to a record.
 
         A result that no record comes to name is to be discarded; one left over by a crash goes at the next `open`.
         """
@@ -193,8 +246,11 @@ class ITaskStore(Interface):
     def discard_result(name: str) -> Deferred[None]:
         """Forget a result that no record names."""
 
-    def read_result(name: str) -> Deferred[bytes]:
-        """Fires with the content of a result."""
+    def read_result(name: str, digest: str = "") -> Deferred[bytes]:
+        """Fires with the content of a result; fails with `StoreDamaged` when its SHA-256 is not ``digest``.
+
+        An empty ``digest`` is not compared.
+        """
 
 
 class IAdmissionPolicy(Interface):

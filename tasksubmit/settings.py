@@ -15,7 +15,16 @@ from twisted.internet.endpoints import quoteStringArgument
 
 from tasksubmit.errors import ConfigurationError, InvalidAddress
 from tasksubmit.lifecycle.polo import ScoreFormula
-from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, ANSWER_TIMEOUT, QUEUE_HEAD_TIMEOUT, Timeouts
+from tasksubmit.lifecycle.table import (
+    ACCEPT_TIMEOUT,
+    ANSWER_TIMEOUT,
+    LEASE,
+    QUEUE_HEAD_TIMEOUT,
+    SILENCE_TIMEOUT,
+    Timeouts,
+)
+from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
+from tasksubmit.node.retention import RETENTION
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
@@ -114,6 +123,13 @@ def _size(value: object) -> int:
     return size
 
 
+def _count(value: object) -> int:
+    count = -1 if isinstance(value, float) else int(_number(value, int))
+    if not 0 < count < 2**63:
+        raise ValueError(f"expected a whole number, more than 0, not {value}")
+    return count
+
+
 def _one_of(*words: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in words:
@@ -167,6 +183,24 @@ class Settings:
     answer_timeout: timedelta = _option(
         _duration, "seconds after which a submitted task that is still NEW is cancelled", default=ANSWER_TIMEOUT
     )
+    silence_timeout: timedelta = _option(
+        _duration, "seconds without news of a submitted task after which its receiver is asked", default=SILENCE_TIMEOUT
+    )
+    lease: timedelta = _option(
+        _duration, "seconds that an execution may go on without progress before it counts as lost", default=LEASE
+    )
+    max_attempts: int = _option(
+        _count, "how often a task is begun; after the last attempt a lost lease cancels it", default=1
+    )
+    delivery_age_limit: timedelta = _option(
+        _duration, "seconds after which what cannot be delivered to a peer is given up", default=DELIVERY_AGE_LIMIT
+    )
+    retention: timedelta = _option(
+        _duration, "seconds for which ended tasks, their stories and their results are kept", default=RETENTION
+    )
+    max_result_bytes: int | None = _option(
+        _count, "what results may take on the disk before the oldest go, with their tasks", default=None
+    )
     tick: float = _option(_seconds, "seconds between looks for what is due", default=1.0)
     idle_timeout: float = _option(
         _seconds, "seconds after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS
@@ -191,7 +225,7 @@ class Settings:
     @property
     def timeouts(self) -> Timeouts:
         """The limits of a task's life."""
-        return Timeouts(self.accept_timeout, self.queue_head_timeout, self.answer_timeout)
+        return Timeouts(self.accept_timeout, self.queue_head_timeout, self.answer_timeout, self.silence_timeout)
 
 
 def load_settings(given: Mapping[str, object], config: Path | None, environ: Environment) -> Settings:

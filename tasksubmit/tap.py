@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -21,9 +22,12 @@ from typing_extensions import override
 
 from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, TaskSubmitError
+from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer
+from tasksubmit.node.clock import use_steady_timers
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.peers import StaticPeers
+from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.settings import Settings, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
@@ -175,8 +179,12 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         SQLiteTaskStore(settings.state_dir, reactor),
         _peers(settings, reactor),
         clock=reactor,
+        wall=time.time,
         listen=endpoints,
         timeouts=settings.timeouts,
+        lease=Lease(settings.lease, settings.max_attempts),
+        delivery_age_limit=settings.delivery_age_limit,
+        retention=Retention(settings.retention, settings.max_result_bytes),
         formula=settings.score_formula,
         tick_seconds=settings.tick,
         idle_timeout_seconds=settings.idle_timeout,
@@ -189,10 +197,12 @@ class AgentService(MultiService):
 
     :param runner: the options of twistd or twist, if it is one of them that runs the service.
     :param log_format: ``json`` gives twistd's application the observer that writes it.
+    :param reactor: of this process, which is the node's: its timers are made steady.
     """
 
-    def __init__(self, runner: usage.Options | None, log_format: str = "text") -> None:
+    def __init__(self, runner: usage.Options | None, log_format: str = "text", reactor: Any = None) -> None:
         super().__init__()
+        self._reactor = reactor
         self._runner = runner
         self._log_format = log_format
         self._pidfile = str(runner.get("pidfile") or "") if runner is not None else ""
@@ -210,6 +220,8 @@ class AgentService(MultiService):
 
     @override
     def startService(self) -> None:
+        if self._reactor is not None:
+            use_steady_timers(self._reactor)
         self._or_exit(super().startService)
 
     def _or_exit(self, start: Callable[[], None]) -> None:
@@ -238,12 +250,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     settings = options.settings
     node = make_node(settings, reactor)
-    service = AgentService(options.parent, settings.log_format)
+    service = AgentService(options.parent, settings.log_format, reactor)
     service.setName("tasksubmit")
     node.setServiceParent(service)
     control = serverFromString(reactor, settings.control)
     # Its socket is in the directory that the node's store makes, and belongs to whom the daemon becomes.
-    site = control_site(node, __version__)
+    site = control_site(node, __version__, stop=reactor.stop)
     Listener(settings.control, control, site, is_privileged=False).setServiceParent(service)
     return service
 

@@ -58,6 +58,12 @@ class DefaultTests(SettingsCase):
                 accept_timeout=timedelta(minutes=1),
                 queue_head_timeout=timedelta(hours=1),
                 answer_timeout=timedelta(seconds=90),
+                silence_timeout=timedelta(hours=1),
+                lease=timedelta(days=1),
+                max_attempts=1,
+                delivery_age_limit=timedelta(days=7),
+                retention=timedelta(days=30),
+                max_result_bytes=None,
                 tick=1.0,
                 idle_timeout=60.0,
                 max_description_bytes=1048576,
@@ -154,9 +160,11 @@ class SourceTests(SettingsCase):
         self.assertEqual((settings.listen, settings.peer), (("unix:/a",), {Address.parse(PEER): "unix:/b"}))
 
     def test_timeouts(self) -> None:
-        """The three limits of a task's life are those that were given, each in its place."""
-        settings = self.load(address=OWN, accept_timeout="1", queue_head_timeout="2", answer_timeout="3")
-        self.assertEqual(settings.timeouts, Timeouts(*(timedelta(seconds=n) for n in (1, 2, 3))))
+        """The limits of a task's life are those that were given, each in its place."""
+        settings = self.load(
+            address=OWN, accept_timeout="1", queue_head_timeout="2", answer_timeout="3", silence_timeout="4"
+        )
+        self.assertEqual(settings.timeouts, Timeouts(*(timedelta(seconds=n) for n in (1, 2, 3, 4))))
 
 
 class RefusedTests(SettingsCase):
@@ -182,6 +190,10 @@ class RefusedTests(SettingsCase):
             ("idle_timeout", "", "--idle-timeout"),
             ("max_description_bytes", "1.5", "--max-description-bytes"),
             ("max_description_bytes", "0", "--max-description-bytes", "more than 0"),
+            ("max_attempts", "0", "--max-attempts", "whole number"),
+            ("max_attempts", "1.5", "--max-attempts", "whole number"),
+            ("max_result_bytes", "many", "--max-result-bytes", "whole number"),
+            ("retention", "0", "--retention", "more than 0"),
             ("log_format", "xml", "--log-format", "text or json"),
             ("control", "", "--control"),
         )

@@ -6,6 +6,8 @@ import io
 import os
 import sys
 import tempfile
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,17 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver
 from twisted.plugin import getPlugins
 from twisted.python import usage
+from twisted.python.runtime import seconds as wall_seconds
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, ListenError, StoreLocked
+from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer
+from tasksubmit.node.clock import steady_seconds
 from tasksubmit.node.listener import Listener
+from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.service import Node
 from tasksubmit.settings import Settings
 from tasksubmit.tap import AgentService, Options, make_node, makeService
@@ -232,10 +238,51 @@ class ServiceTests(OptionsCase):
         self.assertEqual(node.address, Address.parse(OWN))
         self.assertEqual([str(peer) for peer in node.peers.addresses()], [PEER])
 
+    def test_terms(self) -> None:
+        """Leases, the age limit of delivery and retention are those of the options."""
+        given = ("--lease", "5", "--max-attempts", "3", "--delivery-age-limit", "7", "--retention", "9")
+        node = make_node(self.parse(*given, "--max-result-bytes", "1000").settings, MemoryReactorClock())
+        self.assertEqual(node._lease, Lease(timedelta(seconds=5), 3))
+        self.assertEqual(node._delivery._age_limit, timedelta(seconds=7))
+        retention = node.getServiceNamed("retention")
+        assert isinstance(retention, RetentionService)
+        self.assertEqual(retention._retention, Retention(timedelta(seconds=9), 1000))
+        self.assertEqual(retention._keep_tombstones, timedelta(seconds=14))
+
     def test_endpoints_are_checked_again(self) -> None:
         """Settings that were made in a program are checked, too."""
         settings = Settings(address=Address.parse(OWN), state_dir=Path("/a"), peer={Address.parse(PEER): "nonsense"})
         self.assertRaises(ConfigurationError, make_node, settings, MemoryReactorClock())
+
+
+class TimerTests(OptionsCase):
+    """The timers of a process that is the node's."""
+
+    def test_steady(self) -> None:
+        """They measure the time that passes: setting the clock neither hurries nor stops them."""
+        reactor: Any = MemoryReactorClock()
+        reactor.seconds = wall_seconds
+        AgentService(None, reactor=reactor).startService()
+        self.assertIs(reactor.seconds, steady_seconds)
+        first = steady_seconds()
+        self.patch(time, "time", lambda: 0.0)
+        self.assertGreaterEqual(steady_seconds(), first)
+
+    def test_timers_under_way(self) -> None:
+        """A reactor that has timers, measured otherwise, is left alone, and so is one with a time of its own."""
+        reactor: Any = MemoryReactorClock()
+        reactor.seconds = wall_seconds
+        reactor.callLater(5, lambda: None)
+        AgentService(None, reactor=reactor).startService()
+        self.assertIs(reactor.seconds, wall_seconds)
+        other = MemoryReactorClock()
+        AgentService(None, reactor=other).startService()
+        self.assertEqual(other.seconds(), 0.0)
+
+    def test_records_follow_the_wall_clock(self) -> None:
+        """A node of the service stamps its records with the wall clock's time, whatever its timers count."""
+        node = make_node(self.parse().settings, MemoryReactorClock())
+        self.assertLess(abs(node._records.now().timestamp() - time.time()), 5)
 
 
 class Failing(Service):

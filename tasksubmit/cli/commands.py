@@ -1,53 +1,33 @@
-"""The verbs: one function each."""
+"""The verbs: one function each. Those of whoever receives tasks are in `tasksubmit.cli.work`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from functools import wraps
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tasksubmit import __version__
-from tasksubmit.cli import output
+from tasksubmit.cli import output, work
+from tasksubmit.cli.check import check
 from tasksubmit.cli.control import CommandFailed, Control, Json
-from tasksubmit.cli.results import read_result_file, save_result
+from tasksubmit.cli.results import save_result
 from tasksubmit.cli.session import Session, in_reactor
+from tasksubmit.cli.verbs import from_or_to, json_option, to_option, verb, which
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.wire.messages import generate_task_id
 
 ANSWER_SECONDS = 10
 """How long `submit` waits for the receiver's answer."""
 
+DRAIN_SECONDS = 60
+"""How long `drain` may take."""
+
 _SIDES = click.Choice([side.value for side in Side])
 _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive=False)
-
-
-def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "is_json", is_flag=True, help="Print the answer as one line of JSON.")(command)
-
-
-def _verb(show: Callable[[Any], None]) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., None]]:
-    """Make a command of a coroutine function that asks the node, and whose answer `show` prints."""
-
-    def decorate(function: Callable[..., Awaitable[Any]]) -> Callable[..., None]:
-        @_json_option
-        @click.pass_obj
-        @wraps(function)
-        def command(session: Session, /, is_json: bool, **arguments: Any) -> None:
-            session.is_json |= is_json
-            with session.errors_told():
-                session.tell(session.ask(lambda control: function(control, **arguments)), show)
-
-        return command
-
-    return decorate
-
-
-_from = click.option("--from", "peer", metavar="ADDRESS", help="Its submitter, if several tasks have the id.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -62,7 +42,7 @@ _from = click.option("--from", "peer", metavar="ADDRESS", help="Its submitter, i
     show_envvar=True,
     help="The node's control socket: a path, or a Twisted endpoint string.",
 )
-@_json_option
+@json_option
 @click.version_option(__version__, prog_name="tasksubmit", message="%(prog)s %(version)s")
 @click.pass_context
 def tasksubmit(context: click.Context, state_dir: Path | None, control: str | None, is_json: bool) -> None:
@@ -95,7 +75,7 @@ def tasksubmit(context: click.Context, state_dir: Path | None, control: str | No
     metavar="SECONDS",
     help="How long to wait.  [default: 10 for the receiver's answer, without end for the results]",
 )
-@_verb(output.show_submitted)
+@verb(output.show_submitted)
 async def submit(
     control: Control,
     to: str,
@@ -154,8 +134,8 @@ def _unless_ended(task: Json) -> Json:
 @tasksubmit.command()
 @click.argument("task")
 @click.option("--reason", help="What to tell the receiver.")
-@click.option("--to", "peer", metavar="ADDRESS", help="Its receiver, if several tasks have the id.")
-@_verb(output.show_step)
+@to_option
+@verb(output.show_step)
 async def cancel(control: Control, task: str, reason: str | None, peer: str | None) -> Json:
     """Ask for a submitted task to be withdrawn."""
     return await control.cancel(task, peer=peer, reason=reason)
@@ -166,8 +146,8 @@ async def cancel(control: Control, task: str, reason: str | None, peer: str | No
 @click.option(
     "--output", "save_as", type=click.Path(path_type=Path), help="A file to save it as, or a directory to save it in."
 )
-@click.option("--to", "peer", metavar="ADDRESS", help="Its receiver, if several tasks have the id.")
-@_verb(output.show_result)
+@to_option
+@verb(output.show_result)
 async def result(control: Control, task: str, save_as: Path | None, peer: str | None) -> Json:
     """Print the results of a submitted task, or save them; nothing is ever overwritten."""
     answer = await control.result(task, peer=peer)
@@ -176,61 +156,8 @@ async def result(control: Control, task: str, save_as: Path | None, peer: str | 
 
 # --- the receiver's verbs ---------------------------------------------------------------------------------------------
 
-
-@tasksubmit.command()
-@click.argument("task")
-@click.option("--justification", help="What to tell the submitter.")
-@_from
-@_verb(output.show_step)
-async def accept(control: Control, task: str, justification: str | None, peer: str | None) -> Json:
-    """Take a new task into the queue."""
-    return await control.accept(task, peer=peer, justification=justification)
-
-
-@tasksubmit.command()
-@click.argument("task")
-@click.option("--justification", required=True, help="Why, for the submitter.")
-@_from
-@_verb(output.show_step)
-async def decline(control: Control, task: str, justification: str, peer: str | None) -> Json:
-    """Turn a new task down."""
-    return await control.decline(task, justification, peer=peer)
-
-
-@tasksubmit.command()
-@click.argument("task", required=False)
-@_from
-@_verb(output.show_task)
-async def execute(control: Control, task: str | None, peer: str | None) -> Json:
-    """Begin the task at the head of the queue; TASK, if given, has to be that."""
-    return await control.execute(task, peer=peer)
-
-
-@tasksubmit.command("send-results")
-@click.argument("task")
-@click.option("--text", help="The results, as a text.")
-@click.option(
-    "--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The results, as a file."
-)
-@_from
-@_verb(output.show_step)
-async def send_results(control: Control, task: str, text: str | None, file: Path | None, peer: str | None) -> Json:
-    """Give the results of a task in execution: a text, or a file of up to about 12 MiB.
-
-    The file's extension tells what it is: documents, tables, images and models may be sent, source code may not.
-    """
-    if (text is None) == (file is None):
-        raise click.UsageError("give either --text or --file")
-    if file is None:
-        return await control.send_text(task, text or "", peer=peer)
-    return await control.send_file(task, file.name, read_result_file(file), peer=peer)
-
-
-@tasksubmit.command()
-@_verb(output.show_queue)
-async def queue(control: Control) -> list[Json]:
-    """Show the accepted tasks in their order, the head first."""
-    return await control.queue()
+for command in work.VERBS:
+    tasksubmit.add_command(command)
 
 
 # --- either side's verbs ----------------------------------------------------------------------------------------------
@@ -241,34 +168,28 @@ async def queue(control: Control) -> list[Json]:
 @click.option("--status", type=_STATUSES, help="Only those with this status.")
 @click.option("--peer", metavar="ADDRESS", help="Only those from or to this agent.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most.")
-@_verb(output.show_tasks)
+@verb(output.show_tasks)
 async def list_tasks(control: Control, **query: object) -> list[Json]:
     """List tasks, the newest first."""
     return await control.tasks(**query)
 
 
-def _from_or_to(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that tell tasks with the same id apart."""
-    to = click.option("--to", metavar="ADDRESS", help="The task submitted from here to ADDRESS.")
-    from_ = click.option("--from", "from_", metavar="ADDRESS", help="The task received here from ADDRESS.")
-    return from_(to(command))
-
-
-def _which(from_: str | None, to: str | None) -> dict[str, str]:
-    if from_ is not None and to is not None:
-        raise click.UsageError("give either --from or --to")
-    if from_ is not None:
-        return {"side": "receiver", "peer": from_}
-    return {"side": "submitter", "peer": to} if to is not None else {}
+@tasksubmit.command()
+@click.argument("task")
+@from_or_to
+@verb(output.show_task)
+async def show(control: Control, task: str, from_: str | None, to: str | None) -> Json:
+    """Show all about one task, and what is still owed for it."""
+    return await control.task(task, **which(from_, to))
 
 
 @tasksubmit.command()
 @click.argument("task")
-@_from_or_to
-@_verb(output.show_task)
-async def show(control: Control, task: str, from_: str | None, to: str | None) -> Json:
-    """Show all about one task, and what is still owed for it."""
-    return await control.task(task, **_which(from_, to))
+@from_or_to
+@verb(output.show_story)
+async def why(control: Control, task: str, from_: str | None, to: str | None) -> Json:
+    """Tell a task's whole story: who did what and when, and what it waits for now."""
+    return await control.story(task, **which(from_, to))
 
 
 @tasksubmit.command()
@@ -282,35 +203,66 @@ async def show(control: Control, task: str, from_: str | None, to: str | None) -
     help="What to wait for.",
 )
 @click.option("--timeout", type=click.IntRange(min=0), metavar="SECONDS", help="How long.  [default: without end]")
-@_from_or_to
-@_verb(output.show_step)
+@from_or_to
+@verb(output.show_step)
 async def wait(
     control: Control, task: str, condition: str, timeout: int | None, from_: str | None, to: str | None
 ) -> Json:
     """Wait until a task is accepted or finished; fails when it ended otherwise."""
-    return _unless_ended(await control.wait(task, condition, timeout=timeout, **_which(from_, to)))
+    return _unless_ended(await control.wait(task, condition, timeout=timeout, **which(from_, to)))
+
+
+@tasksubmit.command()
+@click.argument("task")
+@from_or_to
+@verb(output.show_retried)
+async def retry(control: Control, task: str, from_: str | None, to: str | None) -> Json:
+    """Try to deliver again what was given up for a task."""
+    return await control.retry(task, **which(from_, to))
 
 
 # --- the node's verbs -------------------------------------------------------------------------------------------------
 
 
 @tasksubmit.command()
-@_verb(output.show_peers)
+@verb(output.show_peers)
 async def peers(control: Control) -> list[Json]:
     """List the peers that the node knows."""
     return await control.peers()
 
 
 @tasksubmit.command()
-@_verb(output.show_scores)
+@verb(output.show_scores)
 async def score(control: Control) -> list[Json]:
     """Show the node's ledger of polo scores."""
     return await control.score()
 
 
 @tasksubmit.command()
+@click.option(
+    "--timeout",
+    type=click.IntRange(0, 3600),
+    default=DRAIN_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it may take, half of it for what runs.",
+)
+@verb(output.show_drained)
+async def drain(control: Control, timeout: int) -> Json:
+    """Bring the node to rest, then stop it.
+
+    It takes nothing new, lets what runs finish or puts it back, and delivers what it owes. What is left in the end is
+    kept for its next start.
+    """
+    return await control.drain(timeout)
+
+
+tasksubmit.add_command(check)
+
+
+@tasksubmit.command()
 @click.option("--keep", is_flag=True, help="Keep the directory of the two nodes.")
-@_json_option
+@json_option
 @click.pass_obj
 def demo(session: Session, keep: bool, is_json: bool) -> None:
     """Start two nodes, and take one task through its whole life between them."""

@@ -86,8 +86,15 @@ class Control:
         return await self._many("/score")
 
     async def queue(self) -> list[Json]:
-        """The queue, the head first."""
+        """What waits to be executed, in the order of taking."""
         return await self._many("/queue")
+
+    async def drain(self, timeout: int) -> Json:
+        """Bring the node to rest in ``timeout`` seconds, after which it stops; tells what is left."""
+        try:
+            return await self._one("POST", "/drain", body={"timeout": timeout}, allow_seconds=timeout + ANSWER_SECONDS)
+        except AnswerLost as error:
+            raise AnswerLost(str(error), "repeat the command; a node that cannot be reached has stopped") from error
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -98,6 +105,14 @@ class Control:
     async def task(self, task_id: str, *, side: str | None = None, peer: str | None = None) -> Json:
         """One task, and what is owed for it."""
         return await self._one("GET", _path(task_id), {"side": side, "peer": peer})
+
+    async def story(self, task_id: str, *, side: str | None = None, peer: str | None = None) -> Json:
+        """One task, all that happened to it, and what it waits for."""
+        return await self._one("GET", _path(task_id, "story"), {"side": side, "peer": peer})
+
+    async def retry(self, task_id: str, *, side: str | None = None, peer: str | None = None) -> Json:
+        """Try to deliver again what was given up for a task."""
+        return await self._one("POST", _path(task_id, "retry"), {"side": side, "peer": peer})
 
     async def submit(
         self,
@@ -129,10 +144,22 @@ class Control:
         return await self._one("POST", _path(task_id, "cancel"), {"peer": peer}, _given(reason=reason))
 
     async def execute(self, task_id: str | None = None, *, peer: str | None = None) -> Json:
-        """Begin a task; without an id it is the head of the queue."""
+        """Begin a task; without an id it is the next of the queue."""
         if task_id is None:
             return await self._one("POST", "/execute")
         return await self._one("POST", _path(task_id, "execute"), {"peer": peer})
+
+    async def progress(self, task_id: str, text: str, *, peer: str | None = None) -> Json:
+        """Tell how far the execution of a task is."""
+        return await self._one("POST", _path(task_id, "progress"), {"peer": peer}, {"text": text})
+
+    async def put_back(self, task_id: str, *, peer: str | None = None, reason: str | None = None) -> Json:
+        """Have the execution of a task begun again."""
+        return await self._one("POST", _path(task_id, "put-back"), {"peer": peer}, _given(reason=reason))
+
+    async def fail(self, task_id: str, error: str, *, peer: str | None = None) -> Json:
+        """End the execution of a task that cannot be done."""
+        return await self._one("POST", _path(task_id, "fail"), {"peer": peer}, {"error": error})
 
     async def send_text(self, task_id: str, text: str, *, peer: str | None = None) -> Json:
         """Give a text as the results of a task."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import click
 
 from tasksubmit.cli.control import CommandFailed, Json
 from tasksubmit.cli.results import result_content
+from tasksubmit.wire.timestamps import parse_time
 
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -74,16 +76,61 @@ def show_task(task: Json) -> None:
     unsaid: tuple[object, ...] = (None, "", False)
     _print_pairs({name: value for name, value in task.items() if value not in unsaid and name != "deliveries"})
     for delivery in task.get("deliveries", ()):
-        what = f"{delivery['kind']} {delivery['status'] or ''}".strip()
-        error = f", the last one: {delivery['last_error']}" if delivery["last_error"] else ""
-        then = f", next at {delivery['next_attempt_at']}" if delivery["next_attempt_at"] else ""
-        click.echo(clean(f"still to be sent: {what} (attempts: {delivery['attempts']}{error}{then})"))
+        click.echo(_delivery_line(delivery, str))
+    if task["delivery_given_up_at"]:
+        click.echo(f"`tasksubmit retry {task['task_id']}` tries again what was given up")
+
+
+def _delivery_line(delivery: Json, shown: Callable[[str], str]) -> str:
+    """One line for what is owed or was given up; times as ``shown`` writes them."""
+    given_up_at, next_at, error = delivery["given_up_at"], delivery["next_attempt_at"], delivery["last_error"]
+    state = f"given up at {shown(given_up_at)}" if given_up_at else "still to be sent"
+    what = f"{delivery['kind']} {delivery['status'] or ''}".strip()
+    last = f", the last one: {error}" if error else ""
+    then = f", next at {shown(next_at)}" if next_at else ""
+    return clean(f"{state}: {what} (attempts: {delivery['attempts']}{last}{then})")
 
 
 def show_step(task: Json) -> None:
     """Print in one line where a task stands after a step."""
-    asked = ", its cancellation is asked for" if task["cancel_requested_at"] and task["status"] != "CANCELLED" else ""
-    click.echo(clean(f"task {task['task_id']} is {task['status']}{asked}: {task['justification']}"))
+    more = ""
+    if task["cancel_requested_at"] and task["status"] != "CANCELLED":
+        more = ", its cancellation is asked for"
+    elif task["put_back_at"] and task["status"] == "EXECUTING":
+        more = ", waits to be begun again"
+    click.echo(clean(f"task {task['task_id']} is {task['status']}{more}: {task['justification']}"))
+
+
+def show_retried(task: Json) -> None:
+    """Print that what was given up for a task is tried again."""
+    click.echo(clean(f"task {task['task_id']} is {task['status']}: what was given up is sent to {task['peer']} again"))
+
+
+def show_story(story: Json) -> None:
+    """Print a task's story: one line for each event, then what is owed, then what it waits for and what to do."""
+    today = parse_time(story["told_at"]).astimezone().date()
+
+    def shown(moment: str) -> str:
+        return _local_time(moment, today)
+
+    width = max(len(shown(event["at"])) for event in story["events"])
+    for event in story["events"]:
+        times = f" ({event['times']} times, last at {shown(event['last_at'])})" if event["last_at"] else ""
+        what = event["name"].replace("_", " ") + (f": {event['detail']}" if event["detail"] else "")
+        click.echo(clean(f"{shown(event['at']):>{width}}  {event['by']:9}  {event['status']:9}  {what}{times}"))
+    for delivery in story["deliveries"]:
+        click.echo(_delivery_line(delivery, shown))
+    until = f", until {shown(story['until'])}" if story["until"] else ""
+    then = f"; {'then ' if until else ''}{story['then']}" if story["then"] else ""
+    click.echo(clean(f"{story['status']}: {story['sentence']}{until}{then}"))
+    for command in story["commands"]:
+        click.echo(clean(f"  $ {command}"))
+
+
+def _local_time(moment: str, today: date) -> str:
+    """A time of the control API in whole seconds of the local zone; with its date, unless that is ``today``."""
+    local = parse_time(moment).astimezone()
+    return f"{local:%H:%M:%S}" if local.date() == today else f"{local:%Y-%m-%d %H:%M:%S}"
 
 
 def show_tasks(tasks: list[Json]) -> None:
@@ -92,19 +139,28 @@ def show_tasks(tasks: list[Json]) -> None:
         (
             task["task_id"],
             f"{'from' if task['side'] == 'receiver' else 'to'} {task['peer']}",
-            task["status"],
+            f"{task['status']}{' *' if task['delivery_given_up_at'] else ''}",
             task["created_at"],
             task["description"],
         )
         for task in tasks
     )
     _print_table(("TASK", "PEER", "STATUS", "CREATED", "DESCRIPTION"), rows, "there are no such tasks")
+    if any(task["delivery_given_up_at"] for task in tasks):
+        click.echo("* something could not be delivered and was given up; `tasksubmit retry TASK` tries it again")
 
 
 def show_queue(tasks: list[Json]) -> None:
-    """Print the queue as a table."""
-    rows = ((task["task_id"], task["peer"], task["staged_at"], task["description"]) for task in tasks)
-    _print_table(("TASK", "FROM", "STAGED", "DESCRIPTION"), rows, "the queue is empty")
+    """Print the queue as a table: what was put back, then the head, then the others."""
+    rows = ((task["task_id"], task["peer"], *_place(task), task["description"]) for task in tasks)
+    _print_table(("TASK", "FROM", "PLACE", "SINCE", "DESCRIPTION"), rows, "the queue is empty")
+
+
+def _place(task: Json) -> tuple[str, str]:
+    """Where in the queue a task is, and since when."""
+    if task["put_back_at"]:
+        return "put back", task["put_back_at"]
+    return ("head", task["staged_at"]) if task["staged_at"] else ("", task["accepted_at"])
 
 
 def show_peers(peers: list[Json]) -> None:
@@ -154,6 +210,19 @@ def show_submitted(task: Json) -> None:
         click.echo(f"task {task_id} is recorded, will be sent: {to} has not answered yet")
     else:
         click.echo(f"task {task_id} is submitted to {to}, which has it as {task['status']}")
+
+
+def show_drained(drained: Json) -> None:
+    """Print what is left of a node that has come to rest."""
+    left = []
+    if drained["put_back"]:
+        left.append(f"executions put back, to be begun again: {drained['put_back']}")
+    if drained["owed_to"]:
+        left.append(f"peers that could not be reached, and are still owed something: {drained['owed_to']}")
+    then = "stops" if drained["is_stopping"] else "can be stopped"
+    click.echo(f"the node is at rest and {then}; {'; '.join(left) or 'nothing is left to do'}")
+    if left:
+        click.echo("it goes on with that when it is started again")
 
 
 def show_demo(summary: Json) -> None:

@@ -7,6 +7,7 @@ from enum import Enum
 
 from attrs import frozen
 
+from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.wire.address import Address
 
@@ -15,7 +16,10 @@ class DeliveryKind(str, Enum):
     """What is owed to the other party; the frame is made from the task when it is sent, but for a status."""
 
     SUBMISSION = "submission"
+    """Not owed twice: while one waits, it is the question how the task stands as well."""
     STATUS = "status"
+    PROGRESS = "progress"
+    """A status update in whose place a later one goes, as long as it waits behind another message."""
     RESULTS = "results"
 
 
@@ -24,7 +28,8 @@ class Delivery:
     """A message owed to a task's other party, kept until it is delivered.
 
     `payload` is the JSON of a `TaskStatusUpdate` and empty for the other kinds. `ready_at` is when it may be sent
-    next, ``None`` while an earlier message of the same task waits. `id` grows in the order in which messages became
+    next, ``None`` while an earlier message of the same task waits. One that was given up at `given_up_at` stays, and
+    holds up no other, until somebody has it tried again. `id` grows in the order in which messages became
     owed; the store gives it. `sent_at` is set before the message goes to a peer that may not be sent it twice, and
     stays unless it is certain that not a byte of it was written.
     """
@@ -37,6 +42,7 @@ class Delivery:
     sent_at: datetime | None = None
     attempts: int = 0
     last_error: str = ""
+    given_up_at: datetime | None = None
     id: int = 0
 
 
@@ -49,18 +55,73 @@ class Booking:
     reason: str
 
 
+class Note(str, Enum):
+    """What happens to a task besides the events of the table, for its story."""
+
+    DELIVERED = "delivered"
+    DELIVERY_FAILED = "delivery_failed"
+    DELIVERY_GIVEN_UP = "delivery_given_up"
+    RETRIED = "retried"
+    UNCONFIRMED = "unconfirmed"
+    RESULTS_REFUSED = "results_refused"
+    LATE_RESULTS = "late_results"
+
+
+@frozen(kw_only=True)
+class TaskEvent:
+    """One line of a task's story, kept with the task.
+
+    `name` is the name of an `Event` in lower case, or a `Note`; `by` whose doing it was: ``submitter``, ``receiver``,
+    ``time`` or ``node``. `status` is where the task stood afterwards. The same again is not another line, but counted
+    in `times`, the last of them at `last_at`.
+    """
+
+    at: datetime
+    name: str
+    by: str
+    status: TaskStatus
+    detail: str = ""
+    times: int = 1
+    last_at: datetime | None = None
+
+
+@frozen
+class Tombstone:
+    """What stays of a task that retention removed: enough to answer a repeated message about it."""
+
+    key: TaskKey
+    status: TaskStatus
+    description_sha256: str
+    reward: int | None
+    removed_at: datetime
+
+
 @frozen(kw_only=True)
 class Change:
     """One transaction on one task: `before` is what was read, `after` what it becomes.
 
     The store refuses it with `StaleTask` when the record is no longer as `before` was. `at` is the time of the change:
     the task that becomes head of the queue by it is staged then. `settles` is the id of a delivery that this change is
-    the end of.
+    the end of, `gives_up` of one that is not to be tried again by itself; `revives` has those that were given up tried
+    again, as if they were new.
     """
 
     before: Task
     after: Task
     at: datetime
+    events: tuple[TaskEvent, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     bookings: tuple[Booking, ...] = ()
     settles: int | None = None
+    gives_up: int | None = None
+    revives: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to carry out."""
+        return (
+            self.before == self.after
+            and not (self.events or self.deliveries or self.bookings or self.revives)
+            and self.settles is None
+            and self.gives_up is None
+        )

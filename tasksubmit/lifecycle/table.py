@@ -25,6 +25,12 @@ QUEUE_HEAD_TIMEOUT = timedelta(hours=1)
 ANSWER_TIMEOUT = timedelta(seconds=90)
 """How long a submitter waits for its task to leave NEW before it cancels: nobody may ever tell it."""
 
+SILENCE_TIMEOUT = timedelta(hours=1)
+"""How long a submitter hears nothing of an open task before it asks the receiver how the task stands."""
+
+LEASE = timedelta(days=1)
+"""The longest execution without progress, unless its executor says otherwise."""
+
 
 class TaskStatus(str, Enum):
     """Where a task stands; the values are the words on the wire."""
@@ -70,7 +76,8 @@ class Event(Enum):
     DECLINE = "decline"
     EXECUTE = "execute"
     PROGRESS = "report progress"
-    RUN_AGAIN = "run again"
+    RUN_AGAIN = "be put back"
+    TAKE_AGAIN = "be taken again"
     FAIL = "fail"
     COMPLETE = "complete"
     DELIVER = "deliver results"
@@ -89,7 +96,10 @@ class Event(Enum):
     HEAR_SUCCEEDED = "hear SUCCEEDED"
     RECEIVE_RESULTS = "receive results"
     REQUEST_CANCEL = "ask for cancellation"
+    TIME_OUT_ANSWER = "pass the answer deadline"
+    TIME_OUT_RESULTS = "pass the deadline of its results"
     CONFIRM_CANCEL = "be withdrawn"
+    ASK_AGAIN = "be asked after"
 
 
 class Stamp(Enum):
@@ -98,10 +108,13 @@ class Stamp(Enum):
     ACCEPTED = "accepted_at, time_idle_ms"
     EXECUTE_STARTED = "execute_started_at, time_staged_ms, attempt 1"
     STAGED = "time_staged_ms"
-    RUN_AGAIN = "attempt + 1"
+    LEASED = "lease_expires_at, no put_back_at"
+    PUT_BACK = "attempt + 1, put_back_at, no lease_expires_at"
+    STARTED_AGAIN = "execute_started_at"
     COMPLETED = "completed_at, time_cpu_ms"
     CANCEL_REQUESTED = "cancel_requested_at"
     SUCCEEDED_HEARD = "succeeded_heard"
+    ASKED = "heard_at"
 
 
 class Effect(Enum):
@@ -111,6 +124,7 @@ class Effect(Enum):
     OWE_CANCELLATION = "CANCELLED is to be sent to the receiver"
     OWE_RESULTS = "the results are to be sent to the submitter"
     NOTIFY_SUBMITTER = "the new status is to be sent to the submitter"
+    TELL_PROGRESS = "EXECUTING is to be sent again, in place of an earlier one that waits"
     BOOK_REWARD = "the submitter's score -1, the receiver's + reward"
     BOOK_EXPIRY = "the receiver's score -1"
 
@@ -129,6 +143,7 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
     new, accepted, executing = TaskStatus.NEW, TaskStatus.ACCEPTED, TaskStatus.EXECUTING
     cancelled, completed = TaskStatus.CANCELLED, TaskStatus.COMPLETED
     decided, staged, tell = (Stamp.ACCEPTED,), (Stamp.STAGED,), (Effect.NOTIFY_SUBMITTER,)
+    tell_progress = (Effect.TELL_PROGRESS,)
     return {
         (None, Event.SUBMIT): Transition(new),
         (new, Event.ACCEPT): Transition(accepted, decided, tell),
@@ -136,14 +151,15 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         (new, Event.TIME_OUT_ACCEPT): Transition(cancelled, decided, tell, "accept_timeout"),
         (new, Event.PASS_DEADLINE): Transition(cancelled, decided, tell, "deadline_passed"),
         (new, Event.CANCEL): Transition(cancelled, decided, (), "cancelled_by_submitter"),
-        (accepted, Event.EXECUTE): Transition(executing, (Stamp.EXECUTE_STARTED,), tell),
+        (accepted, Event.EXECUTE): Transition(executing, (Stamp.EXECUTE_STARTED, Stamp.LEASED), tell),
         (accepted, Event.TIME_OUT_QUEUE_HEAD): Transition(
             TaskStatus.EXPIRED, staged, (Effect.NOTIFY_SUBMITTER, Effect.BOOK_EXPIRY), "expired"
         ),
         (accepted, Event.PASS_DEADLINE): Transition(cancelled, (), tell, "deadline_passed"),
         (accepted, Event.CANCEL): Transition(cancelled, (), (), "cancelled_by_submitter"),
-        (executing, Event.PROGRESS): Transition(executing, (), tell),
-        (executing, Event.RUN_AGAIN): Transition(executing, (Stamp.RUN_AGAIN,), tell),
+        (executing, Event.PROGRESS): Transition(executing, (Stamp.LEASED,), tell_progress),
+        (executing, Event.RUN_AGAIN): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
+        (executing, Event.TAKE_AGAIN): Transition(executing, (Stamp.STARTED_AGAIN, Stamp.LEASED), tell_progress),
         (executing, Event.CANCEL): Transition(cancelled, (), (), "cancelled_by_submitter"),
         (executing, Event.FAIL): Transition(cancelled, (), tell, "failed"),
         (executing, Event.TIME_OUT_LEASE): Transition(cancelled, (), tell, "lease_expired"),
@@ -171,8 +187,11 @@ def _submitter_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         # A SUCCEEDED that overtook the results is remembered until they come.
         table[status, Event.HEAR_SUCCEEDED] = Transition(status, (Stamp.SUCCEEDED_HEARD,))
         # Cancelling is a request: the record ends only when the receiver answered, or never can.
-        table[status, Event.REQUEST_CANCEL] = Transition(status, (Stamp.CANCEL_REQUESTED,), (Effect.OWE_CANCELLATION,))
+        for event in (Event.REQUEST_CANCEL, Event.TIME_OUT_ANSWER, Event.TIME_OUT_RESULTS):
+            table[status, event] = Transition(status, (Stamp.CANCEL_REQUESTED,), (Effect.OWE_CANCELLATION,))
         table[status, Event.CONFIRM_CANCEL] = Transition(cancelled, (), (), "cancelled_by_submitter")
+        # A repeated submission is the question how the task stands (section 6).
+        table[status, Event.ASK_AGAIN] = Transition(status, (Stamp.ASKED,), (Effect.OWE_SUBMISSION,))
     return table
 
 
@@ -207,25 +226,56 @@ HEARD: Mapping[str, Event] = MappingProxyType(
 )
 """What a submitter hears when the receiver says a status. NEW and COMPLETED say nothing: results say COMPLETED."""
 
+_BY_SUBMITTER = (Event.SUBMIT, Event.CANCEL, Event.REQUEST_CANCEL, Event.DELIVER)
+_BY_TIME = (Event.PASS_DEADLINE, Event.ASK_AGAIN, *(event for event in Event if event.name.startswith("TIME_OUT_")))
+
+DECIDED_BY: Mapping[Event, str] = MappingProxyType(
+    {event: "submitter" if event in _BY_SUBMITTER else "time" if event in _BY_TIME else "receiver" for event in Event}
+)
+"""Whose doing an event is: ``submitter``, ``receiver`` or ``time``."""
+
 
 @frozen(kw_only=True)
 class Deadline:
     """A task of `side` in one of `statuses` whose time in the column `since` is over a limit ago meets `event`.
 
     `timeout` names the setting that is the limit; empty when the column holds the deadline itself. `reason` is what the
-    record and the other side are told. A column that is
-    not set never falls due (``staged_at`` is set on the head of the queue alone), nor does a task in which the column
-    `unless` is set.
+    record and the other side are told, if anything. A column that is not set never falls due (``staged_at`` is set on
+    the head of the queue alone), nor does a task in which the column `unless` is set. While the task has attempts left
+    it meets `again`, if that is given. One that `needs_hearing` is about silence: a node that was just started has
+    heard nothing yet, and waits for as long again.
     """
 
     side: Side
     statuses: tuple[TaskStatus, ...]
     since: str
     event: Event
-    reason: str
+    reason: str = ""
     timeout: str = ""
     unless: str = ""
+    again: Event | None = None
+    needs_hearing: bool = False
 
+
+LEASE_LOST = Deadline(
+    side=Side.RECEIVER,
+    statuses=(TaskStatus.EXECUTING,),
+    since="lease_expires_at",
+    event=Event.TIME_OUT_LEASE,
+    again=Event.RUN_AGAIN,
+    reason="Whoever executed the task was not heard of in time",
+)
+"""The end of an execution that nobody ends; whatever runs has the column."""
+
+ASK_AGAIN = Deadline(
+    side=Side.SUBMITTER,
+    statuses=_OPEN,
+    since="heard_at",
+    timeout="silence_timeout",
+    event=Event.ASK_AGAIN,
+    unless="cancel_requested_at",
+)
+"""How a submitter catches up. After a restart it holds for whatever was not heard of since."""
 
 DEADLINES = (
     # First, so that an end which costs nobody's score wins over one that does.
@@ -252,23 +302,34 @@ DEADLINES = (
         event=Event.TIME_OUT_QUEUE_HEAD,
         reason="The task was at the head of the queue for too long",
     ),
+    LEASE_LOST,
+    Deadline(
+        side=Side.RECEIVER,
+        statuses=(TaskStatus.EXECUTING,),
+        since="put_back_at",
+        timeout="queue_head_timeout",
+        event=Event.TIME_OUT_LEASE,
+        reason="The task was put back, and not taken again in time",
+    ),
     Deadline(
         side=Side.SUBMITTER,
         statuses=(TaskStatus.NEW,),
         since="created_at",
         timeout="answer_timeout",
-        event=Event.REQUEST_CANCEL,
+        event=Event.TIME_OUT_ANSWER,
         unless="cancel_requested_at",
+        needs_hearing=True,
         reason="The receiver did not decide in time",
     ),
     Deadline(
         side=Side.SUBMITTER,
         statuses=_OPEN,
         since="result_due_at",
-        event=Event.REQUEST_CANCEL,
+        event=Event.TIME_OUT_RESULTS,
         unless="cancel_requested_at",
         reason="The results did not arrive by their deadline",
     ),
+    ASK_AGAIN,
 )
 """Everything that happens to a task because time passed."""
 
@@ -280,7 +341,22 @@ class Timeouts:
     accept_timeout: timedelta = ACCEPT_TIMEOUT
     queue_head_timeout: timedelta = QUEUE_HEAD_TIMEOUT
     answer_timeout: timedelta = ANSWER_TIMEOUT
+    silence_timeout: timedelta = SILENCE_TIMEOUT
 
     def limit(self, deadline: Deadline) -> timedelta:
         """How long after ``deadline.since`` it falls due."""
         return getattr(self, deadline.timeout) if deadline.timeout else timedelta(0)
+
+
+@frozen
+class Lease:
+    """What an executor declares when it begins a task (section 4).
+
+    :ivar duration: the longest time without progress.
+    :ivar max_attempts: how often the task is begun; after the last one a lost lease cancels it.
+    :ivar ends_with_node: the work does not outlive the node: a start finds its lease run out.
+    """
+
+    duration: timedelta = LEASE
+    max_attempts: int = 1
+    ends_with_node: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from tasksubmit.lifecycle.table import DEADLINES, Deadline, Side, Stamp, TaskStatus, Timeouts, Transition
+from tasksubmit.lifecycle.table import DEADLINES, Deadline, Event, Side, Stamp, TaskStatus, Timeouts, Transition
 from tasksubmit.wire.address import Address
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -68,6 +68,16 @@ class Task:
     queue_position: int | None = None
     execute_started_at: datetime | None = None
     attempt: int = 0
+    max_attempts: int = 1
+    """How often the task is begun before a lost lease ends it."""
+    lease_ms: int = 0
+    """How long the execution may go on without progress."""
+    lease_expires_at: datetime | None = None
+    """When whoever executes the task counts as lost."""
+    is_lease_bound: bool = False
+    """Whether a stop of the node ends the execution, too."""
+    put_back_at: datetime | None = None
+    """Since when an EXECUTING task waits, ahead of the queue, to be taken again."""
     completed_at: datetime | None = None
     time_idle_ms: int = 0
     time_staged_ms: int = 0
@@ -79,7 +89,13 @@ class Task:
     """The submitter's own deadline for the results."""
     answered_at: datetime | None = None
     """When the receiver answered the submission."""
+    heard_at: datetime | None = None
+    """When the receiver was last heard of, or asked; unset if it is of the kind that must not be asked."""
     cancel_requested_at: datetime | None = None
+    ended_at: datetime | None = None
+    """When callers need not wait any longer: retention counts from then."""
+    delivery_given_up_at: datetime | None = None
+    """When something that is owed to the other party was last given up; it can be tried again."""
     succeeded_heard: bool = False
     """SUCCEEDED came before the results did."""
 
@@ -91,6 +107,8 @@ class Task:
     """The file's name in the results directory, for either type."""
     result_bytes: int = 0
     """The length of that file."""
+    result_sha256: str = ""
+    """What that file contains, in hexadecimal digits."""
     late_result_file: str = ""
     """Results that came after the record was final: kept, never paid."""
     scored_cpu_ms: int | None = None
@@ -113,7 +131,7 @@ class Task:
     @property
     def is_settled(self) -> bool:
         """Whether callers need not wait any longer: final, or the results are here (section 4)."""
-        return self.status.is_final or (self.side is Side.SUBMITTER and self.status is TaskStatus.COMPLETED)
+        return _is_settled(self.side, self.status)
 
     def advanced(self, transition: Transition, now: datetime) -> Task:
         """The record after ``transition``: its status, its stamps and, if the transition has one, its outcome."""
@@ -122,6 +140,8 @@ class Task:
             changes.update(_STAMPS[stamp](self, now))
         if transition.outcome:
             changes["outcome"] = transition.outcome
+        if self.ended_at is None and _is_settled(self.side, transition.target):
+            changes["ended_at"] = now
         return evolve(self, **changes)
 
     def bounded(self, now: datetime) -> Task:
@@ -133,16 +153,29 @@ class Task:
         excess = max(0, claimed - milliseconds_between(self.created_at, now))
         return evolve(self, scored_cpu_ms=max(0, self.time_cpu_ms - excess), is_time_disputed=excess > 0)
 
+    def meets(self, deadline: Deadline, before: datetime) -> bool:
+        """Whether ``deadline`` is about this record, and its column earlier than ``before``."""
+        if self.side is not deadline.side or self.status not in deadline.statuses:
+            return False
+        if deadline.unless and getattr(self, deadline.unless) is not None:
+            return False
+        since: datetime | None = getattr(self, deadline.since)
+        return since is not None and since < before
+
     def overdue(self, now: datetime, timeouts: Timeouts) -> Deadline | None:
         """The first of `DEADLINES` that has passed for this record; ``None`` while there is none."""
         for deadline in DEADLINES:
-            if self.side is deadline.side and self.status in deadline.statuses:
-                since = getattr(self, deadline.since)
-                if deadline.unless and getattr(self, deadline.unless) is not None:
-                    continue
-                if since is not None and now - since > timeouts.limit(deadline):
-                    return deadline
+            if self.meets(deadline, now - timeouts.limit(deadline)):
+                return deadline
         return None
+
+    def event_of(self, deadline: Deadline) -> Event:
+        """What happens to this record when ``deadline`` passes."""
+        return deadline.again if deadline.again and self.attempt < self.max_attempts else deadline.event
+
+
+def _is_settled(side: Side, status: TaskStatus) -> bool:
+    return status.is_final or (side is Side.SUBMITTER and status is TaskStatus.COMPLETED)
 
 
 _STAMPS: Mapping[Stamp, Callable[[Task, datetime], dict[str, Any]]] = {
@@ -156,12 +189,15 @@ _STAMPS: Mapping[Stamp, Callable[[Task, datetime], dict[str, Any]]] = {
         "attempt": 1,
     },
     Stamp.STAGED: lambda task, now: {"time_staged_ms": milliseconds_between(task.staged_at, now)},
+    Stamp.LEASED: lambda task, now: {"lease_expires_at": now + task.lease_ms * _MILLISECOND, "put_back_at": None},
+    Stamp.PUT_BACK: lambda task, now: {"attempt": task.attempt + 1, "lease_expires_at": None, "put_back_at": now},
     # time_cpu_ms counts the last attempt only.
-    Stamp.RUN_AGAIN: lambda task, now: {"execute_started_at": now, "attempt": task.attempt + 1},
+    Stamp.STARTED_AGAIN: lambda task, now: {"execute_started_at": now},
     Stamp.COMPLETED: lambda task, now: {
         "completed_at": now,
         "time_cpu_ms": milliseconds_between(task.execute_started_at, now),
     },
     Stamp.CANCEL_REQUESTED: lambda task, now: {"cancel_requested_at": now},
+    Stamp.ASKED: lambda task, now: {"heard_at": now},
     Stamp.SUCCEEDED_HEARD: lambda task, now: {"succeeded_heard": True},
 }

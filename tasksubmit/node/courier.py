@@ -50,22 +50,32 @@ class Courier:
             await self._submit(client, delivery, task)
         elif delivery.kind is DeliveryKind.RESULTS:
             response = _final(await client.send_results(await self._records.results(task)))
-            await self._inbox.results_taken(task, response, delivery.id)
+            await self._inbox.results_taken(task, response, delivery)
         else:
             response = _final(await client.update(TaskStatusUpdate.from_json(delivery.payload)))
             if task.side is Side.SUBMITTER:
-                await self._outbox.cancellation_answered(task, response, delivery.id)
+                await self._outbox.cancellation_answered(task, response, delivery)
             else:
-                await self._inbox.status_taken(task, delivery.id)
+                await self._inbox.status_taken(task, delivery)
+
+    async def give_up(self, delivery: Delivery, task: Task) -> None:
+        """Commit that one message is not tried again by itself; what was owed behind it goes on."""
+        if task.side is Side.SUBMITTER:
+            await self._outbox.delivery_given_up(task, delivery)
+        else:
+            await self._inbox.delivery_given_up(task, delivery)
 
     async def _submit(self, client: Client, delivery: Delivery, task: Task) -> None:
         if ACK not in client.features:
             # A deployed peer would queue it twice. What was begun before a crash may have reached it.
+            if task.answered_at is not None:
+                await self._outbox.question_dropped(task, delivery)
+                return
             if delivery.sent_at is not None:
-                await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery.id)
+                await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery)
                 return
             if task.cancel_requested_at is not None:
-                await self._outbox.withdrawn_unsent(task, delivery.id)
+                await self._outbox.withdrawn_unsent(task, delivery)
                 return
             await self._records.store.mark_sent(delivery.id, self._records.now())
         request = SubmitRequest(
@@ -83,12 +93,12 @@ class Courier:
         except PeerError as error:  # an answer that cannot be read is lost, too
             if ACK in client.features:
                 raise
-            await self._outbox.submission_unconfirmed(task, str(error), delivery.id)
+            await self._outbox.submission_unconfirmed(task, str(error), delivery)
             return
-        if delivery.attempts:
-            _final(response)  # an attempt before this one may have been taken, only its answer lost
+        if delivery.attempts or task.answered_at is not None:
+            _final(response)  # an attempt before this one was taken, or may have been and only its answer lost
         # Else any 400 ends a submission: the record keeps the code, and whoever submits decides about another.
-        await self._outbox.submission_answered(task, response, delivery.id)
+        await self._outbox.submission_answered(task, response, delivery)
 
 
 def _final(response: SubmitResponse | None) -> SubmitResponse | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from twisted.application.service import Service
@@ -13,8 +13,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from typing_extensions import override
 
-from tasksubmit.lifecycle.table import DEADLINES, Deadline, Event, Timeouts
+from tasksubmit.errors import StoreError
+from tasksubmit.lifecycle.table import ASK_AGAIN, DEADLINES, Deadline, Event, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.records import Records, overdue
 
 _AT_ONCE = 1000
@@ -26,18 +28,23 @@ class Deadlines(Service):
 
     _log = Logger()
 
-    def __init__(self, records: Records, timeouts: Timeouts, interval_seconds: float, clock: IReactorTime) -> None:
+    def __init__(
+        self, records: Records, clock: NodeClock, timeouts: Timeouts, interval_seconds: float, timers: IReactorTime
+    ) -> None:
         self.setName("deadlines")
         self._records = records
+        self._clock = clock
         self._timeouts = timeouts
         self._interval = interval_seconds
         self._loop = LoopingCall(self._tick)
-        self._loop.clock = clock
+        self._loop.clock = timers
         self._stopped: Deferred[LoopingCall] | None = None
+        self._started_at = records.now()
 
     @override
     def startService(self) -> None:
         super().startService()
+        self._started_at = self._records.now()
         self._stopped = self._loop.start(self._interval)
 
     @override
@@ -54,18 +61,46 @@ class Deadlines(Service):
         )
 
     async def _look(self) -> None:
+        await self._follow_clock()
         for deadline in DEADLINES:
             before = self._records.now() - self._timeouts.limit(deadline)
-            due = await self._records.store.due(deadline, before, _AT_ONCE)
-            await DeferredList([Deferred.fromCoroutine(self._pass(task.key)) for task in due])
+            if deadline is ASK_AGAIN:
+                before = max(before, self._started_at)
+            elif deadline.needs_hearing and before < self._started_at:
+                continue
+            try:
+                due = await self._records.store.due(deadline, before, _AT_ONCE)
+            except StoreError:  # a damaged record must not hold up the other deadlines
+                self._log.failure("those that {event} could not be looked for", event=deadline.event.value)
+                continue
+            await DeferredList([Deferred.fromCoroutine(self._pass(task.key, deadline, before)) for task in due])
 
-    async def _pass(self, key: TaskKey) -> None:
+    async def _follow_clock(self) -> None:
+        """When the wall clock was set, set the times of what is under way as well: no deadline comes nearer by that."""
+        by = self._clock.jump()
+        if not by:
+            self._clock.adopt()
+            return
+        self._log.warn("the clock was set by {seconds} s; what is under way goes with it", seconds=by.total_seconds())
+        # The clock goes first: a change that is planned on a record as it was before is then refused as stale.
+        self._move(by)
+        try:
+            await self._records.store.shift_times(by)
+        except BaseException:
+            self._move(-by)
+            raise
+
+    def _move(self, by: timedelta) -> None:
+        self._clock.move(by)
+        self._started_at += by
+
+    async def _pass(self, key: TaskKey, deadline: Deadline, before: datetime) -> None:
         passed: list[Deadline] = []
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
-            deadline = task.overdue(now, self._timeouts)
-            passed[:] = [deadline] if deadline else []
-            return overdue(deadline) if deadline else ((), {})  # or it moved on just now
+            is_passed = task.meets(deadline, before)  # or it moved on just now
+            passed[:] = [deadline] if is_passed and deadline.reason else []
+            return overdue(task, deadline) if is_passed else ((), {})
 
         try:
             await self._records.change(key, decide)

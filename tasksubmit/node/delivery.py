@@ -6,7 +6,7 @@ only, for each peer that is owed something, whether it is being served and when 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -19,13 +19,13 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from typing_extensions import override
 
-from tasksubmit.errors import PeerError, PeerUnreachable, TaskSubmitError
+from tasksubmit.errors import PeerError, PeerUnreachable, StoreError, TaskSubmitError
 from tasksubmit.interfaces import IPeers
-from tasksubmit.lifecycle.change import Delivery, DeliveryKind
-from tasksubmit.lifecycle.task import Task, to_milliseconds
+from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
+from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.courier import Courier, TryAgain
 from tasksubmit.node.peers import Clients
-from tasksubmit.node.records import Records, clipped
+from tasksubmit.node.records import Records, clipped, described, noted
 from tasksubmit.wire.address import Address
 
 FIRST_DELAY_SECONDS = 1.0
@@ -37,15 +37,28 @@ LONGEST_HINT_SECONDS = 3600.0
 _AT_ONCE = 256
 """Messages to one peer that are under way together, once it takes many on one connection; before that it is one."""
 
+DELIVERY_AGE_LIMIT = timedelta(days=7)
+"""After so long what is owed is given up, until somebody has it tried again."""
+
 _BYTES_AT_ONCE = 32 * 1024 * 1024
-"""Results to one peer that are under way together, in bytes; a single one may be larger."""
+"""What is long, to one peer and under way together, in bytes; a single message may be larger."""
+
+
+def _small(task: Task) -> int:
+    return 0
+
+
+_SIZES: Mapping[DeliveryKind, Callable[[Task], int]] = {
+    DeliveryKind.SUBMISSION: lambda task: len(task.description),
+    DeliveryKind.RESULTS: lambda task: task.result_bytes,
+}
 
 
 @define(eq=False)
 class _Owed:
     """A peer that is owed something. Times are seconds of the clock.
 
-    :ivar in_work: the messages under way, by id, and the bytes of their results.
+    :ivar in_work: the messages under way, by id, and their size where it matters.
     """
 
     is_served: bool = False
@@ -75,7 +88,8 @@ class _Owed:
 class DeliveryService(Service):
     """Delivers to every peer, none of them waiting for another.
 
-    :param interval_seconds: how often to look for peers that may be tried again.
+    :param age_limit: how long a message is tried before it is given up.
+    :param interval_seconds: how often to look for peers that may be tried again, and for what is too old.
     :param random: spreads the attempts of many nodes.
     """
 
@@ -87,6 +101,7 @@ class DeliveryService(Service):
         courier: Courier,
         peers: IPeers,
         *,
+        age_limit: timedelta,
         interval_seconds: float,
         clock: IReactorTime,
         random: Random,
@@ -99,12 +114,14 @@ class DeliveryService(Service):
         self._random = random
         self._clients = Clients(records.own, peers, clock, self._learned)
         self._owed: dict[Address, _Owed] = {}
+        self._age_limit = age_limit
         self._interval = interval_seconds
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         self._work: set[Deferred[None]] = set()
         self._is_resumed = False
         self._is_resuming = False
+        self._is_giving_up = False
 
     @override
     def startService(self) -> None:
@@ -134,6 +151,10 @@ class DeliveryService(Service):
     def announced(self, address: Address, features: Iterable[str]) -> None:
         """A peer has announced features in a submission; its answers to ours are heeded by the client itself."""
         self._clients.learn(address, frozenset(features))
+        owed = self._owed.get(address)
+        if owed is not None:  # whoever submits can be reached again
+            owed.failures, owed.not_before = 0, 0.0
+            self._serve(address, owed)
 
     # --- when ----------------------------------------------------------------------------------------------------
 
@@ -153,8 +174,34 @@ class DeliveryService(Service):
 
     def _look(self) -> None:
         self._resume()  # unless that was done: the store may have been busy at the start
+        if not self._is_giving_up:
+            self._is_giving_up = True
+            self._begin(self._give_up_aged())  # first, or what is too old would be under way at every look
         for address, owed in list(self._owed.items()):
             self._serve(address, owed)
+
+    async def _give_up_aged(self) -> None:
+        try:
+            before = self._records.now() - self._age_limit
+            for delivery, task in await self._store.aged_deliveries(before, 2 * _AT_ONCE):
+                owed = self._owed.get(delivery.key.peer)
+                if owed is None or delivery.id not in owed.in_work:
+                    await self._give_up(delivery, task)
+        finally:
+            self._is_giving_up = False
+
+    async def _give_up(self, delivery: Delivery, task: Task) -> None:
+        self._log.warn(
+            "gave up {kind} of task {task_id} to {peer} after {attempts} attempts; `tasksubmit retry` tries it again",
+            kind=delivery.kind.value,
+            task_id=task.task_id,
+            peer=task.peer,
+            attempts=delivery.attempts,
+        )
+        try:
+            await self._courier.give_up(delivery, task)
+        except StoreError as error:  # the next look tries it again
+            self._log.warn("task {task_id} could not be changed: {error}", task_id=task.task_id, error=error)
 
     def _serve(self, address: Address, owed: _Owed) -> None:
         if self.running and not owed.is_served and owed.may_be_sent_to(self._clock.seconds()):
@@ -166,7 +213,8 @@ class DeliveryService(Service):
         try:
             while self.running and owed.may_be_sent_to(self._clock.seconds()):
                 owed.has_more = False
-                ready = await self._store.ready_deliveries(address, self._records.now(), 2 * _AT_ONCE)
+                limit = 2 * self._at_once(address)
+                ready = await self._store.ready_deliveries(address, self._records.now(), limit)
                 if not self.running:
                     return  # the clients are closed; another would stay behind
                 self._send(address, owed, ready)
@@ -189,7 +237,9 @@ class DeliveryService(Service):
             owed.wake_at = float("inf")
             self._owed.pop(address, None)
         else:
-            owed.wake_at = to_milliseconds(next_at) / 1000
+            # Not for long, since the clock may just be being set.
+            seconds = min((next_at - self._records.now()).total_seconds(), LONGEST_DELAY_SECONDS)
+            owed.wake_at = self._clock.seconds() + seconds
 
     # --- what ----------------------------------------------------------------------------------------------------
 
@@ -197,14 +247,17 @@ class DeliveryService(Service):
         """Begin with those of the ready messages that there is room for."""
         bytes_in_work = sum(owed.in_work.values())
         for delivery, task in ready:
-            if len(owed.in_work) >= (_AT_ONCE if self._clients.takes_many(address) else 1):
+            if len(owed.in_work) >= self._at_once(address):
                 return
-            size = task.result_bytes if delivery.kind is DeliveryKind.RESULTS else 0
+            size = _SIZES.get(delivery.kind, _small)(task)
             if delivery.id in owed.in_work or (bytes_in_work and bytes_in_work + size > _BYTES_AT_ONCE):
                 continue
             bytes_in_work += size
             owed.in_work[delivery.id] = size
             self._begin(self._see_through(address, owed, delivery, task))
+
+    def _at_once(self, address: Address) -> int:
+        return _AT_ONCE if self._clients.takes_many(address) else 1
 
     async def _see_through(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> None:
         could_talk = False
@@ -248,7 +301,9 @@ class DeliveryService(Service):
                 delay=delay,
                 error=why,
             )
-            await self._store.postpone(delivery.id, self._records.now() + timedelta(seconds=delay), why)
+            now = self._records.now()
+            event = noted(task.status, now, Note.DELIVERY_FAILED, f"{described(delivery)}: {why}")
+            await self._store.postpone(delivery, event, now + timedelta(seconds=delay), why)
             return not isinstance(error, PeerError)
 
     def _delay(self, failures: int) -> float:

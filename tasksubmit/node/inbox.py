@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from tasksubmit.errors import EmptyQueue, FrameTooLarge, IllegalTransition, InvalidMessage, NotAtHead, TooLarge
+from tasksubmit.errors import (
+    EmptyQueue,
+    FrameTooLarge,
+    IllegalTransition,
+    InvalidMessage,
+    NotAccepting,
+    NotAtHead,
+    TooLarge,
+)
 from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
+from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
-from tasksubmit.lifecycle.table import Event, Side, TaskStatus, Timeouts, advance
+from tasksubmit.lifecycle.table import Event, Lease, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.node.records import Decision, Records, always, clipped, overdue, recorded_time
+from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
     ResponseStatus,
@@ -51,16 +61,18 @@ class Inbox:
         self._policy = policy
         self._timeouts = timeouts
         self._announced = announced
+        self.is_draining = False
 
     # --- what the submitter asks -------------------------------------------------------------------------------
 
     async def task_submitted(self, peer: Peer, request: SubmitRequest) -> SubmitResponse:
         """Admit a submission, or answer one that is known already; see wire.md, sections 4 and 6."""
         key = TaskKey(Side.RECEIVER, self._submitter(peer, request), request.task_id)
-        known = await self._store.get(key)
+        known = await self._store.recall(key)
+        if isinstance(known, Tombstone):
+            return _remembered(request, known)
         if known is None:
-            decision = self._policy.admit(peer, request)
-            refusal = await decision if isinstance(decision, Deferred) else decision
+            refusal = _DRAINING if self.is_draining else await self._asked(peer, request)
             if refusal is not None:
                 self._log.info(
                     "refused task {task_id} from {peer}: {code}", task_id=key.task_id, peer=key.peer, code=refusal.code
@@ -82,9 +94,15 @@ class Inbox:
                 self._announced(key.peer, request.features)
                 return _received(request)
         if known.description != request.task_description:
-            return _rejected(request, Refusal("id_conflict", "this task id was used for another description"))
+            return _rejected(request, _CONFLICT)
         self._announced(key.peer, request.features)
+        if known.delivery_given_up_at is not None and not known.code:
+            await self._records.retry(key)  # whoever asks is back; but what it refused it would refuse again
         return _received(request, current_status=known.status.value)
+
+    async def _asked(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        decision = self._policy.admit(peer, request)
+        return await decision if isinstance(decision, Deferred) else decision
 
     def _submitter(self, peer: Peer, request: SubmitRequest) -> Address:
         submitter = Address.parse(request.from_addr)
@@ -112,8 +130,11 @@ class Inbox:
     async def accept(self, key: TaskKey, justification: str) -> Task:
         """Take a NEW task into the end of the queue.
 
+        :raises NotAccepting: when the node is being drained.
         :raises IllegalTransition: when it is not NEW, or its time has passed.
         """
+        if self.is_draining:
+            raise NotAccepting("the node is being drained: it accepts nothing new")
         return await self._begin(key, Event.ACCEPT, justification=justification)
 
     async def decline(self, key: TaskKey, justification: str) -> Task:
@@ -125,26 +146,82 @@ class Inbox:
             raise InvalidMessage("declining needs a justification: tell the submitter why", "justification")
         return await self._begin(key, Event.DECLINE, justification=justification)
 
-    async def execute(self, key: TaskKey | None = None) -> Task:
-        """Begin the task at the head of the queue, which has to be `key` if that is given.
+    async def execute(self, key: TaskKey | None, lease: Lease) -> Task:
+        """Begin the next task, which has to be `key` if that is given: what was put back comes before the queue.
 
+        :raises NotAccepting: when the node is being drained.
         :raises EmptyQueue: when there is none.
-        :raises NotAtHead: when `key` is in the queue, but not at its head.
-        :raises IllegalTransition: when `key` is not in the queue, or its time has passed.
+        :raises NotAtHead: when `key` is not the next.
+        :raises IllegalTransition: when `key` does not wait to be begun, or its time has passed.
         """
         while True:
-            queue = await self._store.queue(1)
-            if key is not None and (not queue or queue[0].key != key):
-                advance(key.side, (await self._records.get(key)).status, Event.EXECUTE)
+            if self.is_draining:
+                raise NotAccepting("the node is being drained: it begins nothing new")
+            waiting = await self._store.put_back(1) or await self._store.queue(1)
+            if key is not None and (not waiting or waiting[0].key != key):
+                task = await self._records.get(key)
+                if task.put_back_at is None:
+                    advance(key.side, task.status, Event.EXECUTE)
                 raise NotAtHead(f"task {key.task_id} is not at the head of the queue; see `tasksubmit queue`")
-            if not queue:
+            if not waiting:
                 raise EmptyQueue("the queue is empty; accept a task first")
             try:
-                return await self._begin(queue[0].key, Event.EXECUTE, justification="The task is being executed")
+                return await self._take(waiting[0], lease)
             except IllegalTransition:
                 if key is not None:
                     raise
                 # The head was withdrawn or its time has passed: the next one is head now.
+
+    async def _take(self, task: Task, lease: Lease) -> Task:
+        terms = {
+            "lease_ms": lease.duration // timedelta(milliseconds=1),
+            "max_attempts": lease.max_attempts,
+            "is_lease_bound": lease.ends_with_node,
+        }
+        if task.put_back_at is None:
+            return await self._begin(task.key, Event.EXECUTE, justification="The task is being executed", **terms)
+
+        def take_again(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if task.put_back_at is None:
+                raise IllegalTransition(f"task {task.task_id} was taken already")
+            again = {**terms, "max_attempts": max(task.attempt, lease.max_attempts)}
+            return (Event.TAKE_AGAIN,), {
+                "justification": f"The task is being executed, attempt {task.attempt}",
+                **again,
+            }
+
+        return await self._records.change(task.key, take_again)
+
+    async def progress(self, key: TaskKey, text: str) -> Task:
+        """Tell how far the execution is, which renews its lease.
+
+        :raises IllegalTransition: when the task is not EXECUTING.
+        """
+        return await self._records.change(key, always(Event.PROGRESS, justification=text))
+
+    async def put_back(self, key: TaskKey, reason: str) -> Task:
+        """Have an EXECUTING task begun again, by whoever calls `execute` next.
+
+        :raises IllegalTransition: when the task is not EXECUTING, or was put back already.
+        """
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if task.put_back_at is not None:
+                raise IllegalTransition(f"task {key.task_id} was put back already")
+            return (Event.RUN_AGAIN,), {"justification": reason}
+
+        return await self._records.change(key, decide)
+
+    async def fail(self, key: TaskKey, error: str) -> Task:
+        """End an EXECUTING task that cannot be done; the submitter is told the error.
+
+        :raises IllegalTransition: when the task is not EXECUTING.
+        """
+        if not error.strip():
+            raise InvalidMessage("failing needs an error: tell the submitter what went wrong", "error")
+        return await self._records.change(
+            key, always(Event.FAIL, justification="The execution failed", error=clipped(error))
+        )
 
     async def complete(self, key: TaskKey, text: str, filename: str = "", content: bytes = b"") -> Task:
         """Give the results of an EXECUTING task: a file if there is a ``filename``, else the text.
@@ -181,18 +258,19 @@ class Inbox:
                 "or a reference"
             ) from error
         data = content if filename else text.encode()
-        name = await self._store.save_result(key.task_id, filename or TEXT_RESULT, data)
+        saved = await self._store.save_result(key.task_id, filename or TEXT_RESULT, data)
         fields = {
             "justification": "The results were given",
             "result_type": message.result_type,
             "result_filename": filename,
-            "result_file": name,
+            "result_file": saved.name,
+            "result_sha256": saved.sha256,
             "result_bytes": len(data),
         }
         try:
             return await self._records.change(key, always(Event.COMPLETE, **fields))
         except Exception:
-            await self._store.discard_result(name)
+            await self._store.discard_result(saved.name)
             raise
 
     async def _begin(self, key: TaskKey, event: Event, **fields: Any) -> Task:
@@ -206,13 +284,13 @@ class Inbox:
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             advance(task.side, task.status, event)
             deadline = task.overdue(now, self._timeouts)
-            return ((event,), fields) if deadline is None else overdue(deadline)
+            return ((event,), fields) if deadline is None else overdue(task, deadline)
 
         return decide
 
     # --- what was told to the submitter --------------------------------------------------------------------------
 
-    async def results_taken(self, task: Task, response: SubmitResponse | None, delivery_id: int) -> None:
+    async def results_taken(self, task: Task, response: SubmitResponse | None, delivery: Delivery) -> None:
         """The submitter has the results, and booked the reward that it tells; or it refused them for good."""
         if response is not None and response.status != ResponseStatus.ACCEPTED:
             self._log.warn(
@@ -221,16 +299,39 @@ class Inbox:
                 code=clipped(response.code),
             )
             why = f"the submitter refused the results: {clipped(response.message)}"
-            refused = {"code": clipped(response.code), "error": why}
-            await self._records.change(task.key, always(**refused), settles=delivery_id)
+            fields = {**given_up(task, delivery, self._records.now()), "code": clipped(response.code), "error": why}
+            note = Note.RESULTS_REFUSED, f"{response.code}: {response.message}"
+            await self._records.change(task.key, always(**fields), gives_up=delivery, note=note)
             return
         reward = min(response.reward, _HIGHEST_REWARD) if response is not None and response.reward > 0 else None
         delivered = always(Event.DELIVER, reward=reward, justification="The results were delivered")
-        await self._records.change(task.key, delivered, settles=delivery_id)
+        await self._records.change(task.key, delivered, settles=delivery)
 
-    async def status_taken(self, task: Task, delivery_id: int) -> None:
+    async def delivery_given_up(self, task: Task, delivery: Delivery) -> None:
+        """What was to be told is too old; somebody may have it tried again."""
+        fields = given_up(task, delivery, self._records.now())
+        note = Note.DELIVERY_GIVEN_UP, described(delivery)
+        await self._records.change(task.key, always(**fields), gives_up=delivery, note=note)
+
+    async def status_taken(self, task: Task, delivery: Delivery) -> None:
         """The submitter has a status update, or does not want it: whichever, it is not sent again."""
-        await self._records.change(task.key, always(), settles=delivery_id)
+        await self._records.change(task.key, always(), settles=delivery)
+
+
+_CONFLICT = Refusal("id_conflict", "this task id was used for another description")
+_DRAINING = Refusal("not_accepting", "the node is being drained and will stop; try again later", retry_after_s=60)
+
+
+def given_up(task: Task, delivery: Delivery, now: datetime) -> dict[str, Any]:
+    """What the record says when a delivery of its is given up."""
+    is_over = task.ended_at is None and delivery.kind is DeliveryKind.RESULTS
+    return {"delivery_given_up_at": now, **({"ended_at": now} if is_over else {})}
+
+
+def _remembered(request: SubmitRequest, tombstone: Tombstone) -> SubmitResponse:
+    if sha256(request.task_description.encode()).hexdigest() != tombstone.description_sha256:
+        return _rejected(request, _CONFLICT)
+    return _received(request, current_status=tombstone.status.value)
 
 
 def _received(request: SubmitRequest, current_status: str = "") -> SubmitResponse:
@@ -252,10 +353,10 @@ def _rejected(request: SubmitRequest, refusal: Refusal) -> SubmitResponse:
     )
 
 
-def acknowledgement(task: Task, reward: int = 0) -> SubmitResponse:
+def acknowledgement(task: Task | Tombstone, reward: int = 0) -> SubmitResponse:
     """Where a task stands, as the answer to a message about it (wire.md, section 6)."""
     return SubmitResponse(
-        task_id=task.task_id,
+        task_id=task.key.task_id,
         status=ResponseStatus.ACCEPTED,
         message=f"Task is {task.status}",
         current_status=task.status.value,

@@ -10,14 +10,16 @@ from attrs import evolve
 from twisted.logger import Logger
 
 from tasksubmit.errors import IllegalTransition, InvalidTime, TaskConflict
+from tasksubmit.interfaces import SavedResult
+from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.node.inbox import acknowledgement
-from tasksubmit.node.records import Decision, Records, always, clipped, recorded_time
+from tasksubmit.node.inbox import acknowledgement, given_up
+from tasksubmit.node.records import Decision, Records, always, clipped, described, recorded_time
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.messages import ResponseStatus, SubmitResponse, TaskResultMessage, TaskStatusUpdate
+from tasksubmit.wire.messages import ACK, ResponseStatus, SubmitResponse, TaskResultMessage, TaskStatusUpdate
 
 
 class Outbox:
@@ -43,6 +45,7 @@ class Outbox:
         """Record a task and owe its submission to the receiver; the same task again is the one that there is.
 
         :raises TaskConflict: when the id was used for another description.
+        :raises TaskForgotten: when retention has removed the task that had the id.
         """
         task = Task(
             side=Side.SUBMITTER,
@@ -74,26 +77,45 @@ class Outbox:
 
     # --- what the receiver answers -------------------------------------------------------------------------------
 
-    async def submission_answered(self, task: Task, response: SubmitResponse, delivery_id: int) -> None:
+    async def submission_answered(self, task: Task, response: SubmitResponse, delivery: Delivery) -> None:
         """The receiver answered the submission, for the first time or again."""
-        answered = {"answered_at": self._records.now(), "features": response.features}
+        now = self._records.now()
+        answered: dict[str, Any] = {"features": response.features}
+        if task.answered_at is None:
+            answered["answered_at"] = now
+        if ACK in response.features:
+            answered["heard_at"] = now
         if response.status == ResponseStatus.ACCEPTED:
             decision = self._heed(_heard(response.current_status), {}, anyway=answered)
         else:
             refusal = {"code": clipped(response.code), "justification": clipped(response.message)}
             decision = self._heed((Event.REFUSE,), refusal, anyway=answered)
-        await self._records.change(task.key, decision, settles=delivery_id)
+        await self._records.change(task.key, decision, settles=delivery)
 
-    async def submission_unconfirmed(self, task: Task, error: str, delivery_id: int) -> None:
+    async def submission_unconfirmed(self, task: Task, error: str, delivery: Delivery) -> None:
         """The answer was lost, and the peer is of the kind that may not be asked again (wire.md, section 6)."""
         lost = always(code="unconfirmed", error=f"the answer to the submission was lost: {error}")
-        await self._records.change(task.key, lost, settles=delivery_id)
+        await self._records.change(task.key, lost, settles=delivery, note=(Note.UNCONFIRMED, error))
 
-    async def withdrawn_unsent(self, task: Task, delivery_id: int) -> None:
+    async def question_dropped(self, task: Task, delivery: Delivery) -> None:
+        """The receiver is not of the kind any longer that may be asked how a task stands."""
+        note = Note.UNCONFIRMED, "the receiver has ceased to answer such questions"
+        await self._records.change(task.key, always(heard_at=None), settles=delivery, note=note)
+
+    async def withdrawn_unsent(self, task: Task, delivery: Delivery) -> None:
         """The cancellation came before the submission was sent: there is nothing to withdraw."""
-        await self._records.change(task.key, self._heed((Event.CONFIRM_CANCEL,), {}), settles=delivery_id)
+        note = Note.DELIVERED, "nothing: the submission was never sent"
+        await self._records.change(task.key, self._heed((Event.CONFIRM_CANCEL,), {}), settles=delivery, note=note)
 
-    async def cancellation_answered(self, task: Task, response: SubmitResponse | None, delivery_id: int) -> None:
+    async def delivery_given_up(self, task: Task, delivery: Delivery) -> None:
+        """What was to be sent is too old: a cancellation then holds without an answer (section 4)."""
+        is_withdrawal = delivery.kind is DeliveryKind.STATUS
+        events = (Event.CONFIRM_CANCEL,) if is_withdrawal else ()
+        fields = given_up(task, delivery, self._records.now())
+        note = Note.DELIVERY_GIVEN_UP, described(delivery)
+        await self._records.change(task.key, self._heed(events, {}, anyway=fields), gives_up=delivery, note=note)
+
+    async def cancellation_answered(self, task: Task, response: SubmitResponse | None, delivery: Delivery) -> None:
         """The receiver answered a cancellation: with the status that won, or, being deployed, with silence."""
         if response is None or response.status != ResponseStatus.ACCEPTED:
             events: Sequence[Event] = (Event.CONFIRM_CANCEL,)
@@ -101,7 +123,7 @@ class Outbox:
             events = (Event.CONFIRM_CANCEL,)
         else:
             events = _heard(response.current_status)
-        await self._records.change(task.key, self._heed(events, {}), settles=delivery_id)
+        await self._records.change(task.key, self._heed(events, {}), settles=delivery)
 
     # --- what the receiver tells ---------------------------------------------------------------------------------
 
@@ -109,7 +131,13 @@ class Outbox:
         """The receiver tells where the task stands; what the table does not allow changes nothing."""
         events = _heard(update.status)
         if events:
-            fields = {"justification": update.justification, "outcome": update.outcome, "error": update.error}
+            fields: dict[str, Any] = {
+                "justification": update.justification,
+                "outcome": update.outcome,
+                "error": update.error,
+            }
+            if task.heard_at is not None:
+                fields["heard_at"] = self._records.now()
             task = await self._records.change(task.key, self._heed(events, fields))
         return acknowledgement(task)
 
@@ -117,23 +145,24 @@ class Outbox:
         """Keep results, book the scores once, and tell the reward; repeated ones are acknowledged again."""
         if task.is_settled:
             return await self._late(task, message)
-        name = await self._save(message)
+        saved = await self._save(message)
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             events = (Event.RECEIVE_RESULTS, Event.HEAR_SUCCEEDED) if task.succeeded_heard else (Event.RECEIVE_RESULTS,)
-            return events, {"result_file": name, **self._result_fields(task, message, now)}
+            named = {"result_file": saved.name, "result_sha256": saved.sha256}
+            return events, {**named, **self._result_fields(task, message, now)}
 
         try:
             after = await self._records.change(task.key, decide)
         except IllegalTransition:  # it became final while the file was written
-            await self._store.discard_result(name)
+            await self._store.discard_result(saved.name)
             return await self._late(await self._records.get(task.key), message)
         except Exception:
-            await self._store.discard_result(name)
+            await self._store.discard_result(saved.name)
             raise
         return acknowledgement(after, after.reward or 0)
 
-    async def _save(self, message: TaskResultMessage) -> str:
+    async def _save(self, message: TaskResultMessage) -> SavedResult:
         filename = message.filename if message.result_type == "file" else TEXT_RESULT
         return await self._store.save_result(message.task_id, filename, _content(message))
 
@@ -164,9 +193,9 @@ class Outbox:
     async def _late(self, task: Task, message: TaskResultMessage) -> SubmitResponse:
         """Results for a settled task: those that it ended with, again, or late ones, which are kept and never paid."""
         if not task.result_file and not task.late_result_file:
-            name = await self._save(message)
+            name = (await self._save(message)).name
             try:
-                task = await self._records.change(task.key, _keep_late(name))
+                task = await self._records.change(task.key, _keep_late(name), note=(Note.LATE_RESULTS, name))
             except Exception:
                 await self._store.discard_result(name)
                 raise

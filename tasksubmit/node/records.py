@@ -9,13 +9,13 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import DeferredLock
-from twisted.internet.interfaces import IReactorTime
 
-from tasksubmit.errors import InvalidTime, StaleTask, UnknownTask
+from tasksubmit.errors import IllegalTransition, InvalidTime, StaleTask, UnknownTask
 from tasksubmit.interfaces import ITaskStore
-from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind
-from tasksubmit.lifecycle.table import Deadline, Effect, Event, Side, TaskStatus, advance
+from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind, Note, TaskEvent
+from tasksubmit.lifecycle.table import DECIDED_BY, Deadline, Effect, Event, Side, TaskStatus, advance
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
+from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.live import LiveTasks
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
@@ -38,9 +38,9 @@ def clipped(text: str) -> str:
     return text[:MAX_KEPT_TEXT]
 
 
-def overdue(deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
+def overdue(task: Task, deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
     """What happens to a task whose ``deadline`` has passed."""
-    return (deadline.event,), {"justification": deadline.reason}
+    return (task.event_of(deadline),), {"justification": deadline.reason} if deadline.reason else {}
 
 
 def recorded_time(text: str) -> datetime:
@@ -58,24 +58,19 @@ class Records:
     """Changes tasks in the store, one event at a time for each task, and tells whoever waits.
 
     :param own: the node's address.
-    :param clock: gives the time; records keep whole milliseconds of it.
+    :param clock: gives the time, to `Records.now`.
     :param owed: is called with a peer when something has become owed to it.
     """
 
     def __init__(
-        self, own: Address, store: ITaskStore, clock: IReactorTime, live: LiveTasks, owed: Callable[[Address], None]
+        self, own: Address, store: ITaskStore, clock: NodeClock, live: LiveTasks, owed: Callable[[Address], None]
     ) -> None:
         self.own = own
         self.store = store
-        self._clock = clock
+        self.now = clock.now
         self._live = live
         self._owed = owed
         self._locks: dict[TaskKey, DeferredLock] = {}
-
-    def now(self) -> datetime:
-        """The time, in whole milliseconds."""
-        # Rounded: 1000.29 seconds times 1000 is a little less than 1000290.
-        return from_milliseconds(round(self._clock.seconds() * 1000))
 
     async def create(self, task: Task) -> tuple[Task, bool]:
         """Keep a new task; returns it and True, or the record that has its key and False."""
@@ -97,10 +92,22 @@ class Records:
             raise UnknownTask(f"there is no task {key.task_id} {role} {key.peer} here")
         return task
 
-    async def change(self, key: TaskKey, decide: Decision, *, settles: int | None = None) -> Task:
+    async def change(
+        self,
+        key: TaskKey,
+        decide: Decision,
+        *,
+        settles: Delivery | None = None,
+        gives_up: Delivery | None = None,
+        revives: bool = False,
+        note: tuple[Note, str] | None = None,
+    ) -> Task:
         """Carry out what ``decide`` says about the record known by `key`; returns the record after the commit.
 
-        ``settles`` is the id of a delivery that ends with the change.
+        :param settles: a delivery that ends with the change.
+        :param gives_up: a delivery that is not to be tried again by itself.
+        :param revives: whether to try what was given up again.
+        :param note: what the task's story says besides the events; by default what happened to the delivery.
 
         :raises UnknownTask: when there is no such record.
         :raises IllegalTransition: when the table does not allow it; nothing changed.
@@ -109,20 +116,35 @@ class Records:
         async with self._one_at_a_time(key):
             while True:
                 before = await self.get(key)
-                change = self._plan(before, decide, settles)
+                change = self._plan(before, decide, settles, gives_up, revives, note)
+                if change.is_empty:
+                    return before
                 try:
                     after = await self.store.apply(change)
                 except StaleTask:
                     continue  # someone else was first, another node on the same store for one
                 break
         self._live.changed(after)
-        if change.deliveries or settles is not None:
+        if change.deliveries or settles or gives_up or revives:
             self._owed(after.peer)
         return after
 
+    async def retry(self, key: TaskKey) -> Task:
+        """Have what was given up for a task tried again, as if it were new.
+
+        :raises IllegalTransition: when nothing was given up.
+        """
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if task.delivery_given_up_at is None:
+                raise IllegalTransition(f"nothing that is owed for task {key.task_id} was given up")
+            return (), {"delivery_given_up_at": None, "ended_at": task.ended_at if task.is_settled else None}
+
+        return await self.change(key, decide, revives=True, note=(Note.RETRIED, ""))
+
     async def results(self, task: Task) -> TaskResultMessage:
         """The results of a task, as the message that carries them."""
-        content = await self.store.read_result(task.result_file)
+        content = await self.store.read_result(task.result_file, task.result_sha256)
         is_file = task.result_type == "file"
         return TaskResultMessage(
             task_id=task.task_id,
@@ -137,15 +159,30 @@ class Records:
             ack=True,
         )
 
-    def _plan(self, before: Task, decide: Decision, settles: int | None) -> Change:
+    def _plan(
+        self,
+        before: Task,
+        decide: Decision,
+        settles: Delivery | None,
+        gives_up: Delivery | None,
+        revives: bool,
+        note: tuple[Note, str] | None,
+    ) -> Change:
         now = self.now()
         events, fields = decide(before, now)
         after = evolve(before, **fields)
+        story: list[TaskEvent] = []
         deliveries: list[Delivery] = []
         bookings: list[Booking] = []
+        if note is None and settles is not None:
+            note = Note.DELIVERED, described(settles)
+        if note is not None:
+            story.append(noted(after.status, now, *note))
         for event in events:
             transition = advance(after.side, after.status, event)
             after = after.advanced(transition, now)
+            detail = fields.get("error") or fields.get("justification") or transition.outcome
+            story.append(_told(event, after.status, now, detail))
             for effect in transition.effects:
                 if effect in _BOOKINGS:
                     bookings.extend(self._bookings(effect, after))
@@ -155,15 +192,18 @@ class Records:
             before=before,
             after=after,
             at=now,
+            events=tuple(story),
             deliveries=tuple(deliveries),
             bookings=tuple(bookings),
-            settles=settles,
+            settles=settles.id if settles else None,
+            gives_up=gives_up.id if gives_up else None,
+            revives=revives,
         )
 
     def _delivery(self, effect: Effect, task: Task, now: datetime) -> Delivery:
         kind = _DELIVERIES[effect]
         payload = b""
-        if kind is DeliveryKind.STATUS:
+        if kind in (DeliveryKind.STATUS, DeliveryKind.PROGRESS):
             is_withdrawal = effect is Effect.OWE_CANCELLATION
             update = TaskStatusUpdate(
                 task_id=task.task_id,
@@ -202,10 +242,27 @@ class Records:
             lock.release()
 
 
+def described(delivery: Delivery) -> str:
+    """A delivery, as a task's story names it."""
+    if not delivery.payload:
+        return delivery.kind.value
+    return f"{delivery.kind.value} {TaskStatusUpdate.from_json(delivery.payload).status}"
+
+
+def noted(status: TaskStatus, now: datetime, name: Note, detail: str) -> TaskEvent:
+    """A line of the story that no event of the table tells."""
+    return TaskEvent(at=now, name=name.value, by="node", status=status, detail=clipped(detail))
+
+
+def _told(event: Event, status: TaskStatus, now: datetime, detail: str) -> TaskEvent:
+    return TaskEvent(at=now, name=event.name.lower(), by=DECIDED_BY[event], status=status, detail=clipped(detail))
+
+
 _DELIVERIES = {
     Effect.OWE_SUBMISSION: DeliveryKind.SUBMISSION,
     Effect.OWE_CANCELLATION: DeliveryKind.STATUS,
     Effect.NOTIFY_SUBMITTER: DeliveryKind.STATUS,
+    Effect.TELL_PROGRESS: DeliveryKind.PROGRESS,
     Effect.OWE_RESULTS: DeliveryKind.RESULTS,
 }
 _BOOKINGS = {Effect.BOOK_REWARD, Effect.BOOK_EXPIRY}

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
-from datetime import datetime
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime, timedelta
 from random import Random, SystemRandom
 from typing import Any, TypeVar
 
-from attrs import frozen
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger
 from typing_extensions import override
 from zope.interface import implementer
 
-from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, UnknownTask
+from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, NotAccepting, UnknownTask
 from tasksubmit.interfaces import IAdmissionPolicy, IPeers, ITaskHandler, ITaskStore, Peer, SendResult
+from tasksubmit.lifecycle.change import Tombstone
 from tasksubmit.lifecycle.polo import ScoreFormula
-from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
+from tasksubmit.lifecycle.table import Lease, Side, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.courier import Courier
 from tasksubmit.node.deadlines import Deadlines
-from tasksubmit.node.delivery import DeliveryService
-from tasksubmit.node.inbox import Inbox
+from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
+from tasksubmit.node.drain import Drain, Drained
+from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
-from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
+from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.story import Stories, Story
+from tasksubmit.node.submitted import SubmittedTask
+from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
@@ -42,6 +48,9 @@ from tasksubmit.wire.messages import (
 from tasksubmit.wire.timestamps import format_time
 
 T = TypeVar("T")
+K = TypeVar("K", Task, Tombstone)
+
+DRAIN_SECONDS = 60.0
 
 
 @implementer(ITaskHandler)
@@ -58,12 +67,19 @@ class Node(MultiService):
     :param clock: all time and timers; commonly the reactor.
     :param listen: what to listen on for peers, by the name that errors give it.
     :param policy: who may submit; by default the peers.
+    :param wall: the wall clock, in seconds since 1970, when ``clock`` does not follow it; a reactor commonly does, and
+        then its timers are led astray when that clock is set.
     :param timeouts: the limits of wire.md, section 4.
+    :param lease: the terms of whoever calls `execute` and names none.
+    :param delivery_age_limit: after so long what is owed to a peer is given up, until `retry`.
+    :param retention: for how long ended tasks are kept.
     :param formula: how the rewards of submitted tasks are computed.
     :param tick_seconds: how often deadlines and deliveries are looked at.
     :param max_description_bytes: the longest description to take, in bytes of UTF-8.
     :param random: spreads attempts to deliver, and makes task ids.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -72,9 +88,13 @@ class Node(MultiService):
         peers: IPeers,
         *,
         clock: IReactorTime,
+        wall: Callable[[], float] | None = None,
         listen: Mapping[str, IStreamServerEndpoint] | None = None,
         policy: IAdmissionPolicy | None = None,
         timeouts: Timeouts | None = None,
+        lease: Lease | None = None,
+        delivery_age_limit: timedelta = DELIVERY_AGE_LIMIT,
+        retention: Retention | None = None,
         formula: ScoreFormula = ScoreFormula.DOCUMENTED,
         tick_seconds: float = 1.0,
         idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
@@ -89,8 +109,10 @@ class Node(MultiService):
         self.peers = peers
         self._max_description_bytes = max_description_bytes
         self._random = random or SystemRandom()
+        self._lease = lease or Lease()
         self._live = LiveTasks(lambda key: self._records.get(key))
-        self._records = Records(address, store, clock, self._live, lambda peer: self._delivery.owed(peer))
+        self._clock = NodeClock(clock, wall)
+        self._records = Records(address, store, self._clock, self._live, lambda peer: self._delivery.owed(peer))
         self._inbox = Inbox(
             self._records,
             policy or PeersOnly(peers),
@@ -102,15 +124,22 @@ class Node(MultiService):
             self._records,
             Courier(self._records, self._inbox, self._outbox),
             peers,
+            age_limit=delivery_age_limit,
             interval_seconds=tick_seconds,
             clock=clock,
             random=self._random,
         )
+        self._in_hand: set[Deferred[SubmitResponse]] = set()
+        self._drain = Drain(self._records, self._inbox, clock)
+        self._stories = Stories(self._records, timeouts, delivery_age_limit)
         self.factory = TaskSubmitFactory(
             self, clock=clock, idle_timeout=idle_timeout_seconds, max_description_bytes=max_description_bytes
         )
         self._delivery.setServiceParent(self)
-        Deadlines(self._records, timeouts, tick_seconds, clock).setServiceParent(self)
+        Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
+        # A message may be under way for its age limit, and the answer to it be lost on the last day.
+        keep_tombstones = 2 * delivery_age_limit
+        RetentionService(store, self._clock, retention or Retention(), keep_tombstones, clock).setServiceParent(self)
         self.listeners = [Listener(name, endpoint, self.factory) for name, endpoint in (listen or {}).items()]
         for listener in self.listeners:
             listener.setServiceParent(self)
@@ -125,6 +154,12 @@ class Node(MultiService):
         :raises ListenError: when an endpoint cannot be listened on; stop the node then, for the rest of it runs.
         """
         self.store.open(self.address)
+        self._clock.adopt()
+        self._inbox.is_draining = False
+        # Before any deadline is looked at: the store does what it is asked in order.
+        self.store.end_bound_leases().addErrback(
+            lambda failure: self._log.failure("leases could not be ended; they run out by themselves", failure)
+        )
         super().startService()
 
     @override
@@ -135,23 +170,55 @@ class Node(MultiService):
     async def _stop(self) -> None:
         await maybeDeferred(super().stopService)
         await self.factory.close_connections()
+        await self._finish_in_hand()
         self._live.stop()
         await self.store.close()
 
+    async def _finish_in_hand(self) -> None:
+        """Let what was asked on connections that were lost come to its end, as what was asked on the others has."""
+        finished: Deferred[None] = Deferred()
+        DeferredList(list(self._in_hand)).addCallback(lambda _: finished.callback(None))
+        await finished.addTimeout(CLOSE_TIMEOUT_SECONDS, self.factory.clock).addErrback(lambda _: None)
+
+    def drain(self, timeout_seconds: float = DRAIN_SECONDS) -> Deferred[Drained]:
+        """Take nothing new, let what runs finish or put it back, and deliver what is owed; fires with what is left.
+
+        The node then still runs, and answers for what it has: stop it, or start it again after stopping to go on.
+        """
+        return _command(self._drain.run(timeout_seconds))
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the node takes nothing new, because it is being drained or was."""
+        return self._inbox.is_draining
+
     # --- what peers ask: ITaskHandler ----------------------------------------------------------------------------
+
+    def _answer(self, work: Coroutine[Any, Any, SubmitResponse]) -> Deferred[SubmitResponse]:
+        answer = Deferred.fromCoroutine(work)
+        if not answer.called:
+            self._in_hand.add(answer)
+            answer.addBoth(self._answered, answer)
+        return answer
+
+    def _answered(self, result: T, answer: Deferred[SubmitResponse]) -> T:
+        self._in_hand.discard(answer)
+        return result
 
     def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.task_submitted`."""
-        return Deferred.fromCoroutine(self._inbox.task_submitted(peer, request))
+        return self._answer(self._inbox.task_submitted(peer, request))
 
     def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.status_updated`."""
-        return Deferred.fromCoroutine(self._status_updated(peer, update))
+        return self._answer(self._status_updated(peer, update))
 
     async def _status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
         tasks = await self._tasks_with(peer, update.task_id)
         received = [task for task in tasks if task.side is Side.RECEIVER]
         submitted = [task for task in tasks if task.side is Side.SUBMITTER]
+        if not tasks:
+            return acknowledgement(await self._forgotten(peer, update.task_id))
         # Only a node that works for itself has both: its submitting side says CANCELLED with this outcome.
         if received and (not submitted or update.outcome == "cancelled_by_submitter"):
             return await self._inbox.status_updated(_spoken_of(received, update.task_id), update)
@@ -159,12 +226,20 @@ class Node(MultiService):
 
     def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.results_received`."""
-        return Deferred.fromCoroutine(self._results_received(peer, message))
+        return self._answer(self._results_received(peer, message))
 
     async def _results_received(self, peer: Peer, message: TaskResultMessage) -> SubmitResponse:
         tasks = await self._tasks_with(peer, message.task_id)
         submitted = [task for task in tasks if task.side is Side.SUBMITTER]
+        if not tasks:
+            tombstone = await self._forgotten(peer, message.task_id)
+            return acknowledgement(tombstone, tombstone.reward or 0)
         return await self._outbox.results_received(_spoken_of(submitted, message.task_id), message)
+
+    async def _forgotten(self, peer: Peer, task_id: str) -> Tombstone:
+        """What is left of the task that a peer speaks of late."""
+        tombstones = await self.store.tombstones(task_id)
+        return _spoken_of([left for left in tombstones if peer.address in (None, left.key.peer)], task_id)
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
         """The records with this id that ``peer`` may speak of; one that nobody authenticated may speak of any."""
@@ -203,6 +278,8 @@ class Node(MultiService):
         result_due_at: datetime | None,
     ) -> SubmittedTask:
         self.peers.endpoint(to)
+        if self._inbox.is_draining:
+            raise NotAccepting("the node is being drained: it submits nothing new")
         task_id = generate_task_id(self._random.randbytes) if task_id is None else task_id
         request = SubmitRequest(task_id, description, str(self.address), str(to))
         request.to_frame()
@@ -246,9 +323,24 @@ class Node(MultiService):
         """Turn a NEW task down; see `Inbox.decline`."""
         return _command(self._inbox.decline(key, justification))
 
-    def execute(self, key: TaskKey | None = None) -> Deferred[Task]:
-        """Begin the head of the queue; see `Inbox.execute`."""
-        return _command(self._inbox.execute(key))
+    def execute(self, key: TaskKey | None = None, lease: Lease | None = None) -> Deferred[Task]:
+        """Begin the head of the queue; see `Inbox.execute`.
+
+        :param lease: what to do when nothing more is heard of the execution; by default as the node was told.
+        """
+        return _command(self._inbox.execute(key, lease or self._lease))
+
+    def progress(self, key: TaskKey, text: str) -> Deferred[Task]:
+        """Tell how far an execution is, which renews its lease; see `Inbox.progress`."""
+        return _command(self._inbox.progress(key, text))
+
+    def put_back(self, key: TaskKey, reason: str = "The task was put back") -> Deferred[Task]:
+        """Have an execution begun again; see `Inbox.put_back`."""
+        return _command(self._inbox.put_back(key, reason))
+
+    def fail(self, key: TaskKey, error: str) -> Deferred[Task]:
+        """End an execution that cannot be done; see `Inbox.fail`."""
+        return _command(self._inbox.fail(key, error))
 
     def send_results(self, key: TaskKey, text: str = "", *, filename: str = "", content: bytes = b"") -> Deferred[Task]:
         """Give the results of an EXECUTING task; see `Inbox.complete`."""
@@ -266,11 +358,28 @@ class Node(MultiService):
     async def _resolve(self, task_id: str, side: Side | None, peer: Address | None) -> Task:
         tasks = await self.store.find(task_id)
         matching = [task for task in tasks if side in (None, task.side) and peer in (None, task.peer)]
+        if not tasks:
+            for tombstone in await self.store.tombstones(task_id):
+                raise UnknownTask(
+                    f"task {task_id}, {_described(tombstone)}, ended as {tombstone.status}; it was removed on"
+                    f" {format_time(tombstone.removed_at)}"
+                )
         if tasks and not matching:
             held = "; ".join(_described(task) for task in tasks)
             wanted = {None: "of that peer", Side.RECEIVER: "received", Side.SUBMITTER: "submitted"}[side]
             raise UnknownTask(f"task {task_id} was {held}: this is for tasks {wanted}")
         return _only(matching, task_id)
+
+    def story(self, key: TaskKey) -> Deferred[Story]:
+        """Fires with all that happened to a task, and what it waits for; fails with `UnknownTask`."""
+        return Deferred.fromCoroutine(self._stories.tell(key))
+
+    def retry(self, key: TaskKey) -> Deferred[Task]:
+        """Try to deliver again what was given up for a task; fires with the record once that is owed again.
+
+        Fails with `IllegalTransition` when nothing was given up.
+        """
+        return _command(self._records.retry(key))
 
     def wait(self, key: TaskKey, condition: Condition) -> Deferred[Task]:
         """Fires with the record of `key` as soon as ``condition(task)`` is true, which may be at once.
@@ -287,52 +396,18 @@ def _command(work: Coroutine[Any, Any, T]) -> Deferred[T]:
     return done
 
 
-@frozen
-class SubmittedTask:
-    """A handle on a task that was submitted. It may be dropped at any time: the task goes on."""
-
-    node: Node
-    key: TaskKey
-
-    @property
-    def task_id(self) -> str:
-        """The id that the task was submitted under."""
-        return self.key.task_id
-
-    def accepted(self) -> Deferred[Task]:
-        """Fires with the record when the receiver has accepted the task, or gone further.
-
-        Fails with `TaskDeclined`, `TaskCancelled` or `TaskExpired` when it ended instead, and with `StoreClosed` when
-        the node stops meanwhile. Cancelling the Deferred gives up the wait, not the task.
-        """
-        accepted = self.node.wait(self.key, lambda task: task.status is not TaskStatus.NEW)
-        return accepted.addCallback(_unless_ended)
-
-    def result(self) -> Deferred[TaskResultMessage]:
-        """Fires with the results; fails like `accepted`."""
-        return self.node.result(self.key)
-
-    def cancel(self, reason: str = "Cancelled by the submitter") -> Deferred[Task]:
-        """See `Node.cancel`."""
-        return self.node.cancel(self.key, reason)
-
-
-def _unless_ended(task: Task) -> Task:
-    raise_if_ended(task)
-    return task
-
-
-def _described(task: Task) -> str:
+def _described(task: Task | Tombstone) -> str:
     """Which of several tasks with the same id this is."""
-    return f"received from {task.peer}" if task.side is Side.RECEIVER else f"submitted to {task.peer}"
+    key = task.key
+    return f"received from {key.peer}" if key.side is Side.RECEIVER else f"submitted to {key.peer}"
 
 
-def _spoken_of(tasks: list[Task], task_id: str) -> Task:
+def _spoken_of(tasks: list[K], task_id: str) -> K:
     """The task that a peer means; several, from a peer that nobody authenticated, are as good as none."""
     return _only(tasks if len(tasks) == 1 else [], task_id)
 
 
-def _only(tasks: list[Task], task_id: str) -> Task:
+def _only(tasks: list[K], task_id: str) -> K:
     if not tasks:
         raise UnknownTask(f"there is no task {task_id} here")
     if len(tasks) > 1:

@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-from tasksubmit.errors import StoreClosed, StoreError
+from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
+from tasksubmit.stores.migrations import damaged
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], Any]
@@ -37,6 +38,8 @@ def run_batch(connection: sqlite3.Connection, operations: list[Operation]) -> li
     """Run ``operations`` in one transaction and return the result, or the ``Failure``, of each.
 
     Each runs in a savepoint of its own, so one that fails spoils no other; when the commit fails, all of them do.
+
+    :raises sqlite3.Error: when it cannot be told what became of the transaction, or of the file.
     """
     results: list[Any] = []
     execute = connection.execute
@@ -51,14 +54,16 @@ def run_batch(connection: sqlite3.Connection, operations: list[Operation]) -> li
             except Exception:
                 if not connection.in_transaction:
                     raise  # the disk is full, for one: SQLite has undone all of it
-                results.append(_failure())
+                results.append(_failure(_name(connection)))
                 execute("ROLLBACK TO operation")
             execute("RELEASE operation")
         execute("COMMIT")
     except Exception as error:
         with suppress(sqlite3.Error):
             connection.rollback()
-        failure = Failure(_store_error(error))
+        if not _is_harmless(error):
+            raise
+        failure = Failure(_store_error(error, _name(connection)))
         return [failure] * len(operations)
     return results
 
@@ -70,22 +75,46 @@ def run_reads(connection: sqlite3.Connection, operations: list[Operation]) -> li
         try:
             results.append(operation(connection))
         except Exception:
-            results.append(_failure())
+            results.append(_failure(_name(connection)))
     return results
 
 
-def _failure() -> Failure:
-    """The current exception; one of SQLite's becomes a `StoreError`."""
+def _failure(name: str) -> Failure:
+    """The current exception; one of SQLite's becomes a `StoreError` that names the database."""
     failure = Failure()
-    return Failure(_store_error(failure.value)) if isinstance(failure.value, sqlite3.Error) else failure
+    return Failure(_store_error(failure.value, name)) if isinstance(failure.value, sqlite3.Error) else failure
 
 
-def _store_error(error: Exception) -> StoreError:
-    return StoreError(f"the database could not do it: {error}; check the disk, then try again")
+def _name(connection: sqlite3.Connection) -> str:
+    """The file that a connection is to."""
+    with suppress(sqlite3.Error):
+        return str(connection.execute("PRAGMA database_list").fetchone()[2]) or "memory:"
+    return "the database"
+
+
+def _store_error(error: BaseException, name: str) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    is_text_damaged = str(error).startswith("Could not decode to UTF-8")
+    # Its subclasses are otherwise about what was asked of a sound database.
+    if type(error) is sqlite3.DatabaseError or is_text_damaged:
+        return StoreDamaged(damaged(name, error))
+    return StoreError(f"{name} could not be used: {error}; check the disk and its free space, then try again")
+
+
+def _is_harmless(error: Exception) -> bool:
+    """Whether SQLite has undone the transaction, and all is as before: no space, or a lock that was not to be had."""
+    return isinstance(error, sqlite3.OperationalError) and str(error).startswith(
+        ("database or disk is full", "database is locked")
+    )
 
 
 class ThreadWorker:
-    """A `Worker` in a thread of its own; the results of a batch come back to the reactor in one call."""
+    """A `Worker` in a thread of its own; the results of a batch come back to the reactor in one call.
+
+    :param run: runs the operations of a batch; when it raises, the connection is closed and not trusted again.
+    :param reopen: connects again, and raises when there is nothing to be trusted.
+    """
 
     def __init__(
         self,
@@ -93,9 +122,12 @@ class ThreadWorker:
         connection: sqlite3.Connection,
         run: Callable[[sqlite3.Connection, list[Operation]], list[Any]],
         reactor: IReactorFromThreads,
+        reopen: Callable[[], sqlite3.Connection],
     ) -> None:
-        self._connection = connection
+        self._connection: sqlite3.Connection | None = connection
+        self._name = _name(connection)
         self._run = run
+        self._reopen = reopen
         self._reactor = reactor
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._closed: Deferred[None] | None = None
@@ -122,16 +154,24 @@ class ThreadWorker:
             batch = [item]
             last = self._fill(batch)
             try:
+                if self._connection is None:
+                    self._connection = self._reopen()
                 results = self._run(self._connection, [operation for operation, _ in batch])
             except Exception as error:  # whatever it is, nobody may wait for ever
-                results = [Failure(_store_error(error))] * len(batch)
+                self._close_connection()
+                results = [Failure(_store_error(error, self._name))] * len(batch)
             self._reactor.callFromThread(_fire, batch, results)
             if last:
                 break
-        with suppress(sqlite3.Error):
-            self._connection.close()
+        self._close_connection()
         assert self._closed is not None
         self._reactor.callFromThread(self._closed.callback, None)
+
+    def _close_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
 
     def _fill(self, batch: list[_Item]) -> bool:
         """Take what else has arrived; whether the end of the queue was among it."""
@@ -167,7 +207,10 @@ class InlineWorker:
         """See `Worker`."""
         if self._is_closed:
             return fail(StoreClosed("the store is closed"))
-        [result] = self._run(self._connection, [operation])
+        try:
+            [result] = self._run(self._connection, [operation])
+        except Exception as error:
+            return fail(_store_error(error, _name(self._connection)))
         return succeed(result) if not isinstance(result, Failure) else fail(result)
 
     def close(self) -> Deferred[None]:

@@ -20,6 +20,14 @@ def schema_steps() -> list[str]:
     return [entry.read_text("utf-8") for entry in files]
 
 
+def damaged(name: str, found: object) -> str:
+    """What to say when the database called ``name`` cannot be read as one."""
+    return (
+        f"{name} is damaged or no database ({found}): stop the node, see what `tasksubmit check` says, and restore it"
+        " from a backup, or move it away to start empty"
+    )
+
+
 def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> None:
     """Apply the steps that the database called ``name`` lacks, each in a transaction of its own.
 
@@ -34,9 +42,7 @@ def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> 
     except sqlite3.OperationalError as error:
         raise StoreError(f"{name} cannot be used: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise StoreDamaged(
-            f"{name} is not a usable database ({error}); restore it from a backup, or move it away to start empty"
-        ) from error
+        raise StoreDamaged(damaged(name, error)) from error
     if application != APPLICATION_ID and (version or tables):
         raise StoreDamaged(f"{name} is a database of another program; choose another state directory")
     if version > len(steps):

@@ -1,28 +1,29 @@
-"""Every statement that the store runs, as functions of a connection. Each runs inside a transaction of its caller."""
+"""The statements about tasks, as functions of a connection. Each runs inside a transaction of its caller."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from attrs import evolve
 
-from tasksubmit.errors import StaleTask, StoreError
-from tasksubmit.lifecycle.change import Change, Delivery
+from tasksubmit.errors import StaleTask, StoreError, TaskForgotten
+from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
-from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
+from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
+from tasksubmit.stores import deliveries, events, retention
 from tasksubmit.stores.rows import (
-    DELIVERY_COLUMNS,
+    SHIFTED_COLUMNS,
     TASK_COLUMNS,
+    as_many_as_fit,
     changed_values,
-    delivery_from_row,
     key_values,
-    optional_milliseconds,
     task_from_row,
     task_values,
 )
 from tasksubmit.wire.address import Address
+from tasksubmit.wire.timestamps import format_time
 
 _OF_KEY = "task_id = ? AND side = ? AND peer = ?"
 # SQLite would rather take the index by status, and then read and sort all that is in the status; hence INDEXED BY.
@@ -72,6 +73,15 @@ def queue(connection: sqlite3.Connection, limit: int) -> list[Task]:
     return [task_from_row(row) for row in connection.execute(sql, (limit,))]
 
 
+def put_back(connection: sqlite3.Connection, limit: int) -> list[Task]:
+    """The first `limit` of the EXECUTING tasks that wait to be taken again, the longest waiting first."""
+    sql = (
+        f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_receiver_put_back_at WHERE side = 'receiver'"
+        " AND status IN ('EXECUTING') AND put_back_at IS NOT NULL ORDER BY put_back_at, number LIMIT ?"
+    )
+    return [task_from_row(row) for row in connection.execute(sql, (limit,))]
+
+
 def due_tasks_sql(deadline: Deadline) -> str:
     """The look-up for one deadline, worded like its index in the schema, so that SQLite can use that."""
     index = f"tasks_{deadline.side.value}_{deadline.since}"
@@ -87,40 +97,13 @@ def due_tasks_sql(deadline: Deadline) -> str:
 def due_tasks(connection: sqlite3.Connection, deadline: Deadline, before: datetime, limit: int) -> list[Task]:
     """Up to ``limit`` tasks that meet ``deadline``, its column before ``before``; the longest due first."""
     rows = connection.execute(due_tasks_sql(deadline), (to_milliseconds(before), limit))
-    return [task_from_row(row) for row in rows]
+    return list(as_many_as_fit(map(task_from_row, rows)))
 
 
-def ready_deliveries(
-    connection: sqlite3.Connection, peer: Address, now: datetime, limit: int
-) -> list[tuple[Delivery, Task]]:
-    """Up to `limit` messages that may be sent to ``peer`` now, each with its task, the longest ready first."""
-    sql = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE peer = ? AND ready_at <= ? ORDER BY ready_at, id LIMIT ?"
-    rows = connection.execute(sql, (str(peer), to_milliseconds(now), limit)).fetchall()
-    found = []
-    for row in rows:
-        delivery = delivery_from_row(row)
-        task = get_task(connection, delivery.key)
-        if task is not None:
-            found.append((delivery, task))
-    return found
-
-
-def next_delivery(connection: sqlite3.Connection, peer: Address) -> datetime | None:
-    """When the next message may be sent to ``peer``; None when nothing is owed to it."""
-    sql = "SELECT min(ready_at) FROM deliveries WHERE peer = ? AND ready_at IS NOT NULL"
-    (ready_at,) = connection.execute(sql, (str(peer),)).fetchone()
-    return None if ready_at is None else from_milliseconds(ready_at)
-
-
-def owed_peers(connection: sqlite3.Connection) -> list[Address]:
-    """Every peer to whom something is owed."""
-    return [Address.parse(peer) for (peer,) in connection.execute("SELECT DISTINCT peer FROM deliveries")]
-
-
-def deliveries_of(connection: sqlite3.Connection, key: TaskKey) -> list[Delivery]:
-    """What is owed for one task, in order."""
-    sql = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE {_OF_KEY} ORDER BY id"
-    return [delivery_from_row(row) for row in connection.execute(sql, key_values(key))]
+def with_tasks(connection: sqlite3.Connection, found: Iterable[Delivery]) -> list[tuple[Delivery, Task]]:
+    """Deliveries, each with its task; the first of them, if their tasks are long."""
+    pairs = ((delivery, get_task(connection, delivery.key)) for delivery in found)
+    return list(as_many_as_fit(((delivery, task) for delivery, task in pairs if task), lambda pair: pair[1]))
 
 
 def scores(connection: sqlite3.Connection) -> list[tuple[Address, int]]:
@@ -137,8 +120,11 @@ def peer_features(connection: sqlite3.Connection) -> dict[Address, frozenset[str
 
 def is_result_named(connection: sqlite3.Connection, name: str) -> bool:
     """Whether a record names this result file."""
-    sql = "SELECT 1 FROM tasks WHERE result_file = ? OR late_result_file = ? LIMIT 1"
-    return connection.execute(sql, (name, name)).fetchone() is not None
+    # The name begins with the task's id and an underscore, which ids may have, too.
+    parts = name.split("_")
+    task_ids = ["_".join(parts[:length]) for length in range(1, len(parts))]
+    sql = "SELECT 1 FROM tasks WHERE task_id = ? AND ? IN (result_file, late_result_file) LIMIT 1"
+    return any(connection.execute(sql, (task_id, name)).fetchone() for task_id in task_ids)
 
 
 def own_by(connection: sqlite3.Connection, name: str, address: Address) -> None:
@@ -158,8 +144,17 @@ def own_by(connection: sqlite3.Connection, name: str, address: Address) -> None:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def create_task(connection: sqlite3.Connection, task: Task, deliveries: Iterable[Delivery]) -> tuple[Task, bool]:
-    """Insert a record; returns it and True, or the one that has its key already and False."""
+def create_task(connection: sqlite3.Connection, task: Task, owed: Iterable[Delivery]) -> tuple[Task, bool]:
+    """Insert a record; returns it and True, or the one that has its key already and False.
+
+    :raises TaskForgotten: when retention has removed the one that had it.
+    """
+    tombstone = retention.tombstone(connection, task.key)
+    if tombstone is not None:
+        raise TaskForgotten(
+            f"task {task.task_id} was {tombstone.status}, and was removed on {format_time(tombstone.removed_at)}; use"
+            " another id"
+        )
     values = task_values(task, without="number")
     cursor = connection.execute(
         f"INSERT INTO tasks ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"
@@ -170,8 +165,8 @@ def create_task(connection: sqlite3.Connection, task: Task, deliveries: Iterable
         existing = get_task(connection, task.key)
         assert existing is not None
         return existing, False
-    for delivery in deliveries:
-        _add_delivery(connection, delivery)
+    for delivery in owed:
+        deliveries.add(connection, delivery)
     assert cursor.lastrowid is not None
     return evolve(task, number=cursor.lastrowid), True
 
@@ -185,28 +180,52 @@ def apply_change(connection: sqlite3.Connection, change: Change) -> Task:
     _compare_and_set(connection, before, after)
     if is_queued != was_queued:
         _stage_head(connection, change.at)
+    for event in change.events:
+        events.tell(connection, before.number, event)
     for delivery in change.deliveries:
-        _add_delivery(connection, delivery)
+        deliveries.add(connection, delivery)
     for booking in change.bookings:
         _book(connection, before.key, booking.party, booking.points, booking.reason, change.at)
     if change.settles is not None:
-        _settle(connection, before.key, change.settles, change.at)
+        deliveries.settle(connection, before.key, change.settles, change.at)
+    if change.gives_up is not None:
+        deliveries.give_up(connection, before.key, change.gives_up, change.at)
+    if change.revives:
+        deliveries.revive(connection, before.key, change.at)
     task = get_task(connection, before.key)
     assert task is not None
     return task
 
 
-def postpone_delivery(connection: sqlite3.Connection, delivery_id: int, ready_at: datetime, error: str) -> None:
+def postpone_delivery(
+    connection: sqlite3.Connection, delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str
+) -> None:
     """Note a failed attempt, and when the next may be made."""
+    deliveries.postpone(connection, delivery.id, ready_at, error)
+    row = connection.execute(f"SELECT number FROM tasks WHERE {_OF_KEY}", key_values(delivery.key)).fetchone()
+    if row is not None:
+        events.tell(connection, row[0], event)
+
+
+def shift_times(connection: sqlite3.Connection, by: timedelta) -> None:
+    """Move the times of everything that is under way, because the clock was set by so much."""
+    milliseconds = by // timedelta(milliseconds=1)
+    # NULL plus anything is NULL.
+    tasks = ", ".join(f"{column} = {column} + :by" for column in SHIFTED_COLUMNS)
     connection.execute(
-        "UPDATE deliveries SET ready_at = ?, sent_at = NULL, attempts = attempts + 1, last_error = ? WHERE id = ?",
-        (to_milliseconds(ready_at), error, delivery_id),
+        f"UPDATE tasks SET {tasks}, revision = revision + 1 WHERE ended_at IS NULL", {"by": milliseconds}
+    )
+    connection.execute(
+        "UPDATE deliveries SET created_at = created_at + :by, ready_at = ready_at + :by", {"by": milliseconds}
     )
 
 
-def mark_sent(connection: sqlite3.Connection, delivery_id: int, now: datetime) -> None:
-    """Note that a message is about to be sent to a peer that may not be sent it twice."""
-    connection.execute("UPDATE deliveries SET sent_at = ? WHERE id = ?", (to_milliseconds(now), delivery_id))
+def end_bound_leases(connection: sqlite3.Connection) -> None:
+    """Let every lease run out that does not outlive its node."""
+    connection.execute(
+        "UPDATE tasks SET lease_expires_at = 0, revision = revision + 1 WHERE side = 'receiver'"
+        " AND status IN ('EXECUTING') AND lease_expires_at IS NOT NULL AND is_lease_bound"
+    )
 
 
 def remember_features(connection: sqlite3.Connection, peer: Address, features: Iterable[str]) -> None:
@@ -246,33 +265,6 @@ def _compare_and_set(connection: sqlite3.Connection, before: Task, after: Task) 
     )
     if cursor.rowcount == 0:
         raise StaleTask(f"task {before.task_id} is no longer {before.status}: it was changed meanwhile")
-
-
-def _add_delivery(connection: sqlite3.Connection, delivery: Delivery) -> None:
-    key = key_values(delivery.key)
-    blocked = connection.execute(f"SELECT 1 FROM deliveries WHERE {_OF_KEY} LIMIT 1", key).fetchone()
-    ready_at = None if blocked else delivery.created_at
-    connection.execute(
-        "INSERT INTO deliveries (task_id, side, peer, kind, payload, created_at, ready_at, attempts, last_error)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, 0, '')",
-        (
-            *key,
-            delivery.kind.value,
-            delivery.payload,
-            to_milliseconds(delivery.created_at),
-            optional_milliseconds(ready_at),
-        ),
-    )
-
-
-def _settle(connection: sqlite3.Connection, key: TaskKey, delivery_id: int, now: datetime) -> None:
-    """Remove a delivery, and let the next one of its task go."""
-    connection.execute("DELETE FROM deliveries WHERE id = ?", (delivery_id,))
-    connection.execute(
-        "UPDATE deliveries SET ready_at = ? WHERE ready_at IS NULL AND id ="
-        f" (SELECT min(id) FROM deliveries WHERE {_OF_KEY})",
-        (to_milliseconds(now), *key_values(key)),
-    )
 
 
 def _book(

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
 from typing_extensions import override
 
-from tasksubmit.errors import StoreError
+from tasksubmit.errors import StoreDamaged, StoreError
 from tasksubmit.lifecycle.results import disk_name, numbered
+from tasksubmit.stores.disk import sync_directory
 
 INCOMING = ".incoming"
 
@@ -47,25 +50,46 @@ class ResultFiles:
                 if self._write_as(name, content):
                     return name
         except OSError as error:
-            raise StoreError(f"the result could not be written to {self._directory}: {error.strerror}") from error
+            why = f"{error.strerror}; check the disk and its free space"
+            raise StoreError(f"the result could not be written to {self._directory}: {why}") from error
         raise AssertionError("unreachable: the names are endless")
 
     def settle(self, name: str) -> None:
         """A committed record names the file: it stays."""
         _within(self._incoming, name).unlink(missing_ok=True)
 
+    def condemn(self, name: str) -> None:
+        """The record that names the file is about to go: call `discard` after that, or `settle` if it stays."""
+        with suppress(OSError):  # there is no room for a note, for one; then a crash may leave the file behind
+            os.link(self.path(name), _within(self._incoming, name))
+
     def discard(self, name: str) -> None:
-        """No record came to name the file: it goes."""
+        """No record names the file: it goes."""
         self.path(name).unlink(missing_ok=True)
         _within(self._incoming, name).unlink(missing_ok=True)
 
-    def read(self, name: str) -> bytes:
-        """The content of a file."""
+    def read(self, name: str, digest: str = "") -> bytes:
+        """The content of a file, which must have the SHA-256 ``digest`` unless that is empty.
+
+        :raises StoreDamaged: when it has another.
+        :raises StoreError: when it cannot be read.
+        """
         path = self.path(name)
+        content = self._content(path)
+        if digest and sha256(content).hexdigest() != digest:
+            raise StoreDamaged(
+                f"the result file {path} is damaged: its {len(content)} bytes are not those that were saved; restore it"
+                " from a backup, or from the agent that has the original"
+            )
+        return content
+
+    def _content(self, path: Path) -> bytes:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise StoreError(f"the result file {path} cannot be read: {error.strerror}") from error
+            raise StoreError(
+                f"the result file {path} cannot be read: {error.strerror}; restore it from a backup"
+            ) from error
 
     def path(self, name: str) -> Path:
         """Where a file is.
@@ -97,7 +121,11 @@ class ResultFiles:
         except OSError:
             incoming.unlink(missing_ok=True)
             raise
-        sync_directory(self._directory)
+        try:
+            sync_directory(self._directory)
+        except OSError:
+            self.discard(name)
+            raise
         return True
 
 
@@ -122,12 +150,15 @@ class MemoryResultFiles(ResultFiles):
         self._contents.pop(name, None)
 
     @override
-    def read(self, name: str) -> bytes:
-        """The content of a file."""
+    def condemn(self, name: str) -> None:
+        """Memory needs no notes."""
+
+    @override
+    def _content(self, path: Path) -> bytes:
         try:
-            return self._contents[name]
+            return self._contents[path.name]
         except KeyError:
-            raise StoreError(f"there is no result file {name}") from None
+            raise StoreError(f"there is no result file {path.name}") from None
 
     @override
     def _write_as(self, name: str, content: bytes) -> bool:
@@ -148,12 +179,3 @@ def _candidates(name: str) -> Iterator[str]:
     yield name
     for number in count(2):
         yield numbered(name, number)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in ``directory`` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

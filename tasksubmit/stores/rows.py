@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import attrs
 
-from tasksubmit.lifecycle.change import Delivery, DeliveryKind
+from tasksubmit.errors import InvalidAddress
+from tasksubmit.lifecycle.change import Delivery, DeliveryKind, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.wire.address import Address
 
+T = TypeVar("T")
+_Row = Sequence[Any]
 _Converter = Callable[[Any], Any]
 
 
@@ -47,10 +52,46 @@ _FIELDS = [(attribute.name, *_BY_TYPE[str(attribute.type)]) for attribute in att
 TASK_COLUMNS = ", ".join(name for name, _, _ in _FIELDS)
 """The columns of a task, in the order that `task_from_row` expects."""
 
+SHIFTED_COLUMNS = [
+    attribute.name
+    for attribute in attrs.fields(Task)
+    if str(attribute.type).startswith("datetime") and attribute.name not in ("expires_at", "result_due_at")
+]
+"""The columns that hold times of the node's own clock; the others were agreed on."""
 
+
+def _or_damaged(read: Callable[[_Row], T]) -> Callable[[_Row], T]:
+    """Have `read` raise what SQLite raises for damage when a value is none that was written."""
+
+    @wraps(read)
+    def read_or_raise(row: _Row) -> T:
+        try:
+            return read(row)
+        except (ValueError, TypeError, OverflowError, InvalidAddress) as error:
+            which = ", ".join(repr(value)[:80] for value in row[:3])
+            raise sqlite3.DatabaseError(f"the row {which} cannot be read: {error}") from error
+
+    return read_or_raise
+
+
+@_or_damaged
 def task_from_row(row: Sequence[Any]) -> Task:
     """The record that a row of `TASK_COLUMNS` holds."""
     return Task(**{name: read(value) for (name, _, read), value in zip(_FIELDS, row, strict=True)})
+
+
+MAX_READ_BYTES = 32 * 1024 * 1024
+"""Descriptions that one look at the work to do takes into memory; the next look takes the next ones."""
+
+
+def as_many_as_fit(items: Iterable[T], task_of: Callable[[T], Task] = _same) -> Iterator[T]:
+    """The first of some items, up to `MAX_READ_BYTES` of descriptions of their tasks, and at least one."""
+    total = 0
+    for item in items:
+        yield item
+        total += len(task_of(item).description)
+        if total > MAX_READ_BYTES:
+            return
 
 
 def task_values(task: Task, *, without: str) -> dict[str, Any]:
@@ -73,12 +114,15 @@ def key_values(key: TaskKey) -> tuple[str, str, str]:
     return key.task_id, key.side.value, str(key.peer)
 
 
-DELIVERY_COLUMNS = "id, task_id, side, peer, kind, payload, created_at, ready_at, sent_at, attempts, last_error"
+DELIVERY_COLUMNS = (
+    "id, task_id, side, peer, kind, payload, created_at, ready_at, sent_at, attempts, last_error, given_up_at"
+)
 
 
+@_or_damaged
 def delivery_from_row(row: Sequence[Any]) -> Delivery:
     """The delivery that a row of `DELIVERY_COLUMNS` holds."""
-    number, task_id, side, peer, kind, payload, created_at, ready_at, sent_at, attempts, last_error = row
+    number, task_id, side, peer, kind, payload, created_at, ready_at, sent_at, attempts, last_error, given_up_at = row
     return Delivery(
         id=number,
         key=TaskKey(Side(side), Address.parse(peer), task_id),
@@ -89,4 +133,34 @@ def delivery_from_row(row: Sequence[Any]) -> Delivery:
         sent_at=_optional_time(sent_at),
         attempts=attempts,
         last_error=last_error,
+        given_up_at=_optional_time(given_up_at),
     )
+
+
+EVENT_COLUMNS = "at, name, by, status, detail, times, last_at"
+
+
+@_or_damaged
+def event_from_row(row: Sequence[Any]) -> TaskEvent:
+    """The event that a row of `EVENT_COLUMNS` holds."""
+    at, name, by, status, detail, times, last_at = row
+    return TaskEvent(
+        at=from_milliseconds(at),
+        name=name,
+        by=by,
+        status=TaskStatus(status),
+        detail=detail,
+        times=times,
+        last_at=_optional_time(last_at),
+    )
+
+
+TOMBSTONE_COLUMNS = "task_id, side, peer, status, description_sha256, reward, removed_at"
+
+
+@_or_damaged
+def tombstone_from_row(row: Sequence[Any]) -> Tombstone:
+    """The tombstone that a row of `TOMBSTONE_COLUMNS` holds."""
+    task_id, side, peer, status, description_sha256, reward, removed_at = row
+    key = TaskKey(Side(side), Address.parse(peer), task_id)
+    return Tombstone(key, TaskStatus(status), description_sha256, reward, from_milliseconds(removed_at))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,15 +18,16 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked
-from tasksubmit.interfaces import ITaskStore
-from tasksubmit.lifecycle.change import Change, Delivery
+from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
+from tasksubmit.interfaces import ITaskStore, SavedResult
+from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.stores import queries
+from tasksubmit.stores import deliveries, disk, events, queries, retention
 from tasksubmit.stores.batches import InlineWorker, ThreadWorker, Worker, run_batch, run_reads
-from tasksubmit.stores.migrations import migrate, schema_steps
+from tasksubmit.stores.migrations import damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles
+from tasksubmit.stores.wal import fault_of_log
 from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
@@ -91,31 +92,27 @@ class SQLiteTaskStore:
         path = directory / DATABASE
         try:
             with ExitStack() as undo:
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._lock = _lock(directory / LOCK)
+                disk.make_directory(directory)
+                self._lock = disk.lock(directory / LOCK)
                 undo.callback(self._unlock)
-                connection = self._connect(path)
+                _refuse_losses(path)
+                disk.sync_log(path)
+                connection = _connect(path)
                 undo.callback(connection.close)
-                self._prepare(connection, str(path), owner)
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
+                self._prepare(connection, str(path), owner)  # before anything is written: it may be another's
+                _write_safely(connection)
                 self._results.open(partial(queries.is_result_named, connection))
-                reader = self._connect(path)
+                disk.sync_directory(directory)
+                reader = _connect(path)
                 undo.pop_all()
         except OSError as error:
             raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
         except sqlite3.OperationalError as error:
             raise StoreError(f"{path} cannot be used: {error}") from error
         except sqlite3.Error as error:
-            raise StoreDamaged(f"{path} cannot be used: {error}; restore it from a backup") from error
-        self._writer = ThreadWorker("tasksubmit-writer", connection, run_batch, self._reactor)
-        self._reader = ThreadWorker("tasksubmit-reader", reader, run_reads, self._reactor)
-
-    @staticmethod
-    def _connect(path: Path) -> sqlite3.Connection:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        # Once open, each connection is used by its worker's thread alone.
-        return sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
+            raise StoreDamaged(damaged(str(path), error)) from error
+        self._writer = ThreadWorker("tasksubmit-writer", connection, run_batch, self._reactor, partial(_reopen, path))
+        self._reader = ThreadWorker("tasksubmit-reader", reader, run_reads, self._reactor, partial(_connect, path))
 
     async def _close(self) -> None:
         if self._writer is None:
@@ -124,7 +121,7 @@ class SQLiteTaskStore:
         self._writer = self._reader = None
         for worker in workers:
             await worker.close()
-        if self._files_in_work:
+        while self._files_in_work:
             self._files_done = Deferred()
             await self._files_done
         self._unlock()
@@ -143,9 +140,9 @@ class SQLiteTaskStore:
     def _write(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
         return _run(self._writer, operation)
 
-    def create(self, task: Task, deliveries: Sequence[Delivery]) -> Deferred[tuple[Task, bool]]:
+    def create(self, task: Task, owed: Sequence[Delivery]) -> Deferred[tuple[Task, bool]]:
         """See `ITaskStore.create`."""
-        return self._write(lambda connection: queries.create_task(connection, task, deliveries))
+        return self._write(lambda connection: queries.create_task(connection, task, owed))
 
     def apply(self, change: Change) -> Deferred[Task]:
         """See `ITaskStore.apply`."""
@@ -156,13 +153,40 @@ class SQLiteTaskStore:
                 done.addCallback(self._settle_result, name)
         return done
 
-    def postpone(self, delivery_id: int, ready_at: datetime, error: str) -> Deferred[None]:
+    def postpone(self, delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str) -> Deferred[None]:
         """See `ITaskStore.postpone`."""
-        return self._write(lambda connection: queries.postpone_delivery(connection, delivery_id, ready_at, error))
+        return self._write(lambda connection: queries.postpone_delivery(connection, delivery, event, ready_at, error))
 
     def mark_sent(self, delivery_id: int, now: datetime) -> Deferred[None]:
         """See `ITaskStore.mark_sent`."""
-        return self._write(lambda connection: queries.mark_sent(connection, delivery_id, now))
+        return self._write(lambda connection: deliveries.mark_sent(connection, delivery_id, now))
+
+    def shift_times(self, by: timedelta) -> Deferred[None]:
+        """See `ITaskStore.shift_times`."""
+        return self._write(lambda connection: queries.shift_times(connection, by))
+
+    def end_bound_leases(self) -> Deferred[None]:
+        """See `ITaskStore.end_bound_leases`."""
+        return self._write(queries.end_bound_leases)
+
+    def forget(self, task: Task, now: datetime) -> Deferred[bool]:
+        """See `ITaskStore.forget`."""
+        return Deferred.fromCoroutine(self._forget(task, now))
+
+    async def _forget(self, task: Task, now: datetime) -> bool:
+        names = [name for name in (task.result_file, task.late_result_file) if name]
+        for name in names:
+            await self._in_file_thread(partial(self._results.condemn, name))
+        # When this fails it is not known whether the record went: the next open looks.
+        is_forgotten = await self._write(lambda connection: retention.forget(connection, task, now))
+        end = self._results.discard if is_forgotten else self._results.settle
+        for name in names:
+            await self._in_file_thread(partial(end, name))
+        return is_forgotten
+
+    def drop_tombstones(self, before: datetime, limit: int) -> Deferred[int]:
+        """See `ITaskStore.drop_tombstones`."""
+        return self._write(lambda connection: retention.drop_tombstones(connection, before, limit))
 
     def remember_features(self, peer: Address, features: frozenset[str]) -> Deferred[None]:
         """See `ITaskStore.remember_features`."""
@@ -193,9 +217,37 @@ class SQLiteTaskStore:
         """See `ITaskStore.list_tasks`."""
         return self._read(lambda connection: queries.list_tasks(connection, side, status, peer, before, limit))
 
+    def tombstone(self, key: TaskKey) -> Deferred[Tombstone | None]:
+        """See `ITaskStore.tombstone`."""
+        return self._read(lambda connection: retention.tombstone(connection, key))
+
+    def tombstones(self, task_id: str) -> Deferred[list[Tombstone]]:
+        """See `ITaskStore.tombstones`."""
+        return self._read(lambda connection: retention.tombstones(connection, task_id))
+
+    def recall(self, key: TaskKey) -> Deferred[Task | Tombstone | None]:
+        """See `ITaskStore.recall`."""
+        return self._read(lambda connection: queries.get_task(connection, key) or retention.tombstone(connection, key))
+
+    def ended(self, before: datetime, limit: int) -> Deferred[list[Task]]:
+        """See `ITaskStore.ended`."""
+        return self._read(lambda connection: retention.ended(connection, before, limit))
+
+    def result_bytes(self) -> Deferred[int]:
+        """See `ITaskStore.result_bytes`."""
+        return self._read(retention.result_bytes)
+
+    def events_of(self, task: Task) -> Deferred[list[TaskEvent]]:
+        """See `ITaskStore.events_of`."""
+        return self._read(lambda connection: events.of_task(connection, task.number))
+
     def queue(self, limit: int) -> Deferred[list[Task]]:
         """See `ITaskStore.queue`."""
         return self._read(lambda connection: queries.queue(connection, limit))
+
+    def put_back(self, limit: int) -> Deferred[list[Task]]:
+        """See `ITaskStore.put_back`."""
+        return self._read(lambda connection: queries.put_back(connection, limit))
 
     def due(self, deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
         """See `ITaskStore.due`."""
@@ -203,19 +255,28 @@ class SQLiteTaskStore:
 
     def ready_deliveries(self, peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
         """See `ITaskStore.ready_deliveries`."""
-        return self._read(lambda connection: queries.ready_deliveries(connection, peer, now, limit))
+        return self._read_with_tasks(lambda connection: deliveries.ready(connection, peer, now, limit))
+
+    def aged_deliveries(self, before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
+        """See `ITaskStore.aged_deliveries`."""
+        return self._read_with_tasks(lambda connection: deliveries.aged(connection, before, limit))
+
+    def _read_with_tasks(
+        self, find: Callable[[sqlite3.Connection], list[Delivery]]
+    ) -> Deferred[list[tuple[Delivery, Task]]]:
+        return self._read(lambda connection: queries.with_tasks(connection, find(connection)))
 
     def next_delivery(self, peer: Address) -> Deferred[datetime | None]:
         """See `ITaskStore.next_delivery`."""
-        return self._read(lambda connection: queries.next_delivery(connection, peer))
+        return self._read(lambda connection: deliveries.next_at(connection, peer))
 
     def owed_peers(self) -> Deferred[list[Address]]:
         """See `ITaskStore.owed_peers`."""
-        return self._read(queries.owed_peers)
+        return self._read(deliveries.owed_peers)
 
     def deliveries_of(self, key: TaskKey) -> Deferred[list[Delivery]]:
         """See `ITaskStore.deliveries_of`."""
-        return self._read(lambda connection: queries.deliveries_of(connection, key))
+        return self._read(lambda connection: deliveries.of_task(connection, key))
 
     def scores(self) -> Deferred[list[tuple[Address, int]]]:
         """See `ITaskStore.scores`."""
@@ -244,9 +305,11 @@ class SQLiteTaskStore:
             self._reactor.callFromThread(done.callback, None)
         return result
 
-    def save_result(self, task_id: str, filename: str, content: bytes) -> Deferred[str]:
+    def save_result(self, task_id: str, filename: str, content: bytes) -> Deferred[SavedResult]:
         """See `ITaskStore.save_result`."""
-        return self._in_file_thread(lambda: self._results.write(task_id, filename, content))
+        return self._in_file_thread(
+            lambda: SavedResult(self._results.write(task_id, filename, content), sha256(content).hexdigest())
+        )
 
     def _settle_result(self, task: Task, name: str) -> Deferred[Task]:
         # The change is committed, whatever becomes of this: what is not settled now is at the next open.
@@ -258,9 +321,9 @@ class SQLiteTaskStore:
         """See `ITaskStore.discard_result`."""
         return self._in_file_thread(lambda: self._results.discard(name))
 
-    def read_result(self, name: str) -> Deferred[bytes]:
+    def read_result(self, name: str, digest: str = "") -> Deferred[bytes]:
         """See `ITaskStore.read_result`."""
-        return self._in_file_thread(lambda: self._results.read(name))
+        return self._in_file_thread(lambda: self._results.read(name, digest))
 
 
 def _run(worker: Worker | None, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
@@ -271,14 +334,44 @@ def _refuse() -> Deferred[T]:
     return fail(StoreClosed("the store is not open"))
 
 
-def _lock(path: Path) -> int:
-    """Take the lock file for this process; the kernel lets go of it when the process ends, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def _refuse_losses(path: Path) -> None:
+    """Find the damage that SQLite would pass over, and whose traces it would remove.
+
+    :raises StoreDamaged: when something was lost.
+    """
+    # To SQLite, a single byte is none. The results directory is made after the tables.
+    if path.exists() and path.stat().st_size <= 1 and (path.parent / RESULTS).exists():
+        raise StoreDamaged(damaged(str(path), "it is empty, and was not"))
+    log = Path(f"{path}-wal")
+    if fault := fault_of_log(log):
+        raise StoreDamaged(
+            f"{log} {fault}, so that what was done last is lost: restore it and {path.name} from one backup, or move it"
+            " away to go on without"
+        )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # Once open, each connection is used by its worker's thread alone.
+    return sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
+
+
+def _write_safely(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _reopen(path: Path) -> sqlite3.Connection:
+    """The database again, after a write to it failed: to be written on only if it is whole."""
+    if not path.exists():
+        raise StoreDamaged(damaged(str(path), "it is gone"))
+    connection = _connect(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StoreLocked(
-            f"the state directory {path.parent} is in use by another process; stop it, or choose another directory"
-        ) from error
-    return descriptor
+        _write_safely(connection)
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise StoreDamaged(damaged(str(path), found))
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -19,15 +19,28 @@ from tasksubmit.web.requests import (
     Accept,
     Cancel,
     Decline,
+    Drain,
+    Fail,
     ListQuery,
     Nothing,
+    Progress,
+    PutBack,
     Results,
     Submit,
     WaitQuery,
     Which,
     WhichPeer,
 )
-from tasksubmit.web.views import NodeView, PeerView, ResultView, ScoreView, TaskDetails, TaskView
+from tasksubmit.web.views import (
+    DrainedView,
+    NodeView,
+    PeerView,
+    ResultView,
+    ScoreView,
+    StoryView,
+    TaskDetails,
+    TaskView,
+)
 from tasksubmit.wire.address import Address
 
 Q = TypeVar("Q")
@@ -48,11 +61,13 @@ class ControlApi:
     """Answers calls; one method for each route. All may raise any `TaskSubmitError`.
 
     :ivar clock: measures how long somebody waits.
+    :ivar can_stop: whether the node is stopped once it has been drained.
     """
 
     node: Node
     version: str
     clock: IReactorTime
+    can_stop: bool = False
 
     # --- the node -----------------------------------------------------------------------------------------------------
 
@@ -63,7 +78,12 @@ class ControlApi:
             version=self.version,
             listening=[_where(listener) for listener in self.node.listeners],
             peers=len(self.node.peers.addresses()),
+            is_draining=self.node.is_draining,
         )
+
+    async def drain(self, call: Call[Nothing, Drain]) -> DrainedView:
+        """Bring the node to rest; whoever serves this answer then stops it."""
+        return DrainedView.of(await self.node.drain(call.body.timeout), self.can_stop)
 
     async def list_peers(self, call: Call[Nothing, Nothing]) -> list[PeerView]:
         """Every peer that is known, by address."""
@@ -94,9 +114,16 @@ class ControlApi:
         deliveries = await self.node.store.deliveries_of(task.key)
         return TaskDetails.with_deliveries(task, self.node.address, deliveries)
 
+    async def get_story(self, call: Call[Which, Nothing]) -> StoryView:
+        """All that happened to one task, and what it waits for."""
+        task = await self._find(call, call.query.side)
+        return StoryView.of_story(await self.node.story(task.key), self.node.address)
+
     async def get_queue(self, call: Call[Nothing, Nothing]) -> list[TaskView]:
-        """The queue, the head first."""
-        return [self._view(task) for task in await self.node.store.queue(MAX_LIST)]
+        """What waits to be executed, in the order of taking: what was put back, then the queue."""
+        put_back = await self.node.store.put_back(MAX_LIST)
+        queue = await self.node.store.queue(MAX_LIST)
+        return [self._view(task) for task in (*put_back, *queue)[:MAX_LIST]]
 
     async def wait(self, call: Call[WaitQuery, Nothing]) -> TaskView:
         """Wait until a task is as asked; `ApiError` ``timed_out`` when it is not in time."""
@@ -139,6 +166,13 @@ class ControlApi:
         task = await self._find(call, Side.SUBMITTER)
         return self._view(await self.node.cancel(task.key, call.body.reason))
 
+    # --- either side --------------------------------------------------------------------------------------------------
+
+    async def retry(self, call: Call[Which, Nothing]) -> TaskView:
+        """Try to deliver again what was given up for a task."""
+        task = await self._find(call, call.query.side)
+        return self._view(await self.node.retry(task.key))
+
     # --- the receiver's side ------------------------------------------------------------------------------------------
 
     async def accept(self, call: Call[WhichPeer, Accept]) -> TaskView:
@@ -152,13 +186,28 @@ class ControlApi:
         return self._view(await self.node.decline(task.key, call.body.justification))
 
     async def execute(self, call: Call[WhichPeer, Nothing]) -> TaskView:
-        """Begin a task, which has to be at the head of the queue."""
+        """Begin a task, which has to be the next in the queue."""
         task = await self._find(call, Side.RECEIVER)
         return self._view(await self.node.execute(task.key))
 
     async def execute_head(self, call: Call[Nothing, Nothing]) -> TaskView:
-        """Begin the head of the queue, whichever task that is."""
+        """Begin the next task of the queue, whichever that is."""
         return self._view(await self.node.execute())
+
+    async def progress(self, call: Call[WhichPeer, Progress]) -> TaskView:
+        """Tell how far an execution is, which renews its lease."""
+        task = await self._find(call, Side.RECEIVER)
+        return self._view(await self.node.progress(task.key, call.body.text))
+
+    async def put_back(self, call: Call[WhichPeer, PutBack]) -> TaskView:
+        """Have an execution begun again."""
+        task = await self._find(call, Side.RECEIVER)
+        return self._view(await self.node.put_back(task.key, call.body.reason))
+
+    async def fail(self, call: Call[WhichPeer, Fail]) -> TaskView:
+        """End an execution that cannot be done."""
+        task = await self._find(call, Side.RECEIVER)
+        return self._view(await self.node.fail(task.key, call.body.error))
 
     async def send_results(self, call: Call[WhichPeer, Results]) -> TaskView:
         """Give the results of an EXECUTING task."""

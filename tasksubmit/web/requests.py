@@ -12,10 +12,12 @@ from attrs.validators import ge, le
 
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.service import DRAIN_SECONDS
 from tasksubmit.wire.address import Address
 
 MAX_LIST = 1000
 MAX_WAIT_SECONDS = 300
+MAX_DRAIN_SECONDS = 3600
 
 
 class WaitFor(str, Enum):
@@ -111,6 +113,34 @@ class Cancel:
     """What to tell the receiver."""
 
     reason: str = "Cancelled by the submitter"
+
+
+@frozen(kw_only=True)
+class Progress:
+    """What to tell the submitter about how far the work is."""
+
+    text: str
+
+
+@frozen(kw_only=True)
+class PutBack:
+    """What to tell the submitter."""
+
+    reason: str = "The task was put back"
+
+
+@frozen(kw_only=True)
+class Fail:
+    """What went wrong, for the submitter."""
+
+    error: str
+
+
+@frozen(kw_only=True)
+class Drain:
+    """How many seconds the way to rest may take, half of them for what runs."""
+
+    timeout: int = field(default=int(DRAIN_SECONDS), validator=[ge(0), le(MAX_DRAIN_SECONDS)])
 
 
 @frozen(kw_only=True)

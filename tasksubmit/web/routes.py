@@ -12,15 +12,28 @@ from tasksubmit.web.requests import (
     Accept,
     Cancel,
     Decline,
+    Drain,
+    Fail,
     ListQuery,
     Nothing,
+    Progress,
+    PutBack,
     Results,
     Submit,
     WaitQuery,
     Which,
     WhichPeer,
 )
-from tasksubmit.web.views import NodeView, PeerView, ResultView, ScoreView, TaskDetails, TaskView
+from tasksubmit.web.views import (
+    DrainedView,
+    NodeView,
+    PeerView,
+    ResultView,
+    ScoreView,
+    StoryView,
+    TaskDetails,
+    TaskView,
+)
 
 A = TypeVar("A")
 
@@ -38,6 +51,7 @@ class Route(Generic[Q, B, A]):
     :ivar query: the class of the parameters.
     :ivar body: the class of the body, `Nothing` for none.
     :ivar status: of the answer when all is well.
+    :ivar is_last: whether the node stops after that answer.
     """
 
     method: str
@@ -48,6 +62,7 @@ class Route(Generic[Q, B, A]):
     query: type[Q] = field(kw_only=True)
     body: type[B] = field(kw_only=True)
     status: int = field(default=200, kw_only=True)
+    is_last: bool = field(default=False, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -83,17 +98,32 @@ ROUTES: tuple[Route[Any, Any, Any], ...] = (
     _get("/node", _Api.get_node, NodeView, Nothing, "This node"),
     _get("/peers", _Api.list_peers, list[PeerView], Nothing, "The peers that the node knows"),
     _get("/score", _Api.list_scores, list[ScoreView], Nothing, "The ledger of polo scores"),
-    _get("/queue", _Api.get_queue, list[TaskView], Nothing, "The accepted tasks in their order, the head first"),
+    _get("/queue", _Api.get_queue, list[TaskView], Nothing, "The tasks that wait to be begun, in the order of taking"),
     _get("/tasks", _Api.list_tasks, list[TaskView], ListQuery, "Tasks of either side, the newest first"),
     _get(_TASK, _Api.get_task, TaskDetails, Which, "One task, and what is still owed for it"),
+    _get(f"{_TASK}/story", _Api.get_story, StoryView, Which, "All that happened to a task, and what it waits for"),
     _get(f"{_TASK}/wait", _Api.wait, TaskView, WaitQuery, "Wait until a task is answered, accepted or finished"),
     _get(f"{_TASK}/result", _Api.get_result, ResultView, WhichPeer, "The results of a submitted task"),
     _post("/tasks", _Api.submit, Nothing, Submit, "Submit a task: record it, and send it to its receiver", 201),
     _post(f"{_TASK}/cancel", _Api.cancel, WhichPeer, Cancel, "Ask for a submitted task to be withdrawn"),
+    _post(f"{_TASK}/retry", _Api.retry, Which, Nothing, "Try to deliver again what was given up for a task"),
     _post(f"{_TASK}/accept", _Api.accept, WhichPeer, Accept, "Take a received task into the queue"),
     _post(f"{_TASK}/decline", _Api.decline, WhichPeer, Decline, "Turn a received task down"),
-    _post(f"{_TASK}/execute", _Api.execute, WhichPeer, Nothing, "Begin a task that is at the head of the queue"),
+    _post(f"{_TASK}/execute", _Api.execute, WhichPeer, Nothing, "Begin a task that is the next in the queue"),
+    _post(f"{_TASK}/progress", _Api.progress, WhichPeer, Progress, "Tell how far an execution is; renews its lease"),
+    _post(f"{_TASK}/put-back", _Api.put_back, WhichPeer, PutBack, "Have an execution begun again"),
+    _post(f"{_TASK}/fail", _Api.fail, WhichPeer, Fail, "End an execution that cannot be done"),
     _post(f"{_TASK}/results", _Api.send_results, WhichPeer, Results, "Give the results of a task in execution"),
-    _post("/execute", _Api.execute_head, Nothing, Nothing, "Begin the task at the head of the queue"),
+    _post("/execute", _Api.execute_head, Nothing, Nothing, "Begin the next task of the queue"),
+    Route(
+        "POST",
+        "/drain",
+        _Api.drain,
+        DrainedView,
+        "Bring the node to rest, then stop it",
+        query=Nothing,
+        body=Drain,
+        is_last=True,
+    ),
 )
 """Every route but `OPENAPI_PATH`, which describes them."""

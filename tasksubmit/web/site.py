@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -11,11 +12,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.iweb import IRequest
+from twisted.web.http import combinedLogFormatter, datetimeToLogString
+from twisted.web.iweb import IAccessLogFormatter, IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from typing_extensions import override
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from zope.interface import provider
 
 from tasksubmit.errors import TaskSubmitError
 from tasksubmit.node.service import Node
@@ -29,18 +32,39 @@ MAX_BODY_BYTES = 24 * 1024 * 1024
 """The largest request: results that fill a frame, in base64, and room for the rest."""
 
 
-def control_site(node: Node, version: str, *, clock: IReactorTime | None = None) -> Site:
+STOP_PAUSE_SECONDS = 0.1
+"""Between the last answer and the stop: for the answer to leave."""
+
+
+def control_site(
+    node: Node, version: str, stop: Callable[[], object] | None = None, *, clock: IReactorTime | None = None
+) -> Site:
     """The control API of a node.
 
     Whoever may connect to it may do everything; it is for a Unix socket that only its operator can open.
 
     :param node: which has to run while requests come.
     :param version: of the package, to tell.
+    :param stop: ends the process that the node runs in; called once, after a drain has been answered. Without it the
+        drained node runs on.
     :param clock: measures all time-outs; left out, it is the reactor, as ``Site`` has it.
     """
-    site = Site(Resource(), requestFactory=ControlRequest, parsePOSTFormSubmission=False, reactor=clock)
-    site.resource = ControlResource(ControlApi(node, version, site.reactor))
+    site = Site(
+        Resource(),
+        requestFactory=ControlRequest,
+        parsePOSTFormSubmission=False,
+        logFormatter=_log_line,
+        reactor=clock,
+    )
+    site.resource = ControlResource(ControlApi(node, version, site.reactor, can_stop=stop is not None), stop)
     return site
+
+
+@provider(IAccessLogFormatter)
+def _log_line(timestamp: str, request: IRequest) -> str:
+    """The usual line; its ``timestamp`` comes from the reactor's timers, which need not follow the wall clock."""
+    line: str = combinedLogFormatter(datetimeToLogString(), request)
+    return line
 
 
 def _answer_headers(request: IRequest, status: int) -> None:
@@ -84,14 +108,18 @@ class ControlRequest(Request):
 
 
 class ControlResource(Resource):
-    """The root of the control API; finds the route with Klein."""
+    """The root of the control API; finds the route with Klein.
+
+    :param stop: see `control_site`.
+    """
 
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, api: ControlApi) -> None:
+    def __init__(self, api: ControlApi, stop: Callable[[], object] | None = None) -> None:
         super().__init__()
         self._api = api
+        self._stop = stop
         self._openapi = orjson.dumps(openapi_document(ROUTES, api.version))
         app = Klein()
         app.url_map.merge_slashes = False
@@ -131,8 +159,16 @@ class ControlResource(Resource):
         except Exception:
             self._log.failure("{method} {path} failed", method=request.method, path=request.path)
             return _error(request, "internal", "the node could not do it")
+        if route.is_last:
+            self._stop_soon()
         _answer_headers(request, route.status)
         return answer
+
+    def _stop_soon(self) -> None:
+        """Stop, whether or not the client is still there to get the answer."""
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            self._api.clock.callLater(STOP_PAUSE_SECONDS, stop)
 
     def _describe(self, request: IRequest) -> bytes:
         _answer_headers(request, 200)

@@ -9,16 +9,23 @@ from typing import Any
 from attrs import fields, frozen
 from typing_extensions import Self
 
-from tasksubmit.lifecycle.change import Delivery, DeliveryKind
+from tasksubmit.lifecycle.change import Delivery, DeliveryKind, TaskEvent
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.drain import Drained
+from tasksubmit.node.story import Story
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 
 
 @frozen(kw_only=True)
 class TaskView:
-    """One side's record of a task; most keys are those of `Task`. `number` orders the records of a node."""
+    """One side's record of a task; most keys are those of `Task`. `number` orders the records of a node.
+
+    While the task is EXECUTING, either `lease_expires_at` says until when its executor may be silent, or `put_back_at`
+    since when it waits to be begun again. `ended_at` is when nobody needs to wait for it any longer.
+    `delivery_given_up_at` is set while something that is owed for it is not tried any more.
+    """
 
     task_id: str
     number: int
@@ -37,12 +44,18 @@ class TaskView:
     accepted_at: datetime | None
     staged_at: datetime | None
     execute_started_at: datetime | None
+    lease_expires_at: datetime | None
+    put_back_at: datetime | None
     completed_at: datetime | None
+    ended_at: datetime | None
     expires_at: datetime | None
     result_due_at: datetime | None
+    heard_at: datetime | None
     cancel_requested_at: datetime | None
+    delivery_given_up_at: datetime | None
     queue_position: int | None
     attempt: int
+    max_attempts: int
     time_idle_ms: int
     time_staged_ms: int
     time_cpu_ms: int
@@ -65,9 +78,10 @@ class TaskView:
 
 @frozen(kw_only=True)
 class DeliveryView:
-    """A message that is still owed to the other party of a task.
+    """A message that is still owed to the other party of a task, or was given up at `given_up_at`.
 
-    `status` is the one that a status update tells. `next_attempt_at` is null while an earlier message waits.
+    `status` is the one that a status update, or progress, tells. `next_attempt_at` is null while an earlier message
+    waits, and when the message was given up.
     """
 
     kind: DeliveryKind
@@ -76,24 +90,25 @@ class DeliveryView:
     attempts: int
     last_error: str
     next_attempt_at: datetime | None
+    given_up_at: datetime | None
 
     @classmethod
     def of(cls, delivery: Delivery) -> DeliveryView:
         """The view of `delivery`."""
-        is_status = delivery.kind is DeliveryKind.STATUS
         return cls(
             kind=delivery.kind,
-            status=TaskStatusUpdate.from_json(delivery.payload).status if is_status else None,
+            status=TaskStatusUpdate.from_json(delivery.payload).status if delivery.payload else None,
             created_at=delivery.created_at,
             attempts=delivery.attempts,
             last_error=delivery.last_error,
             next_attempt_at=delivery.ready_at,
+            given_up_at=delivery.given_up_at,
         )
 
 
 @frozen(kw_only=True)
 class TaskDetails(TaskView):
-    """A task, and what is still owed to its other party, in the order of sending."""
+    """A task, and what is owed to its other party or was given up, in the order of sending."""
 
     deliveries: list[DeliveryView]
 
@@ -101,6 +116,59 @@ class TaskDetails(TaskView):
     def with_deliveries(cls, task: Task, own: Address, deliveries: Iterable[Delivery]) -> TaskDetails:
         """The view of `task` with what is owed for it."""
         return cls.of(task, own, deliveries=[DeliveryView.of(delivery) for delivery in deliveries])
+
+
+@frozen(kw_only=True)
+class EventView:
+    """One line of a task's story, by ``submitter``, ``receiver``, ``time`` or ``node``.
+
+    `status` is where the task stood afterwards. What happened several `times` in a row, last at `last_at`, is one line.
+    """
+
+    at: datetime
+    name: str
+    by: str
+    status: TaskStatus
+    detail: str
+    times: int
+    last_at: datetime | None
+
+    @classmethod
+    def of(cls, event: TaskEvent) -> EventView:
+        """The view of ``event``."""
+        return cls(**{a.name: getattr(event, a.name) for a in fields(EventView)})
+
+
+@frozen(kw_only=True)
+class StoryView(TaskDetails):
+    """A task, what is owed for it, all that happened to it, and what it waits for, as it was at `told_at`.
+
+    `sentence` says what it waits for, `until` until when, if there is an end to it, and `then` what happens at that
+    time; `commands` are those that act on the task as it stands.
+    """
+
+    told_at: datetime
+    events: list[EventView]
+    sentence: str
+    until: datetime | None
+    then: str
+    commands: list[str]
+
+    @classmethod
+    def of_story(cls, story: Story, own: Address) -> StoryView:
+        """The view of ``story``."""
+        outlook = story.outlook
+        return cls.of(
+            story.task,
+            own,
+            deliveries=[DeliveryView.of(delivery) for delivery in story.deliveries],
+            told_at=story.told_at,
+            events=[EventView.of(event) for event in story.events],
+            sentence=outlook.sentence,
+            until=outlook.until,
+            then=outlook.then,
+            commands=list(outlook.commands),
+        )
 
 
 @frozen(kw_only=True)
@@ -130,12 +198,33 @@ class ResultView:
 
 @frozen(kw_only=True)
 class NodeView:
-    """A running node: its address, its version, where it listens for peers, and how many peers it knows."""
+    """A running node: its address, its version, where it listens for peers, and how many peers it knows.
+
+    One that `is_draining` takes nothing new, and will stop.
+    """
 
     address: Address
     version: str
     listening: list[str]
     peers: int
+    is_draining: bool
+
+
+@frozen(kw_only=True)
+class DrainedView:
+    """What is left when a node has come to rest: executions that it put back, and peers that it still owes something.
+
+    One that `is_stopping` ends its process after this answer.
+    """
+
+    put_back: int
+    owed_to: int
+    is_stopping: bool
+
+    @classmethod
+    def of(cls, drained: Drained, is_stopping: bool) -> DrainedView:
+        """The view of ``drained``."""
+        return cls(put_back=drained.put_back, owed_to=drained.owed_to, is_stopping=is_stopping)
 
 
 @frozen(kw_only=True)

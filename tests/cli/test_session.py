@@ -97,6 +97,15 @@ class ControlTests(SynchronousTestCase):
         asked = self.ask(fail(ResponseFailed([])), lambda control: control.submit("0:0000.0000.0002", "x", "t1"))
         self.assertIn("--task-id t1", self.failureResultOf(asked, AnswerLost).value.hint)
 
+    def test_drain(self) -> None:
+        """A drain is waited for as long as it may take; when its answer is lost, the node may have stopped."""
+        asked = self.ask(Deferred(), lambda control: control.drain(300))
+        self.clock.advance(329)
+        self.assertNoResult(asked)
+        self.clock.advance(1)
+        hint = self.failureResultOf(asked, AnswerLost).value.hint
+        self.assertEqual(hint, "repeat the command; a node that cannot be reached has stopped")
+
     def test_nonsense(self) -> None:
         """An answer that is no node's is an error."""
         for content in (b"<html>", b"[]", b"{}", b'{"status":"ok","data":5}', b'{"status":"error"}'):

@@ -12,8 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import IllegalTransition
 from tasksubmit.lifecycle.table import (
+    ASK_AGAIN,
     DEADLINES,
+    DECIDED_BY,
     HEARD,
+    LEASE_LOST,
     TRANSITIONS,
     Effect,
     Event,
@@ -27,23 +30,24 @@ from tasksubmit.lifecycle.task import Task
 
 # from | event | to | stamps | effects | outcome
 RECEIVER = """
- -         | SUBMIT              | NEW       |                  |                              |
- NEW       | ACCEPT              | ACCEPTED  | ACCEPTED         | NOTIFY_SUBMITTER             |
- NEW       | DECLINE             | DECLINED  | ACCEPTED         | NOTIFY_SUBMITTER             |
- NEW       | TIME_OUT_ACCEPT     | CANCELLED | ACCEPTED         | NOTIFY_SUBMITTER             | accept_timeout
- NEW       | PASS_DEADLINE       | CANCELLED | ACCEPTED         | NOTIFY_SUBMITTER             | deadline_passed
- NEW       | CANCEL              | CANCELLED | ACCEPTED         |                              | cancelled_by_submitter
- ACCEPTED  | EXECUTE             | EXECUTING | EXECUTE_STARTED  | NOTIFY_SUBMITTER             |
- ACCEPTED  | TIME_OUT_QUEUE_HEAD | EXPIRED   | STAGED           | NOTIFY_SUBMITTER BOOK_EXPIRY | expired
- ACCEPTED  | PASS_DEADLINE       | CANCELLED |                  | NOTIFY_SUBMITTER             | deadline_passed
- ACCEPTED  | CANCEL              | CANCELLED |                  |                              | cancelled_by_submitter
- EXECUTING | PROGRESS            | EXECUTING |                  | NOTIFY_SUBMITTER             |
- EXECUTING | RUN_AGAIN           | EXECUTING | RUN_AGAIN        | NOTIFY_SUBMITTER             |
- EXECUTING | CANCEL              | CANCELLED |                  |                              | cancelled_by_submitter
- EXECUTING | FAIL                | CANCELLED |                  | NOTIFY_SUBMITTER             | failed
- EXECUTING | TIME_OUT_LEASE      | CANCELLED |                  | NOTIFY_SUBMITTER             | lease_expired
- EXECUTING | COMPLETE            | COMPLETED | COMPLETED        | OWE_RESULTS                  |
- COMPLETED | DELIVER             | SUCCEEDED |                  | NOTIFY_SUBMITTER BOOK_REWARD |
+ -         | SUBMIT              | NEW       |                        |                  |
+ NEW       | ACCEPT              | ACCEPTED  | ACCEPTED               | NOTIFY_SUBMITTER |
+ NEW       | DECLINE             | DECLINED  | ACCEPTED               | NOTIFY_SUBMITTER |
+ NEW       | TIME_OUT_ACCEPT     | CANCELLED | ACCEPTED               | NOTIFY_SUBMITTER | accept_timeout
+ NEW       | PASS_DEADLINE       | CANCELLED | ACCEPTED               | NOTIFY_SUBMITTER | deadline_passed
+ NEW       | CANCEL              | CANCELLED | ACCEPTED               |                  | cancelled_by_submitter
+ ACCEPTED  | EXECUTE             | EXECUTING | EXECUTE_STARTED LEASED | NOTIFY_SUBMITTER |
+ ACCEPTED  | TIME_OUT_QUEUE_HEAD | EXPIRED   | STAGED                 | NOTIFY_SUBMITTER BOOK_EXPIRY | expired
+ ACCEPTED  | PASS_DEADLINE       | CANCELLED |                        | NOTIFY_SUBMITTER | deadline_passed
+ ACCEPTED  | CANCEL              | CANCELLED |                        |                  | cancelled_by_submitter
+ EXECUTING | PROGRESS            | EXECUTING | LEASED                 | TELL_PROGRESS    |
+ EXECUTING | RUN_AGAIN           | EXECUTING | PUT_BACK               | TELL_PROGRESS    |
+ EXECUTING | TAKE_AGAIN          | EXECUTING | STARTED_AGAIN LEASED   | TELL_PROGRESS    |
+ EXECUTING | CANCEL              | CANCELLED |                        |                  | cancelled_by_submitter
+ EXECUTING | FAIL                | CANCELLED |                        | NOTIFY_SUBMITTER | failed
+ EXECUTING | TIME_OUT_LEASE      | CANCELLED |                        | NOTIFY_SUBMITTER | lease_expired
+ EXECUTING | COMPLETE            | COMPLETED | COMPLETED              | OWE_RESULTS      |
+ COMPLETED | DELIVER             | SUCCEEDED |                        | NOTIFY_SUBMITTER BOOK_REWARD |
 """
 
 SUBMITTER = """
@@ -57,21 +61,30 @@ SUBMITTER = """
  NEW       | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
  NEW       | HEAR_SUCCEEDED      | NEW       | SUCCEEDED_HEARD  |                              |
  NEW       | REQUEST_CANCEL      | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ NEW       | TIME_OUT_ANSWER     | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ NEW       | TIME_OUT_RESULTS    | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
  NEW       | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ NEW       | ASK_AGAIN           | NEW       | ASKED            | OWE_SUBMISSION               |
  ACCEPTED  | HEAR_EXECUTING      | EXECUTING |                  |                              |
  ACCEPTED  | HEAR_CANCELLED      | CANCELLED |                  |                              |
  ACCEPTED  | HEAR_EXPIRED        | EXPIRED   |                  | BOOK_EXPIRY                  | expired
  ACCEPTED  | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
  ACCEPTED  | HEAR_SUCCEEDED      | ACCEPTED  | SUCCEEDED_HEARD  |                              |
  ACCEPTED  | REQUEST_CANCEL      | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ ACCEPTED  | TIME_OUT_ANSWER     | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ ACCEPTED  | TIME_OUT_RESULTS    | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
  ACCEPTED  | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ ACCEPTED  | ASK_AGAIN           | ACCEPTED  | ASKED            | OWE_SUBMISSION               |
  EXECUTING | HEAR_EXECUTING      | EXECUTING |                  |                              |
  EXECUTING | HEAR_CANCELLED      | CANCELLED |                  |                              |
  EXECUTING | HEAR_EXPIRED        | EXPIRED   |                  | BOOK_EXPIRY                  | expired
  EXECUTING | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
  EXECUTING | HEAR_SUCCEEDED      | EXECUTING | SUCCEEDED_HEARD  |                              |
  EXECUTING | REQUEST_CANCEL      | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ EXECUTING | TIME_OUT_ANSWER     | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
+ EXECUTING | TIME_OUT_RESULTS    | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
  EXECUTING | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ EXECUTING | ASK_AGAIN           | EXECUTING | ASKED            | OWE_SUBMISSION               |
  COMPLETED | HEAR_SUCCEEDED      | SUCCEEDED |                  |                              |
 """
 
@@ -182,8 +195,22 @@ class TableTests(SynchronousTestCase):
         """The receiver tells every change that its submitter did not cause; COMPLETED is told by the results."""
         for (side, status, event), transition in TRANSITIONS.items():
             if side is Side.RECEIVER and status is not None:
-                told = {Effect.NOTIFY_SUBMITTER, Effect.OWE_RESULTS} & set(transition.effects)
+                told = {Effect.NOTIFY_SUBMITTER, Effect.TELL_PROGRESS, Effect.OWE_RESULTS} & set(transition.effects)
                 self.assertEqual(bool(told), event is not Event.CANCEL, (status, event))
+
+    def test_progress_is_told_within_a_status(self) -> None:
+        """What may go in the place of an earlier message changes no status, and the rest always does."""
+        for (side, status, _), transition in TRANSITIONS.items():
+            if side is Side.RECEIVER:
+                self.assertEqual(Effect.TELL_PROGRESS in transition.effects, transition.target is status)
+
+    def test_whatever_runs_has_a_lease(self) -> None:
+        """Each way into execution leases it, and so does each sign of it; only what is put back has no lease."""
+        for (side, _, event), transition in TRANSITIONS.items():
+            if side is Side.RECEIVER and transition.target is TaskStatus.EXECUTING:
+                lease = Stamp.PUT_BACK if event is Event.RUN_AGAIN else Stamp.LEASED
+                self.assertIn(lease, transition.stamps)
+                self.assertEqual(len({Stamp.PUT_BACK, Stamp.LEASED} & set(transition.stamps)), 1)
 
     def test_everything_is_used(self) -> None:
         """No event, stamp or effect is left over."""
@@ -255,8 +282,18 @@ class DeadlineTests(SynchronousTestCase):
                 ("receiver", "NEW ACCEPTED", "expires_at", "", "PASS_DEADLINE", ""),
                 ("receiver", "NEW", "created_at", "accept_timeout", "TIME_OUT_ACCEPT", ""),
                 ("receiver", "ACCEPTED", "staged_at", "queue_head_timeout", "TIME_OUT_QUEUE_HEAD", ""),
-                ("submitter", "NEW", "created_at", "answer_timeout", "REQUEST_CANCEL", "cancel_requested_at"),
-                ("submitter", "NEW ACCEPTED EXECUTING", "result_due_at", "", "REQUEST_CANCEL", "cancel_requested_at"),
+                ("receiver", "EXECUTING", "lease_expires_at", "", "TIME_OUT_LEASE", ""),
+                ("receiver", "EXECUTING", "put_back_at", "queue_head_timeout", "TIME_OUT_LEASE", ""),
+                ("submitter", "NEW", "created_at", "answer_timeout", "TIME_OUT_ANSWER", "cancel_requested_at"),
+                ("submitter", "NEW ACCEPTED EXECUTING", "result_due_at", "", "TIME_OUT_RESULTS", "cancel_requested_at"),
+                (
+                    "submitter",
+                    "NEW ACCEPTED EXECUTING",
+                    "heard_at",
+                    "silence_timeout",
+                    "ASK_AGAIN",
+                    "cancel_requested_at",
+                ),
             ],
         )
 
@@ -265,6 +302,12 @@ class DeadlineTests(SynchronousTestCase):
         for deadline in DEADLINES:
             for status in deadline.statuses:
                 advance(deadline.side, status, deadline.event)
+                if deadline.again is not None:
+                    advance(deadline.side, status, deadline.again)
+
+    def test_second_chance(self) -> None:
+        """Only a lost lease has the task begun again while it may be; what is put back and forgotten ends."""
+        self.assertEqual({row: row.again for row in DEADLINES if row.again}, {LEASE_LOST: Event.RUN_AGAIN})
 
     def test_columns_exist(self) -> None:
         """Every column that a deadline names is a field of the record, and every limit a field of `Timeouts`."""
@@ -273,16 +316,48 @@ class DeadlineTests(SynchronousTestCase):
             self.assertIn(deadline.since, task)
             self.assertIn(deadline.unless or "status", task)
             self.assertIn(deadline.timeout or "accept_timeout", limits)
-            self.assertTrue(deadline.reason)
+            self.assertEqual(bool(deadline.reason), deadline is not ASK_AGAIN)
 
     def test_limits(self) -> None:
-        """The limits are a minute, an hour and 90 seconds; a deadline that the record itself holds has none."""
+        """The limits are a minute, hours and 90 seconds; a deadline that the record itself holds has none."""
+        minute, hour, day = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
         self.assertEqual(
             [Timeouts().limit(deadline) for deadline in DEADLINES],
-            [timedelta(0), timedelta(minutes=1), timedelta(hours=1), timedelta(seconds=90), timedelta(0)],
+            [0 * day, minute, hour, 0 * day, hour, timedelta(seconds=90), 0 * day, hour],
         )
-        day = timedelta(days=1)
         self.assertEqual(
-            [Timeouts(day, 2 * day, 3 * day).limit(deadline) for deadline in DEADLINES],
-            [0 * day, day, 2 * day, 3 * day, 0 * day],
+            [Timeouts(day, 2 * day, 3 * day, 4 * day).limit(deadline) for deadline in DEADLINES],
+            [0 * day, day, 2 * day, 0 * day, 2 * day, 3 * day, 0 * day, 4 * day],
         )
+
+
+class DecidedByTests(SynchronousTestCase):
+    """Whose doing an event is."""
+
+    def test_every_event(self) -> None:
+        """Each event is somebody's doing: time's what only a deadline brings about, and else one of the parties'."""
+        by: dict[str, set[str]] = {"submitter": set(), "receiver": set(), "time": set()}
+        for event in Event:
+            by[DECIDED_BY[event]].add(event.name)
+        self.assertEqual(by["submitter"], {"SUBMIT", "CANCEL", "REQUEST_CANCEL", "DELIVER"})
+        self.assertEqual(
+            by["time"],
+            {
+                *("PASS_DEADLINE", "TIME_OUT_ACCEPT", "TIME_OUT_QUEUE_HEAD", "TIME_OUT_LEASE"),
+                *("TIME_OUT_ANSWER", "TIME_OUT_RESULTS", "ASK_AGAIN"),
+            },
+        )
+        self.assertEqual(
+            by["receiver"],
+            {
+                *("ACCEPT", "DECLINE", "EXECUTE", "PROGRESS", "RUN_AGAIN", "TAKE_AGAIN", "FAIL", "COMPLETE"),
+                *("REFUSE", "RECEIVE_RESULTS", "CONFIRM_CANCEL", *(event.name for event in HEARD.values())),
+            },
+        )
+
+    def test_deadlines(self) -> None:
+        """What a deadline brings about is time's doing, but for the put-back, which somebody else may ask for, too."""
+        for deadline in DEADLINES:
+            self.assertEqual(DECIDED_BY[deadline.event], "time")
+        events = {deadline.event for deadline in DEADLINES}
+        self.assertEqual({event for event in Event if DECIDED_BY[event] == "time"}, events)

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tasksubmit.lifecycle.table import DEADLINES, Deadline, Event, Side, TaskStatus, Timeouts, advance
+from tasksubmit.lifecycle.table import (
+    ASK_AGAIN,
+    DEADLINES,
+    LEASE_LOST,
+    TRANSITIONS,
+    Deadline,
+    Event,
+    Side,
+    TaskStatus,
+    Timeouts,
+    advance,
+)
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, milliseconds_between, to_milliseconds
 from tasksubmit.wire.address import Address
 
@@ -93,7 +104,7 @@ class StampTests(SynchronousTestCase):
         accepted = self.assert_changed(
             new, Event.ACCEPT, later(1501), status=TaskStatus.ACCEPTED, accepted_at=later(1501), time_idle_ms=1501
         )
-        staged = evolve(accepted, staged_at=later(2000), queue_position=1)
+        staged = evolve(accepted, staged_at=later(2000), queue_position=1, lease_ms=60_000)
         executing = self.assert_changed(
             staged,
             Event.EXECUTE,
@@ -102,6 +113,7 @@ class StampTests(SynchronousTestCase):
             execute_started_at=later(5003),
             time_staged_ms=3003,
             attempt=1,
+            lease_expires_at=later(65_003),
         )
         completed = self.assert_changed(
             executing,
@@ -111,7 +123,7 @@ class StampTests(SynchronousTestCase):
             completed_at=later(6007),
             time_cpu_ms=1004,
         )
-        self.assert_changed(completed, Event.DELIVER, later(9000), status=TaskStatus.SUCCEEDED)
+        self.assert_changed(completed, Event.DELIVER, later(9000), status=TaskStatus.SUCCEEDED, ended_at=later(9000))
 
     def test_every_decision_ends_the_idle_time(self) -> None:
         """Declining, cancelling and both deadlines stamp a NEW task as accepting does."""
@@ -122,7 +134,14 @@ class StampTests(SynchronousTestCase):
             (Event.PASS_DEADLINE, TaskStatus.CANCELLED, "deadline_passed"),
         ):
             self.assert_changed(
-                task(), event, later(70), status=status, outcome=outcome, accepted_at=later(70), time_idle_ms=70
+                task(),
+                event,
+                later(70),
+                status=status,
+                outcome=outcome,
+                accepted_at=later(70),
+                time_idle_ms=70,
+                ended_at=later(70),
             )
 
     def test_expiry_counts_the_staged_time(self) -> None:
@@ -135,41 +154,94 @@ class StampTests(SynchronousTestCase):
             status=TaskStatus.EXPIRED,
             outcome="expired",
             time_staged_ms=3_600_001,
+            ended_at=later(3_600_011),
         )
 
     def test_withdrawn_from_the_queue(self) -> None:
-        """A task withdrawn from the queue is stamped with nothing."""
+        """A task withdrawn from the queue is stamped with its end alone."""
         queued = task(status=TaskStatus.ACCEPTED, staged_at=later(10))
-        self.assert_changed(
-            queued, Event.CANCEL, later(20), status=TaskStatus.CANCELLED, outcome="cancelled_by_submitter"
-        )
-        self.assert_changed(
-            queued, Event.PASS_DEADLINE, later(20), status=TaskStatus.CANCELLED, outcome="deadline_passed"
-        )
+        for event, outcome in ((Event.CANCEL, "cancelled_by_submitter"), (Event.PASS_DEADLINE, "deadline_passed")):
+            self.assert_changed(
+                queued, event, later(20), status=TaskStatus.CANCELLED, outcome=outcome, ended_at=later(20)
+            )
+
+    def test_progress(self) -> None:
+        """Progress renews the lease from that moment on, by as much as it was for, and stamps nothing else."""
+        leased = task(status=TaskStatus.EXECUTING, lease_ms=1000, lease_expires_at=later(1000), attempt=1)
+        renewed = self.assert_changed(leased, Event.PROGRESS, later(50), lease_expires_at=later(1050))
+        self.assert_changed(renewed, Event.PROGRESS, later(1049), lease_expires_at=later(2049))
 
     def test_run_again(self) -> None:
-        """Another attempt is counted, and the time of the last alone is the CPU time; progress stamps nothing."""
-        first = task(status=TaskStatus.EXECUTING, execute_started_at=START, time_staged_ms=7, attempt=1)
-        self.assert_changed(first, Event.PROGRESS, later(50))
-        second = self.assert_changed(first, Event.RUN_AGAIN, later(100), execute_started_at=later(100), attempt=2)
-        self.assertEqual(after(second, Event.COMPLETE, later(130)).time_cpu_ms, 30)
+        """A task that is put back counts another attempt, and waits without a lease, its durations as they were."""
+        first = task(
+            status=TaskStatus.EXECUTING,
+            execute_started_at=START,
+            time_staged_ms=7,
+            attempt=1,
+            lease_ms=90,
+            lease_expires_at=later(90),
+        )
+        self.assert_changed(
+            first, Event.RUN_AGAIN, later(100), attempt=2, lease_expires_at=None, put_back_at=later(100)
+        )
+
+    def test_take_again(self) -> None:
+        """What is taken again is leased anew, counts no attempt, and the time of this one alone is the CPU time."""
+        waiting = task(
+            status=TaskStatus.EXECUTING,
+            execute_started_at=START,
+            time_staged_ms=7,
+            attempt=2,
+            lease_ms=90,
+            put_back_at=later(100),
+        )
+        second = self.assert_changed(
+            waiting,
+            Event.TAKE_AGAIN,
+            later(150),
+            execute_started_at=later(150),
+            lease_expires_at=later(240),
+            put_back_at=None,
+        )
+        self.assertEqual(after(second, Event.COMPLETE, later(180)).time_cpu_ms, 30)
+
+    def test_heard_of_while_put_back(self) -> None:
+        """Whoever was thought lost and says so with progress has the task again, in the attempt that it is."""
+        waiting = task(status=TaskStatus.EXECUTING, attempt=2, lease_ms=90, put_back_at=later(100))
+        self.assert_changed(waiting, Event.PROGRESS, later(110), lease_expires_at=later(200), put_back_at=None)
 
     def test_failed_execution(self) -> None:
         """An execution that fails or loses its lease says so in the outcome, and has no CPU time."""
         executing = task(status=TaskStatus.EXECUTING, execute_started_at=START, attempt=1)
-        self.assert_changed(executing, Event.FAIL, later(9), status=TaskStatus.CANCELLED, outcome="failed")
-        self.assert_changed(
-            executing, Event.TIME_OUT_LEASE, later(9), status=TaskStatus.CANCELLED, outcome="lease_expired"
-        )
+        for event, outcome in ((Event.FAIL, "failed"), (Event.TIME_OUT_LEASE, "lease_expired")):
+            self.assert_changed(
+                executing, event, later(9), status=TaskStatus.CANCELLED, outcome=outcome, ended_at=later(9)
+            )
 
     def test_submitter(self) -> None:
         """The submitter's record is stamped with its own acts only: no durations, no decisions."""
         submitted = task(Side.SUBMITTER)
         self.assert_changed(submitted, Event.HEAR_ACCEPTED, later(9), status=TaskStatus.ACCEPTED)
-        self.assert_changed(submitted, Event.REQUEST_CANCEL, later(9), cancel_requested_at=later(9))
+        for event in (Event.REQUEST_CANCEL, Event.TIME_OUT_ANSWER, Event.TIME_OUT_RESULTS):
+            self.assert_changed(submitted, event, later(9), cancel_requested_at=later(9))
+        self.assert_changed(evolve(submitted, heard_at=START), Event.ASK_AGAIN, later(9), heard_at=later(9))
         early = self.assert_changed(submitted, Event.HEAR_SUCCEEDED, later(9), succeeded_heard=True)
-        completed = self.assert_changed(early, Event.RECEIVE_RESULTS, later(10), status=TaskStatus.COMPLETED)
+        completed = self.assert_changed(
+            early, Event.RECEIVE_RESULTS, later(10), status=TaskStatus.COMPLETED, ended_at=later(10)
+        )
         self.assert_changed(completed, Event.HEAR_SUCCEEDED, later(11), status=TaskStatus.SUCCEEDED)
+
+    def test_ended_once(self) -> None:
+        """Whatever ends a task for its callers stamps that moment; nothing before does, and nothing after it."""
+        for (side, status, event), transition in TRANSITIONS.items():
+            if status is None:
+                continue
+            before = task(side, status=status)
+            changed = after(before, event, later(5))
+            has_ended = transition.target.is_final or (side, changed.status) == (Side.SUBMITTER, TaskStatus.COMPLETED)
+            self.assertEqual(changed.ended_at, later(5) if has_ended else None, (side, status, event))
+            self.assertEqual(changed.ended_at is not None, changed.is_settled)
+            self.assertEqual(after(evolve(before, ended_at=later(1)), event, later(5)).ended_at, later(1))
 
     def test_outcome_of_the_receiver_is_kept(self) -> None:
         """A step without an outcome of its own leaves the one that the receiver sent."""
@@ -237,8 +309,14 @@ class OverdueTests(SynchronousTestCase):
 
     def test_exact_limit(self) -> None:
         """Each deadline is not due at exactly its limit, and is one millisecond after."""
-        timeouts = Timeouts(timedelta(seconds=3), timedelta(seconds=5), timedelta(seconds=7))
-        limits = {"": 0, "accept_timeout": 3000, "queue_head_timeout": 5000, "answer_timeout": 7000}
+        timeouts = Timeouts(*(timedelta(seconds=seconds) for seconds in (3, 5, 7, 9)))
+        limits = {
+            "": 0,
+            "accept_timeout": 3000,
+            "queue_head_timeout": 5000,
+            "answer_timeout": 7000,
+            "silence_timeout": 9000,
+        }
         for deadline in DEADLINES:
             for status in deadline.statuses:
                 # created long before, but for the deadline that counts from there, so that no other one is due
@@ -249,11 +327,13 @@ class OverdueTests(SynchronousTestCase):
                 self.assertIs(waiting.overdue(later(due_at + 1), timeouts), deadline)
 
     def test_defaults(self) -> None:
-        """By default a minute for a decision, an hour at the head, and 90 seconds for an answer."""
+        """By default a minute for a decision, an hour at the head, 90 seconds for an answer, an hour of silence."""
         for waiting, seconds in (
             (task(), 60),
             (task(status=TaskStatus.ACCEPTED, staged_at=START), 3600),
             (task(Side.SUBMITTER), 90),
+            (task(status=TaskStatus.EXECUTING, put_back_at=START), 3600),
+            (task(Side.SUBMITTER, status=TaskStatus.EXECUTING, heard_at=START), 3600),
         ):
             self.assertIsNone(waiting.overdue(later(seconds * 1000), Timeouts()))
             self.assertIsNotNone(waiting.overdue(later(seconds * 1000 + 1), Timeouts()))
@@ -266,13 +346,80 @@ class OverdueTests(SynchronousTestCase):
                     self.assertIsNone(task(side, status=status).overdue(later(10**12), Timeouts()))
 
     def test_asked_once(self) -> None:
-        """A submitter who has asked for cancellation does not ask again, whichever deadline passes."""
-        asked = task(Side.SUBMITTER, cancel_requested_at=START, result_due_at=START)
+        """A submitter who has asked for cancellation asks nothing any more, whichever deadline passes."""
+        asked = task(Side.SUBMITTER, cancel_requested_at=START, result_due_at=START, heard_at=START)
         self.assertIsNone(asked.overdue(later(10**9), Timeouts()))
+
+    def test_ask_again(self) -> None:
+        """Only a receiver that may be asked is, and only about a task that is open."""
+        for status in TaskStatus:
+            heard = task(Side.SUBMITTER, status=status, heard_at=later(10))
+            is_open = status in (TaskStatus.NEW, TaskStatus.ACCEPTED, TaskStatus.EXECUTING)
+            self.assertEqual(heard.meets(ASK_AGAIN, later(11)), is_open, status)
+            self.assertFalse(heard.meets(ASK_AGAIN, later(10)))
+            for other in (
+                evolve(heard, heard_at=None),
+                evolve(heard, cancel_requested_at=START),
+                evolve(heard, side=Side.RECEIVER),
+            ):
+                self.assertFalse(other.meets(ASK_AGAIN, later(11)))
+
+    def test_meets(self) -> None:
+        """A deadline is met by the records it is for: not by the other side's, in other statuses, or too early."""
+        for deadline in DEADLINES:
+            for side in Side:
+                for status in TaskStatus:
+                    fields: dict[str, Any] = {deadline.since: later(10)}
+                    found = task(side, status=status, **fields)
+                    expected = side is deadline.side and status in deadline.statuses
+                    self.assertEqual(found.meets(deadline, later(11)), expected, (deadline, side, status))
+                    self.assertFalse(found.meets(deadline, later(10)))
+                    if deadline.unless:
+                        fields[deadline.unless] = START
+                        self.assertFalse(task(side, status=status, **fields).meets(deadline, later(11)))
+
+    def test_lost_lease(self) -> None:
+        """A lost lease has the task begun again as long as it has attempts left, and ends it with the last one."""
+        for attempt, max_attempts, event in (
+            (1, 1, Event.TIME_OUT_LEASE),
+            (1, 2, Event.RUN_AGAIN),
+            (2, 2, Event.TIME_OUT_LEASE),
+            (2, 3, Event.RUN_AGAIN),
+            (4, 3, Event.TIME_OUT_LEASE),
+        ):
+            lost = task(
+                status=TaskStatus.EXECUTING, attempt=attempt, max_attempts=max_attempts, lease_expires_at=later(10)
+            )
+            self.assertIsNone(lost.overdue(later(10), Timeouts()))
+            self.assertIs(lost.overdue(later(11), Timeouts()), LEASE_LOST)
+            self.assertIs(lost.event_of(LEASE_LOST), event)
+
+    def test_attempts_left(self) -> None:
+        """Attempts are no way out of any other deadline: what was put back and is not taken in time ends."""
+        waiting = task(status=TaskStatus.EXECUTING, attempt=2, max_attempts=9, put_back_at=START)
+        overdue = waiting.overdue(later(3_600_001), Timeouts())
+        assert overdue is not None
+        self.assertEqual((overdue.since, waiting.event_of(overdue)), ("put_back_at", Event.TIME_OUT_LEASE))
+        for deadline in DEADLINES:
+            if deadline is not LEASE_LOST:
+                self.assertIs(task(attempt=1, max_attempts=9).event_of(deadline), deadline.event)
+
+    def test_every_attempt_is_used(self) -> None:
+        """A task whose executors are all lost is begun as often as it may be, then ends."""
+        lost = task(status=TaskStatus.ACCEPTED, staged_at=START, lease_ms=10, max_attempts=3)
+        lost = after(lost, Event.EXECUTE, START)
+        begun = [lost.attempt]
+        while lost.event_of(LEASE_LOST) is Event.RUN_AGAIN:
+            lost = after(after(lost, Event.RUN_AGAIN, START), Event.TAKE_AGAIN, START)
+            begun.append(lost.attempt)
+        self.assertEqual(begun, [1, 2, 3])
+        self.assertIs(after(lost, lost.event_of(LEASE_LOST), START).status, TaskStatus.CANCELLED)
 
     def test_other_statuses(self) -> None:
         """A set column means nothing outside the statuses that its deadline is for."""
-        times: dict[str, Any] = {"staged_at": START, "expires_at": START, "result_due_at": START}
+        times: dict[str, Any] = dict.fromkeys(
+            ("staged_at", "expires_at", "lease_expires_at", "put_back_at", "result_due_at", "heard_at"), START
+        )
         found: dict[tuple[str, str], Deadline | None] = {
             (side.value, status.value): task(side, status=status, **times).overdue(later(10**9), Timeouts())
             for side in Side
@@ -283,9 +430,10 @@ class OverdueTests(SynchronousTestCase):
             {
                 ("receiver", "NEW"): "PASS_DEADLINE",
                 ("receiver", "ACCEPTED"): "PASS_DEADLINE",
-                ("submitter", "NEW"): "REQUEST_CANCEL",
-                ("submitter", "ACCEPTED"): "REQUEST_CANCEL",
-                ("submitter", "EXECUTING"): "REQUEST_CANCEL",
+                ("receiver", "EXECUTING"): "TIME_OUT_LEASE",
+                ("submitter", "NEW"): "TIME_OUT_ANSWER",
+                ("submitter", "ACCEPTED"): "TIME_OUT_RESULTS",
+                ("submitter", "EXECUTING"): "TIME_OUT_RESULTS",
             },
         )
 

@@ -16,7 +16,8 @@ from tasksubmit.lifecycle.change import Change, Delivery
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.peers import StaticPeers
-from tasksubmit.node.service import Node, SubmittedTask
+from tasksubmit.node.service import Node
+from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.stores.results import MemoryResultFiles
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.network import MemoryNetwork

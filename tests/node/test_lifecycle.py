@@ -22,7 +22,8 @@ from tasksubmit.errors import (
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.node.service import Node, SubmittedTask
+from tasksubmit.node.service import Node
+from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, PairTestCase, results
 

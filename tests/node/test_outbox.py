@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing_extensions import override
 
 from tasksubmit.errors import TaskCancelled
+from tasksubmit.lifecycle.change import Note
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, from_milliseconds
+from tasksubmit.node.records import noted
 from tasksubmit.wire.frames import Frame
 from tasksubmit.wire.messages import (
     ResponseStatus,
@@ -438,7 +440,9 @@ class LostAnswerTests(NodeTestCase):
         alice = self.make_node(ALICE, BOB)
         handle = self.done(alice.submit(BOB, "work"))
         [delivery] = self.owed(alice, handle.key)
-        self.successResultOf(alice.store.postpone(delivery.id, alice._records.now(), "not reached"))
+        now = alice._records.now()
+        failed = noted(TaskStatus.NEW, now, Note.DELIVERY_FAILED, "not reached")
+        self.successResultOf(alice.store.postpone(delivery, failed, now, "not reached"))
         self.successResultOf(alice.store.mark_sent(delivery.id, alice._records.now()))
         bob = self.listen(BOB, deployed)
         self.advance(70)

@@ -1,31 +1,52 @@
-"""Group commit: what shares a transaction, what fails alone, what fails together, and when anybody hears of it."""
+"""Group commit: what shares a transaction, what fails alone, and what fails together."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
+from typing_extensions import override
 
-from tasksubmit.errors import StaleTask, StoreClosed, StoreError
-from tasksubmit.stores.batches import MAX_BATCH, InlineWorker, Operation, ThreadWorker, run_batch, run_reads
-
-SECONDS = 30
-"""Long enough for any thread; only a test that fails waits for it."""
+from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError
+from tasksubmit.stores.batches import InlineWorker, Operation, run_batch, run_reads
 
 
-def database(path: str = ":memory:") -> sqlite3.Connection:
-    """A connection to a table of numbers, and to one whose rows a commit may refuse."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+class FaultyConnection(sqlite3.Connection):
+    """A connection that fails to carry out statements, as the tests want; `close` is counted."""
+
+    faults: dict[str, list[Exception]]
+    closed = 0
+
+    @override
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if vars(self).get("faults", {}).get(sql):
+            raise self.faults[sql].pop()
+        return super().execute(sql, *parameters)
+
+    @override
+    def close(self) -> None:
+        self.closed += 1
+        super().close()
+
+
+FULL = "database or disk is full"
+BROKEN = "disk I/O error"
+
+
+def connect(path: str = ":memory:") -> FaultyConnection:
+    """A connection as the store makes it, without faults."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=FaultyConnection)
+    connection.faults = {}
     connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def database(path: str = ":memory:") -> FaultyConnection:
+    """A connection to a table of numbers, and to one whose rows a commit may refuse."""
+    connection = connect(path)
     connection.execute("CREATE TABLE numbers (n INTEGER PRIMARY KEY)")
     connection.execute("CREATE TABLE later (n INTEGER REFERENCES numbers DEFERRABLE INITIALLY DEFERRED)")
     return connection
@@ -95,26 +116,64 @@ class RunBatchTests(SynchronousTestCase):
         self.assertIn("UNIQUE constraint failed", str(failure.value))
         self.assertEqual(numbers(self.connection), [1, 3])
 
-    def test_commit_fails(self) -> None:
-        """When the commit fails all operations fail, nothing of them is kept, and the next batch is fine."""
-        results = run_batch(self.connection, [insert(1), spoil_commit, insert(2)])
+    def assert_all_fail(self, results: list[Any], count: int, words: str) -> None:
+        """Every operation of a batch failed with these words, nothing is kept, and the next batch is fine."""
+        self.assertEqual([failure.type for failure in results], [StoreError] * count)
         for failure in results:
-            self.assertIs(failure.type, StoreError)
-            self.assertIn("FOREIGN KEY constraint failed", str(failure.value))
-        self.assertEqual(len(results), 3)
+            self.assertIn(words, str(failure.value))
         self.assertEqual(numbers(self.connection), [])
         self.assertFalse(self.connection.in_transaction)
         self.assertEqual(run_batch(self.connection, [insert(4)]), [4])
 
+    def test_commit_finds_no_room(self) -> None:
+        """When there is no room, or no lock, for a commit all operations fail, and the connection stays good."""
+        for harmless in (FULL, "database is locked"):
+            self.connection.faults["COMMIT"] = [sqlite3.OperationalError(harmless)]
+            results = run_batch(self.connection, [insert(1), insert(2)])
+            self.assert_all_fail(
+                results, 2, f"memory: could not be used: {harmless}; check the disk and its free space"
+            )
+            self.connection.execute("DELETE FROM numbers")
+
+    def test_operation_finds_no_room(self) -> None:
+        """When SQLite has undone all because there was no room for one operation all fail, and no later one is run."""
+        ran: list[object] = []
+
+        def fill(connection: sqlite3.Connection) -> None:
+            connection.execute("ROLLBACK")  # as SQLite does by itself
+            raise sqlite3.OperationalError(FULL)
+
+        self.assert_all_fail(run_batch(self.connection, [insert(1), fill, ran.append]), 3, FULL)
+        self.assertEqual(ran, [])
+
+    def test_commit_fails(self) -> None:
+        """When a commit fails otherwise that is raised, for nobody knows what became of it; no transaction is left."""
+        for error, spoiler in ((sqlite3.IntegrityError, spoil_commit), (sqlite3.OperationalError, insert(2))):
+            if error is sqlite3.OperationalError:
+                self.connection.faults["COMMIT"] = [sqlite3.OperationalError(BROKEN)]
+            with self.assertRaises(error):
+                run_batch(self.connection, [insert(1), spoiler])
+            self.assertFalse(self.connection.in_transaction)
+            self.assertEqual(numbers(self.connection), [])
+
+    def test_rollback_fails(self) -> None:
+        """What could not be rolled back at once is before the next batch, and is not kept by that."""
+        self.connection.faults["COMMIT"] = [sqlite3.OperationalError(FULL)]
+        rollback = self.connection.rollback
+        self.patch(self.connection, "rollback", lambda: None)
+        [failure] = run_batch(self.connection, [insert(1)])
+        self.assertIs(failure.type, StoreError)
+        self.assertTrue(self.connection.in_transaction)
+        self.patch(self.connection, "rollback", rollback)
+        self.assertEqual(run_batch(self.connection, [insert(2)]), [2])
+        self.assertEqual(numbers(self.connection), [2])
+
     def test_transaction_lost(self) -> None:
-        """When the database gives up the transaction in the midst of it all operations fail."""
-
-        def lose(connection: sqlite3.Connection) -> None:
-            connection.execute("ROLLBACK")
-
-        results = run_batch(self.connection, [insert(1), lose, insert(2)])
-        self.assertEqual([failure.type for failure in results], [StoreError] * 3)
-        self.assertEqual(numbers(self.connection), [])
+        """When the transaction is gone in the midst of it that is raised; no later operation is run, none is kept."""
+        ran: list[object] = []
+        with self.assertRaisesRegex(sqlite3.OperationalError, "no such savepoint"):
+            run_batch(self.connection, [insert(1), lose_transaction, ran.append])
+        self.assertEqual((numbers(self.connection), ran), ([], []))
 
     def test_begin_fails(self) -> None:
         """When no transaction can begin all operations fail, and none was run."""
@@ -138,194 +197,53 @@ class RunBatchTests(SynchronousTestCase):
         self.assertIs(failure.type, StoreError)
         self.assertNotIn("BEGIN IMMEDIATE", self.statements)
 
+    def test_file_is_named(self) -> None:
+        """Errors name the file of the database, those of reads and of writes, and tell a damaged one apart."""
+        path = str(Path(self.mktemp()).absolute())
+        connection = database(path)
+        self.addCleanup(connection.close)
+        for run in (run_batch, run_reads):
+            [plain, damaged, too_big] = run(connection, [spoil_syntax, find_damage, ask_for_too_much])
+            self.assertIs(plain.type, StoreError)
+            self.assertIn(f"{path} could not be used: near", str(plain.value))
+            self.assertIn("check the disk and its free space, then try again", str(plain.value))
+            self.assertIs(damaged.type, StoreDamaged)
+            self.assertIn(f"{path} is damaged or no database (database disk image is malformed)", str(damaged.value))
+            self.assertIn("restore it from a backup", str(damaged.value))
+            self.assertIs(too_big.type, StoreError)
+            self.assertIn("string or blob too big", str(too_big.value))
+
 
 def spoil_syntax(connection: sqlite3.Connection) -> None:
     """Asks the database for what it does not understand."""
     connection.execute("SELECT FROM")
 
 
-@implementer(IReactorFromThreads)
-class SteppedReactor:
-    """Keeps what threads want called, until the test calls it."""
-
-    def __init__(self) -> None:
-        self.calls: SimpleQueue[Callable[[], Any]] = SimpleQueue()
-
-    def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
-        """See `IReactorFromThreads`."""
-        self.calls.put(lambda: callable(*args, **kwargs))
-
-    def wait(self) -> None:
-        """Make the next call, as soon as a thread wants it."""
-        self.calls.get(timeout=SECONDS)()
+def ask_for_too_much(connection: sqlite3.Connection) -> None:
+    """Asks the database for what no database can hold."""
+    connection.execute("SELECT zeroblob(3000000000)")
 
 
-class ThreadWorkerTests(SynchronousTestCase):
-    """A connection with a thread of its own."""
+def find_damage(connection: sqlite3.Connection) -> None:
+    """Finds what SQLite says of a damaged file."""
+    raise sqlite3.DatabaseError("database disk image is malformed")
 
-    def setUp(self) -> None:
-        self.path = self.mktemp()
-        self.reactor = SteppedReactor()
-        self.batches: list[int] = []
-        self.worker = ThreadWorker("test-writer", database(self.path), self.run_batch, self.reactor)
-        self.addCleanup(self.close)
 
-    def run_batch(self, connection: sqlite3.Connection, operations: list[Operation]) -> list[Any]:
-        """Count the operations of each batch."""
-        self.batches.append(len(operations))
-        return run_batch(connection, operations)
-
-    def close(self) -> None:
-        """Close the worker and wait for it."""
-        closed = self.worker.close()
-        while not closed.called:
-            self.reactor.wait()
-
-    def kept(self) -> list[int]:
-        """What another connection sees."""
-        connection = sqlite3.connect(self.path)
-        try:
-            return numbers(connection)
-        finally:
-            connection.close()
-
-    def hold(self) -> tuple[Deferred[None], Event]:
-        """Keep the thread busy with a batch until the event is set; returns when it is."""
-        entered, leave = Event(), Event()
-
-        def operation(connection: sqlite3.Connection) -> None:
-            entered.set()
-            leave.wait(SECONDS)
-
-        held = self.worker.run(operation)
-        self.assertTrue(entered.wait(SECONDS))
-        return held, leave
-
-    def test_survives_anything(self) -> None:
-        """Whatever goes wrong in a batch fails that batch alone: nobody waits for ever."""
-        broken = [True]
-
-        def run(connection: sqlite3.Connection, operations: list[Operation]) -> list[Any]:
-            if broken.pop():
-                raise MemoryError("no room")
-            return run_batch(connection, operations)
-
-        self.close()
-        broken.insert(0, False)
-        self.worker = ThreadWorker("test-writer", database(self.mktemp()), run, self.reactor)
-        failed = self.worker.run(insert(1))
-        self.reactor.wait()
-        self.failureResultOf(failed, StoreError)
-        fine = self.worker.run(insert(2))
-        self.reactor.wait()
-        self.assertEqual(self.successResultOf(fine), 2)
-
-    def test_group_commit(self) -> None:
-        """Whatever arrives while a batch is at work goes into the next one together."""
-        _, leave = self.hold()
-        fired = [self.worker.run(insert(n)) for n in range(100)]
-        leave.set()
-        self.reactor.wait()
-        self.reactor.wait()
-        self.assertEqual([self.successResultOf(deferred) for deferred in fired], list(range(100)))
-        self.assertEqual(self.batches, [1, 100])
-
-    def test_batch_is_bounded(self) -> None:
-        """A batch takes so many operations at most, in their order; the rest goes into the next."""
-        _, leave = self.hold()
-        fired = [self.worker.run(insert(n)) for n in range(MAX_BATCH + 5)]
-        leave.set()
-        self.reactor.wait()
-        self.reactor.wait()
-        self.successResultOf(fired[MAX_BATCH - 1])
-        self.assertNoResult(fired[MAX_BATCH])
-        self.reactor.wait()
-        self.successResultOf(fired[-1])
-        self.assertEqual(self.batches, [1, MAX_BATCH, 5])
-
-    def test_nothing_fires_before_the_commit(self) -> None:
-        """No Deferred fires while its batch is at work, and by the time one fires everybody can see its work."""
-        fired: list[tuple[int, list[int]]] = []
-        _, leave = self.hold()
-        first = self.worker.run(insert(1)).addCallback(lambda n: fired.append((n, self.kept())))
-        second = self.worker.run(insert(2)).addCallback(lambda n: fired.append((n, self.kept())))
-        self.assertEqual(self.kept(), [])
-        leave.set()
-        self.reactor.wait()
-        self.assertNoResult(first)
-        self.reactor.wait()
-        self.successResultOf(second)
-        self.assertEqual(fired, [(1, [1, 2]), (2, [1, 2])])
-
-    def test_commit_fails(self) -> None:
-        """A commit that fails is told to everybody whose operation was in it, and to nobody else."""
-        held, leave = self.hold()
-        fired = [self.worker.run(operation) for operation in (insert(1), spoil_commit, insert(2))]
-        leave.set()
-        self.reactor.wait()
-        self.reactor.wait()
-        self.successResultOf(held)
-        for deferred in fired:
-            self.failureResultOf(deferred, StoreError)
-        later = self.worker.run(insert(3))
-        self.reactor.wait()
-        self.successResultOf(later)
-        self.assertEqual(self.kept(), [3])
-
-    def test_one_fails(self) -> None:
-        """An operation that fails is told to its caller with what it raised."""
-        _, leave = self.hold()
-        good, bad = self.worker.run(insert(1)), self.worker.run(insert_and_fail(2))
-        leave.set()
-        self.reactor.wait()
-        self.reactor.wait()
-        self.successResultOf(good)
-        self.failureResultOf(bad, StaleTask)
-        self.assertEqual(self.kept(), [1])
-
-    def test_cancelled_wait(self) -> None:
-        """Cancelling gives up the wait, not the operation, and disturbs nobody."""
-        _, leave = self.hold()
-        given_up, other = self.worker.run(insert(1)), self.worker.run(insert(2))
-        given_up.addErrback(lambda _: None)
-        given_up.cancel()
-        leave.set()
-        self.reactor.wait()
-        self.reactor.wait()
-        self.assertEqual(self.successResultOf(other), 2)
-        self.assertEqual(self.kept(), [1, 2])
-
-    def test_close(self) -> None:
-        """Closing finishes what was given, refuses more, and fires when the connection is closed."""
-        _, leave = self.hold()
-        last = self.worker.run(insert(1))
-        closed = self.worker.close()
-        self.failureResultOf(self.worker.run(insert(2)), StoreClosed)
-        leave.set()
-        self.reactor.wait()
-        self.reactor.wait()
-        self.successResultOf(last)
-        self.assertNoResult(closed)
-        self.reactor.wait()
-        self.successResultOf(closed)
-        self.assertEqual(self.kept(), [1])
-        self.assertFalse(Path(f"{self.path}-journal").exists())
-
-    def test_close_twice(self) -> None:
-        """Closing again does nothing more."""
-        self.close()
-        self.successResultOf(self.worker.close())
+def lose_transaction(connection: sqlite3.Connection) -> None:
+    """Leaves nobody a transaction."""
+    connection.execute("ROLLBACK")
 
 
 class InlineWorkerTests(SynchronousTestCase):
     """A worker without a thread."""
 
     def test_run(self) -> None:
-        """Each operation is done when `run` returns, and fails alone."""
+        """Each operation is done when `run` returns, and fails alone, whatever it fails with."""
         worker = InlineWorker(database(), run_batch)
         self.assertEqual(self.successResultOf(worker.run(insert(1))), 1)
         self.failureResultOf(worker.run(insert_and_fail(2)), StaleTask)
-        self.failureResultOf(worker.run(spoil_commit), StoreError)
+        error = self.failureResultOf(worker.run(spoil_commit), StoreError).value
+        self.assertIn("memory: could not be used: FOREIGN KEY constraint failed", str(error))
         self.assertEqual(self.successResultOf(worker.run(numbers)), [1])
         self.successResultOf(worker.close())
         self.failureResultOf(worker.run(numbers), StoreClosed)
@@ -333,6 +251,8 @@ class InlineWorkerTests(SynchronousTestCase):
 
     def test_failures_are_failures(self) -> None:
         """What a batch returns for an operation that failed is a `Failure` with its traceback."""
-        [failure] = run_batch(database(), [insert_and_fail(1)])
+        connection = database()
+        self.addCleanup(connection.close)
+        [failure] = run_batch(connection, [insert_and_fail(1)])
         self.assertIsInstance(failure, Failure)
         self.assertIn("someone else was first", failure.getTraceback())

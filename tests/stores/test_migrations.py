@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import StoreDamaged, StoreError, StoreTooNew
+from tasksubmit.lifecycle.table import ASK_AGAIN, LEASE_LOST, Side, TaskStatus
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.stores import deliveries, events, queries, retention
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
+from tests.stores.contract import OTHER, OWN, PEER, START, at, new_task
 
 FIRST = "-- people; and their names\nCREATE TABLE people (\n    name TEXT -- not 'unique';\n);\n"
 SECOND = """ALTER TABLE people ADD COLUMN age INTEGER;
@@ -121,3 +127,159 @@ class SchemaTests(SynchronousTestCase):
         migrate(connection, "memory:", steps)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         self.assertEqual(version, len(steps))
+
+
+class SecondStepTests(SynchronousTestCase):
+    """What the second step makes of a database of the first."""
+
+    def setUp(self) -> None:
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.addCleanup(self.connection.close)
+        migrate(self.connection, "a.db", schema_steps()[:1])
+
+    def insert(self, table: str, **values: object) -> None:
+        """A row, as the first version wrote it."""
+        columns = ", ".join(values)
+        self.connection.execute(
+            f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(values))})", tuple(values.values())
+        )
+
+    def old_task(self, task_id: str, side: Side, status: TaskStatus, **fields: object) -> None:
+        """A record of the first version; times are milliseconds after `START`."""
+        start = int(START.timestamp() * 1000)
+        times = {
+            name: start + value for name, value in fields.items() if name.endswith("_at") and isinstance(value, int)
+        }
+        texts = dict.fromkeys(
+            (
+                *("justification", "outcome", "error", "code", "result_type", "result_filename", "result_file"),
+                "late_result_file",
+            ),
+            "",
+        )
+        numbers = dict.fromkeys(
+            (
+                *("revision", "attempt", "time_idle_ms", "time_staged_ms", "time_cpu_ms", "succeeded_heard"),
+                *("result_bytes", "is_time_disputed"),
+            ),
+            0,
+        )
+        rest = {"features": "[]", "peer": str(PEER), "description": "read", "created_at": start}
+        values: dict[str, object] = {**rest, **texts, **numbers, **fields, **times}
+        self.insert("tasks", task_id=task_id, side=side.value, status=status.value, **values)
+
+    def migrated(self, task_id: str) -> Task:
+        """A record, as this version reads it."""
+        [task] = queries.find_tasks(self.connection, task_id)
+        return task
+
+    def migrate(self) -> None:
+        """Bring the database to this version."""
+        migrate(self.connection, "a.db", schema_steps())
+
+    def test_executing(self) -> None:
+        """What runs at the update has a day from its start, and one attempt; nothing else has a lease."""
+        self.old_task("running", Side.RECEIVER, TaskStatus.EXECUTING, execute_started_at=7, attempt=1)
+        others = [
+            (side, status)
+            for side in Side
+            for status in TaskStatus
+            if (side, status) != (Side.RECEIVER, TaskStatus.EXECUTING)
+        ]
+        for side, status in others:
+            self.old_task(f"{side.value}-{status.value}", side, status, execute_started_at=7)
+        self.migrate()
+        day = timedelta(days=1)
+        running = self.migrated("running")
+        self.assertEqual((running.lease_ms, running.lease_expires_at), (86_400_000, at(7) + day))
+        self.assertEqual(
+            (running.attempt, running.max_attempts, running.is_lease_bound, running.put_back_at), (1, 1, False, None)
+        )
+        self.assertFalse(running.meets(LEASE_LOST, at(7) + day))
+        found = queries.due_tasks(self.connection, LEASE_LOST, at(8) + day, 99)
+        self.assertEqual([task.task_id for task in found], ["running"])
+        for side, status in others:
+            other = self.migrated(f"{side.value}-{status.value}")
+            self.assertEqual((other.lease_ms, other.lease_expires_at), (0, None), (side, status))
+
+    def test_heard(self) -> None:
+        """An open submitted task was heard of when it was answered, if its receiver may be asked; others never were."""
+        for features, is_asked in (
+            (["ack"], True),
+            (["ack", "persistent"], True),
+            ([], False),
+            (["acknowledge"], False),
+        ):
+            for status in TaskStatus:
+                for side in Side:
+                    self.old_task(
+                        f"{side.value}-{status.value}-{len(features)}-{is_asked}",
+                        side,
+                        status,
+                        answered_at=9,
+                        features=json.dumps(features),
+                    )
+        self.old_task("unanswered", Side.SUBMITTER, TaskStatus.NEW, features='["ack"]')
+        self.migrate()
+        heard = queries.due_tasks(self.connection, ASK_AGAIN, at(10), 99)
+        self.assertEqual(
+            {task.task_id for task in heard},
+            {f"submitter-{status}-{n}-True" for status in ("NEW", "ACCEPTED", "EXECUTING") for n in (1, 2)},
+        )
+        self.assertEqual({task.heard_at for task in heard}, {at(9)})
+        [count] = self.connection.execute("SELECT count(*) FROM tasks WHERE heard_at IS NOT NULL").fetchone()
+        self.assertEqual(count, 6)
+
+    def test_ended(self) -> None:
+        """What has ended did so at the latest time that its record has; what goes on has no end."""
+        for side in Side:
+            for status in TaskStatus:
+                name = f"{side.value}-{status.value}"
+                self.old_task(f"{name}-created", side, status)
+                self.old_task(f"{name}-accepted", side, status, accepted_at=5)
+                self.old_task(f"{name}-completed", side, status, accepted_at=5, completed_at=9)
+        self.migrate()
+        for side in Side:
+            for status in TaskStatus:
+                for word, milliseconds in (("created", 0), ("accepted", 5), ("completed", 9)):
+                    task = self.migrated(f"{side.value}-{status.value}-{word}")
+                    self.assertEqual(task.ended_at, at(milliseconds) if task.is_settled else None, task.task_id)
+        over = retention.ended(self.connection, at(6), 99)
+        self.assertEqual(len(over), 2 * (4 + 5))
+
+    def test_the_rest_is_kept(self) -> None:
+        """Records, deliveries, bookings, scores and what peers announced are as they were; there are no stories yet."""
+        for peer in (PEER, OTHER):
+            self.old_task("t-1", Side.RECEIVER, TaskStatus.SUCCEEDED, peer=str(peer), result_file="t-1_a.md")
+        key = {"task_id": "t-1", "side": "receiver", "peer": str(PEER)}
+        for kind, ready_at in (("status", 5), ("results", None)):
+            self.insert(
+                "deliveries",
+                **key,
+                kind=kind,
+                payload=b"{}",
+                created_at=3,
+                ready_at=ready_at,
+                attempts=2,
+                last_error="x",
+            )
+        self.insert("bookings", **key, party=str(PEER), points=4, reason="completed", booked_at=7)
+        self.insert("scores", party=str(PEER), points=4)
+        self.insert("peer_features", peer=str(PEER), features="ack")
+        self.insert("owner", address=str(OWN))
+        tables = ("bookings", "scores", "peer_features", "owner")
+        before = {table: self.connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+        old = ", ".join(name for _, name, *_ in self.connection.execute("PRAGMA table_info(deliveries)"))
+        rows = self.connection.execute(f"SELECT {old} FROM deliveries").fetchall()
+        self.migrate()
+        for table in tables:
+            self.assertEqual(self.connection.execute(f"SELECT * FROM {table}").fetchall(), before[table])
+        self.assertEqual(self.connection.execute(f"SELECT {old} FROM deliveries").fetchall(), rows)
+        task = queries.get_task(self.connection, new_task("t-1").key)
+        assert task is not None
+        self.assertEqual((task.result_file, task.result_sha256, task.number), ("t-1_a.md", "", 1))
+        self.assertEqual(events.of_task(self.connection, task.number), [])
+        first, second = deliveries.of_task(self.connection, task.key)
+        self.assertEqual((first.given_up_at, second.given_up_at), (None, None))
+        self.assertEqual([found.key.peer for found in retention.ended(self.connection, at(1), 9)], [OTHER])
+        self.assertEqual(queries.scores(self.connection), [(PEER, 4)])

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import datetime
 from typing import Any, TypeVar
 
-from attrs import evolve
+from attrs import define, evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import StaleTask
-from tasksubmit.lifecycle.change import Booking, Change
+from tasksubmit.lifecycle.change import Booking, Change, Delivery
 from tasksubmit.lifecycle.table import DEADLINES, TRANSITIONS, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.wire.address import Address
-from tests.stores.contract import OTHER, OWN, PEER, at, new_task, owed, step
+from tests.stores.contract import OTHER, OWN, PEER, at, new_task, owed, step, told
 
 T = TypeVar("T")
 
@@ -27,6 +27,17 @@ IDS = st.sampled_from(["t-1", "t-2", "t-3"])
 PEERS = st.sampled_from([PEER, OTHER])
 PARTIES = st.sampled_from([OWN, PEER, OTHER])
 SAFE = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@define
+class Message:
+    """What the model knows of a delivery."""
+
+    payload: bytes
+    ready_at: datetime | None
+    created_at: datetime
+    attempts: int = 0
+    is_given_up: bool = False
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -43,7 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.records: dict[TaskKey, Task] = {}
         self.queue: list[TaskKey] = []
         self.staged: dict[TaskKey, datetime] = {}
-        self.deliveries: dict[TaskKey, list[list[Any]]] = {}  # of each: payload, ready_at, attempts
+        self.deliveries: dict[TaskKey, list[Message]] = {}
         self.booked: dict[tuple[TaskKey, Address], int] = {}
         self.payloads = 0
 
@@ -67,8 +78,17 @@ class StoreMachine(RuleBasedStateMachine):
 
     def owe(self, key: TaskKey, payload: bytes) -> None:
         """Put a message behind those that the task owes."""
-        waiting = self.deliveries.setdefault(key, [])
-        waiting.append([payload, None if waiting else at(self.now), 0])
+        is_first = not self.owed(key)
+        self.deliveries.setdefault(key, []).append(Message(payload, at(self.now) if is_first else None, at(self.now)))
+
+    def owed(self, key: TaskKey) -> list[Message]:
+        """The messages of a task that were not given up."""
+        return [message for message in self.deliveries.get(key, []) if not message.is_given_up]
+
+    def first_owed(self, key: TaskKey) -> Delivery | None:
+        """The message of a task that may be under way."""
+        rows = self.result(self.store.deliveries_of(key))
+        return next((row for row in rows if row.given_up_at is None), None)
 
     # --- what may happen -----------------------------------------------------------------------------------------
 
@@ -153,17 +173,44 @@ class StoreMachine(RuleBasedStateMachine):
 
     def release(self, key: TaskKey) -> None:
         """The first message of a task may go, if it could not before."""
-        waiting = self.deliveries[key]
-        if waiting and waiting[0][1] is None:
-            waiting[0][1] = at(self.now)
+        for first in self.owed(key)[:1]:
+            first.ready_at = first.ready_at or at(self.now)
 
     @rule(key=keys, milliseconds=st.integers(min_value=1, max_value=5000))
     def postpone(self, key: TaskKey, milliseconds: int) -> None:
         """The first message of a task could not be delivered."""
-        if self.deliveries[key]:
-            first = self.result(self.store.deliveries_of(key))[0]
-            self.result(self.store.postpone(first.id, at(self.now + milliseconds), "refused"))
-            self.deliveries[key][0][1:] = [at(self.now + milliseconds), self.deliveries[key][0][2] + 1]
+        first = self.first_owed(key)
+        if first is not None:
+            later = at(self.now + milliseconds)
+            self.result(self.store.postpone(first, told("failed"), later, "refused"))
+            message = self.owed(key)[0]
+            message.ready_at, message.attempts = later, message.attempts + 1
+
+    def apply_effects(self, key: TaskKey, **effects: Any) -> None:
+        """Change nothing but what is owed."""
+        task = self.records[key]
+        assert self.result(self.store.apply(Change(before=task, after=task, at=at(self.now), **effects))) == task
+
+    @rule(key=keys)
+    def give_up(self, key: TaskKey) -> None:
+        """The first message of a task is not tried again."""
+        first = self.first_owed(key)
+        if first is not None:
+            self.apply_effects(key, gives_up=first.id)
+            message = self.owed(key)[0]
+            message.ready_at, message.is_given_up = None, True
+            self.release(key)
+
+    @rule(key=keys)
+    def revive(self, key: TaskKey) -> None:
+        """Somebody has all that was given up for a task tried again."""
+        self.apply_effects(key, revives=True)
+        for message in self.deliveries[key]:
+            if message.is_given_up:
+                message.is_given_up, message.attempts, message.created_at = False, 0, at(self.now)
+        for message in self.deliveries[key][1:]:
+            message.ready_at = None
+        self.release(key)
 
     # --- what must be true ---------------------------------------------------------------------------------------
 
@@ -186,15 +233,26 @@ class StoreMachine(RuleBasedStateMachine):
         """Messages wait in order, one of each task ready or timed, and each peer's next is known."""
         for key, expected in self.deliveries.items():
             found = self.result(self.store.deliveries_of(key))
-            assert [[row.payload, row.ready_at, row.attempts] for row in found] == expected
-            assert all((row.ready_at is None) == (n > 0) for n, row in enumerate(found))
+            assert [
+                Message(row.payload, row.ready_at, row.created_at, row.attempts, row.given_up_at is not None)
+                for row in found
+            ] == expected
+            assert [row.ready_at is None for row in self.owed(key)] == [n > 0 for n in range(len(self.owed(key)))]
         for peer in (PEER, OTHER):
-            heads = [rows[0] for key, rows in self.deliveries.items() if rows and key.peer == peer]
-            assert self.result(self.store.next_delivery(peer)) == min((ready for _, ready, _ in heads), default=None)
+            heads = {
+                message.payload: message.ready_at
+                for key in self.deliveries
+                for message in self.owed(key)[:1]
+                if key.peer == peer and message.ready_at is not None
+            }
+            assert self.result(self.store.next_delivery(peer)) == min(heads.values(), default=None)
             ready = self.result(self.store.ready_deliveries(peer, at(self.now), 100))
             assert sorted(row.payload for row, _ in ready) == sorted(
-                payload for payload, when, _ in heads if when <= at(self.now)
+                payload for payload, when in heads.items() if when <= at(self.now)
             )
+        aged = {row.payload for row, _ in self.result(self.store.aged_deliveries(at(self.now), 1000))}
+        waiting = [message for key in self.deliveries for message in self.owed(key)]
+        assert aged == {message.payload for message in waiting if message.created_at < at(self.now)}
 
     @invariant()
     def ledger_agrees(self) -> None:
@@ -209,15 +267,7 @@ class StoreMachine(RuleBasedStateMachine):
     def due_agrees(self) -> None:
         """What is found as due is what the records themselves say, by their columns."""
         for deadline in DEADLINES:
-            expected = {
-                key
-                for key, task in self.records.items()
-                if task.side is deadline.side
-                and task.status in deadline.statuses
-                and (since := getattr(task, deadline.since)) is not None
-                and since < at(self.now)
-                and not (deadline.unless and getattr(task, deadline.unless) is not None)
-            }
+            expected = {key for key, task in self.records.items() if task.meets(deadline, at(self.now))}
             due = self.result(self.store.due(deadline, at(self.now), 100))
             assert {task.key for task in due} == expected
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tasksubmit.errors import StoreError
-from tasksubmit.stores import results
+from tasksubmit.errors import StoreDamaged, StoreError
 from tasksubmit.stores.results import INCOMING, MemoryResultFiles, ResultFiles
 
 
@@ -109,7 +108,7 @@ class ResultFilesTests(SynchronousTestCase):
         victim = self.outside / "state" / "tasks.db"
         victim.write_bytes(b"precious")
         for name in ("../tasks.db", str(victim.absolute()), "..", "", ".", f"{INCOMING}/../../tasks.db"):
-            for call in (self.files.read, self.files.settle, self.files.discard, self.files.path):
+            for call in (self.files.read, self.files.settle, self.files.condemn, self.files.discard, self.files.path):
                 with self.assertRaises(StoreError):
                     call(name)
         for task_id, filename in (("../../t", "a.md"), ("t", "/../../../a.md"), ("/tmp/t", "a.md"), (".", "./a.md")):
@@ -136,6 +135,19 @@ class ResultFilesTests(SynchronousTestCase):
         """A file that is gone is a `StoreError` that names it."""
         error = self.assertRaises(StoreError, self.files.read, "t-1_gone.md")
         self.assertIn(str(self.directory / "t-1_gone.md"), str(error))
+        self.assertIn("restore it from a backup", str(error))
+
+    def test_digest(self) -> None:
+        """A file reads back under its own digest only: cut short or changed it is damaged, and named."""
+        name = self.files.write("t-1", "a.md", b"content")
+        path, digest = self.directory / name, sha256(b"content").hexdigest()
+        self.assertEqual(self.files.read(name, digest), b"content")
+        for damaged in (b"", b"conten", b"contenT"):
+            path.write_bytes(damaged)
+            error = self.assertRaises(StoreDamaged, self.files.read, name, digest)
+            self.assertIn(f"the result file {path} is damaged: its {len(damaged)} bytes are not those", str(error))
+            self.assertIn("restore it from a backup", str(error))
+            self.assertEqual(self.files.read(name), damaged)  # records of older versions have no digest
 
     def test_full_disk(self) -> None:
         """A write that fails leaves nothing behind, and says where and why."""
@@ -148,25 +160,36 @@ class ResultFilesTests(SynchronousTestCase):
         self.assertIn(f"{self.directory}: No space left on device", str(error))
         self.assertEqual(self.names(), set())
 
+    def test_name_is_not_durable(self) -> None:
+        """A write whose name could not be made durable is none, and leaves nothing behind."""
+        fsync = os.fsync
+
+        def fail_for_directories(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(5, "Input/output error")
+            fsync(descriptor)
+
+        self.patch(os, "fsync", fail_for_directories)
+        error = self.assertRaises(StoreError, self.files.write, "t-1", "a.md", b"a")
+        self.assertIn(f"{self.directory}: Input/output error", str(error))
+        self.assertEqual(self.names(), set())
+
     def test_order(self) -> None:
         """The content is on disk before the name is given, and the name before the write is over."""
         calls: list[str] = []
+        fsync, link = os.fsync, os.link
 
-        def recorded(call: Any) -> Any:
-            def record(*arguments: Any) -> Any:
-                if call is os.fsync:
-                    status = os.fstat(arguments[0])
-                    is_directory = stat.S_ISDIR(status.st_mode)
-                    calls.append("fsync directory" if is_directory else f"fsync file of {status.st_size}")
-                elif call is os.link:
-                    calls.append("link")
-                return call(*arguments)
+        def recorded_fsync(descriptor: int) -> None:
+            status = os.fstat(descriptor)
+            calls.append("fsync directory" if stat.S_ISDIR(status.st_mode) else f"fsync file of {status.st_size}")
+            fsync(descriptor)
 
-            return record
+        def recorded_link(source: Path, target: Path) -> None:
+            calls.append("link")
+            link(source, target)
 
-        fake = {name: recorded(getattr(os, name)) for name in ("open", "close", "fsync", "link")}
-        constants = {name: getattr(os, name) for name in ("O_WRONLY", "O_CREAT", "O_EXCL", "O_RDONLY")}
-        self.patch(results, "os", SimpleNamespace(**fake, **constants))
+        self.patch(os, "fsync", recorded_fsync)
+        self.patch(os, "link", recorded_link)
         self.files.write("t-1", "a.md", b"12345")
         self.assertEqual(calls, ["fsync file of 5", "link", "fsync directory"])
 
@@ -211,6 +234,43 @@ class ResultFilesTests(SynchronousTestCase):
         self.reopen()
         self.assertEqual(self.names(), set())
 
+    def test_crash_before_a_removal(self) -> None:
+        """A condemned file whose record is still there after a crash stays, and no note of it."""
+        name = self.settled()
+        self.files.condemn(name)
+        self.reopen(name)
+        self.assertEqual(self.names(), {name})
+        self.assertEqual(self.files.read(name), b"content")
+
+    def test_crash_after_a_removal(self) -> None:
+        """A condemned file whose record is gone after a crash goes at the next start."""
+        self.files.condemn(self.settled())
+        self.reopen()
+        self.assertEqual(self.names(), set())
+
+    def test_condemn(self) -> None:
+        """A condemned file can be read until it is discarded; settling it takes the sentence back."""
+        name = self.settled()
+        for _ in range(2):
+            self.files.condemn(name)
+        self.assertEqual(self.files.read(name), b"content")
+        self.files.settle(name)
+        self.assertEqual(self.names(), {name})
+        self.files.condemn(name)
+        self.files.discard(name)
+        self.assertEqual(self.names(), set())
+
+    def test_condemn_what_is_gone(self) -> None:
+        """A file that is gone already cannot be condemned, which is no error."""
+        self.files.condemn("t-1_gone.md")
+        self.assertEqual(self.names(), set())
+
+    def settled(self) -> str:
+        """The name of a file that a record names."""
+        name = self.files.write("t-1", "a.md", b"content")
+        self.files.settle(name)
+        return name
+
     def test_settled_files_are_not_looked_at(self) -> None:
         """The sweep asks for the leftovers alone, not for every file that is kept."""
         self.files.settle(self.files.write("t-1", "a.md", b"1"))
@@ -236,7 +296,10 @@ class MemoryResultFilesTests(SynchronousTestCase):
         names = [files.write("t-1", "a.md", content) for _ in range(3)]
         self.assertEqual(names, ["t-1_a.md", "t-1_a-2.md", "t-1_a-3.md"])
         files.settle(names[0])
+        files.condemn(names[0])
         self.assertEqual(files.read(names[0]), content)
+        self.assertEqual(files.read(names[0], sha256(content).hexdigest()), content)
+        self.assertRaises(StoreDamaged, files.read, names[0], sha256(b"else").hexdigest())
         files.discard(names[1])
         files.discard(names[1])
         for name in (names[1], "t-9_a.md"):

@@ -13,18 +13,25 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorThreads
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked, StoreTooNew
-from tasksubmit.lifecycle.change import Booking, Change
-from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus
-from tasksubmit.stores import queries
-from tasksubmit.stores.batches import Operation
-from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
+from tasksubmit.lifecycle.change import Change
+from tasksubmit.stores.migrations import schema_steps
+from tasksubmit.stores.results import ResultFiles
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tests.stores.contract import OWN, PEER, START, StoreContract, at, new_task, owed, step
+from tests.stores.contract import OWN, PEER, START, RecordContract, new_task
+from tests.stores.contract_changes import ChangeContract
+from tests.stores.contract_deliveries import DeliveryContract
+from tests.stores.contract_retention import RetentionContract
+from tests.stores.contract_times import TimeContract
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class StoreContract(RecordContract, ChangeContract, DeliveryContract, TimeContract, RetentionContract):
+    """The behaviours of `ITaskStore`."""
 
 
 class MemoryTests(StoreContract, TestCase):
@@ -131,7 +138,7 @@ class DirectoryTests(DirectoryCase):
         """What was asked before the close is done, also in the files, and what is asked after it is refused."""
         task, _ = await self.store.create(new_task(), [])
         saved = [self.store.save_result("t-1", "a.md", b"x" * 100_000) for _ in range(10)]
-        name = await saved[0]
+        name = (await saved[0]).name
         created = [self.store.create(new_task(f"n-{n}"), []) for n in range(50)]
         change = Change(before=task, after=evolve(task, late_result_file=name), at=START)
         applied = self.store.apply(change)
@@ -158,7 +165,7 @@ class DirectoryTests(DirectoryCase):
             link(*names)
 
         self.patch(os, "link", slow_link)
-        saved = self.store.save_result("t-1", "a.md", b"x").addCallback(order.append)
+        saved = self.store.save_result("t-1", "a.md", b"x").addCallback(lambda result: order.append(result.name))
         closed = self.store.close().addCallback(lambda _: order.append("closed"))
         self.refused(StoreLocked)
         reactor.callLater(0.05, leave.set)
@@ -166,10 +173,37 @@ class DirectoryTests(DirectoryCase):
         await saved
         self.assertEqual(order, ["t-1_a.md", "closed"])
 
+    async def test_close_waits_for_all_files_of_a_removal(self) -> None:
+        """A close that comes while one of a task's results is removed waits for the other one, too."""
+        from twisted.internet import reactor
+
+        names = [(await self.store.save_result("t-1", "a.md", content)).name for content in (b"1", b"2")]
+        ended = new_task(result_file=names[0], late_result_file=names[1], ended_at=START)
+        task, _ = await self.store.create(ended, [])
+        order: list[str] = []
+        closing, leave = ThreadEvent(), ThreadEvent()
+        discard = ResultFiles.discard
+
+        def slow_discard(files: ResultFiles, name: str) -> None:
+            closing.set()
+            leave.wait(30)
+            discard(files, name)
+            order.append(name)
+
+        self.patch(ResultFiles, "discard", slow_discard)
+        forgotten = self.store.forget(task, START)
+        while not closing.is_set():
+            await deferLater(reactor, 0)
+        closed = self.store.close().addCallback(lambda _: order.append("closed"))
+        reactor.callLater(0.05, leave.set)
+        await closed
+        self.assertTrue(await forgotten)
+        self.assertEqual(order, [*names, "closed"])
+
     async def test_commit_stands_though_settling_fails(self) -> None:
         """A change that is committed is told as such, even when its result file cannot be settled at once."""
         task, _ = await self.store.create(new_task(), [])
-        name = await self.store.save_result("t-1", "a.md", b"x")
+        name = (await self.store.save_result("t-1", "a.md", b"x")).name
         incoming = self.directory / "results" / ".incoming" / name
         incoming.unlink()
         incoming.mkdir()  # what cannot be unlinked
@@ -181,7 +215,7 @@ class DirectoryTests(DirectoryCase):
     async def test_orphans_are_swept(self) -> None:
         """A result that no record came to name goes at the next open; one that a record names stays."""
         task, _ = await self.store.create(new_task(), [])
-        named, orphan = [await self.store.save_result("t-1", "a.md", content) for content in (b"1", b"2")]
+        named, orphan = [(await self.store.save_result("t-1", "a.md", content)).name for content in (b"1", b"2")]
         await self.store.apply(Change(before=task, after=evolve(task, result_file=named), at=START))
         await self.reopen()
         self.assertEqual(await self.store.read_result(named), b"1")
@@ -301,102 +335,3 @@ class DirectoryTests(DirectoryCase):
         await gatherResults([self.store.create(new_task(f"t-{n}"), []) for n in range(500)])
         self.assertLess(len(commits), 20)
         self.assertEqual(len(await self.ids()), 500)
-
-
-class QueryTests(SynchronousTestCase):
-    """How SQLite goes about the store's statements."""
-
-    def setUp(self) -> None:
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
-        self.addCleanup(self.connection.close)
-        migrate(self.connection, "memory:", schema_steps())
-        self.statements: list[str] = []
-
-    def plan(self, sql: str, *values: object) -> str:
-        """How SQLite would carry out a statement."""
-        rows = self.connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
-        return "; ".join(detail for _, _, _, detail in rows)
-
-    def plans(self, operation: Operation) -> list[str]:
-        """How SQLite carries out every statement of an operation, but the plain inserts."""
-        self.statements.clear()
-        self.connection.set_trace_callback(self.statements.append)
-        operation(self.connection)
-        self.connection.set_trace_callback(None)
-        statements = [sql for sql in self.statements if not sql.startswith(("--", "INSERT"))]
-        return [self.plan(sql) for sql in statements]
-
-    def assert_plan(self, operation: Operation, expected: str) -> None:
-        """The only statement of an operation is carried out like this."""
-        self.assertEqual(self.plans(operation), [expected])
-
-    def test_due(self) -> None:
-        """What is due is found through the index of its deadline, in its order, without sorting."""
-        for deadline in DEADLINES:
-            plan = self.plan(queries.due_tasks_sql(deadline), 0, 1)
-            index = f"tasks_{deadline.side}_{deadline.since}"
-            self.assertEqual(plan, f"SEARCH tasks USING INDEX {index} ({deadline.since}<?)")
-
-    def test_reads(self) -> None:
-        """Every other look-up uses its index, and none sorts."""
-        self.assert_plan(lambda c: queries.queue(c, 9), "SCAN tasks USING INDEX tasks_queue")
-        key = "sqlite_autoindex_tasks_1"
-        self.assert_plan(lambda c: queries.find_tasks(c, "t-1"), f"SEARCH tasks USING INDEX {key} (task_id=?)")
-        self.assert_plan(
-            lambda c: queries.get_task(c, new_task().key),
-            f"SEARCH tasks USING INDEX {key} (task_id=? AND side=? AND peer=?)",
-        )
-        self.assert_plan(
-            lambda c: queries.list_tasks(c, None, TaskStatus.NEW, None, 5, 9),
-            "SEARCH tasks USING INDEX tasks_by_status (status=? AND number<?)",
-        )
-        self.assert_plan(lambda c: queries.list_tasks(c, None, None, None, None, 9), "SCAN tasks")
-        self.assert_plan(
-            lambda c: queries.ready_deliveries(c, PEER, START, 9),
-            "SEARCH deliveries USING INDEX deliveries_ready (peer=? AND ready_at<?)",
-        )
-        self.assert_plan(
-            lambda c: queries.next_delivery(c, PEER),
-            "SEARCH deliveries USING COVERING INDEX deliveries_ready (peer=? AND ready_at>?)",
-        )
-        self.assert_plan(
-            lambda c: queries.deliveries_of(c, new_task().key),
-            "SEARCH deliveries USING INDEX deliveries_of_task (task_id=? AND side=? AND peer=?)",
-        )
-
-    def test_writes(self) -> None:
-        """No change reads through all tasks or all deliveries to find its own."""
-        task, _ = queries.create_task(self.connection, new_task(), [owed(new_task())])
-        [delivery] = queries.deliveries_of(self.connection, task.key)
-        change = step(
-            task,
-            Event.ACCEPT,
-            5,
-            deliveries=(owed(task),),
-            bookings=(Booking(OWN, 1, ""),),
-            settles=delivery.id,
-        )
-        plans = self.plans(lambda c: queries.apply_change(c, change))
-        plans += self.plans(lambda c: queries.postpone_delivery(c, delivery.id, START, ""))
-        self.assertGreater(len(plans), 5)
-        for plan in plans:
-            for part in plan.split("; "):
-                self.assertRegex(part, "^(SEARCH|SCALAR SUBQUERY|SCAN tasks USING INDEX tasks_queue|$)", plan)
-
-    def test_schema_has_every_deadline(self) -> None:
-        """There is one index for each deadline, and none that no deadline needs."""
-        rows = self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%_at)%'")
-        names = {name for (name,) in rows if name.startswith("tasks_")}
-        self.assertEqual(names, {f"tasks_{deadline.side}_{deadline.since}" for deadline in DEADLINES})
-
-    def test_mark(self) -> None:
-        """Our databases carry our mark."""
-        self.assertEqual(self.connection.execute("PRAGMA application_id").fetchone(), (APPLICATION_ID,))
-
-    def test_times_are_milliseconds(self) -> None:
-        """Times are kept as integer milliseconds since 1970."""
-        queries.create_task(self.connection, new_task(created_at=at(1)), [])
-        self.assertEqual(
-            self.connection.execute("SELECT created_at, side FROM tasks").fetchone(),
-            (1795348800001, Side.RECEIVER.value),
-        )

@@ -50,7 +50,8 @@ class NodeTestCase(SynchronousTestCase):
         self.node = Node(OWN, SQLiteTaskStore(None), StaticPeers(endpoints), clock=self.clock)
         self.node.startService()
         self.addCleanup(lambda: self.successResultOf(self.node.stopService()))
-        self.site = control_site(self.node, "9.9", clock=self.clock)
+        self.stops: list[float] = []
+        self.site = control_site(self.node, "9.9", lambda: self.stops.append(self.clock.seconds()), clock=self.clock)
         self.treq: Any = StubTreq(self.site.resource)
 
     def receive(self, task_id: str, description: str = "Read the book", peer: Address = PEER) -> None:

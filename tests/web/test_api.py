@@ -13,7 +13,7 @@ class NodeRoutesTests(ApiTestCase):
 
     def test_node(self) -> None:
         """The node tells who it is."""
-        expected = {"address": str(OWN), "version": "9.9", "listening": [], "peers": 2}
+        expected = {"address": str(OWN), "version": "9.9", "listening": [], "peers": 2, "is_draining": False}
         self.assertEqual(self.ask("GET", "/v1/node"), expected)
 
     def test_peers(self) -> None:
@@ -64,6 +64,7 @@ class SubmitterTests(ApiTestCase):
             "created_at": "2026-04-09T12:00:00.250Z",
             "expires_at": "2026-04-09T14:00:00.500Z",
             "attempt": 0,
+            "max_attempts": 1,
             "time_idle_ms": 0,
             "time_staged_ms": 0,
             "time_cpu_ms": 0,
@@ -77,6 +78,7 @@ class SubmitterTests(ApiTestCase):
             (
                 *("answered_at", "accepted_at", "staged_at", "execute_started_at", "completed_at"),
                 *("result_due_at", "cancel_requested_at", "queue_position", "scored_cpu_ms", "reward"),
+                *("lease_expires_at", "put_back_at", "heard_at", "ended_at", "delivery_given_up_at"),
             )
         )
         self.assertEqual(task, {**expected, **unset})
@@ -111,6 +113,7 @@ class SubmitterTests(ApiTestCase):
         self.assertEqual((delivery["kind"], delivery["status"], delivery["attempts"]), ("submission", None, 1))
         self.assertIn("refused", delivery["last_error"])
         self.assertGreater(delivery["next_attempt_at"], delivery["created_at"])
+        self.assertIsNone(delivery["given_up_at"])
 
     def test_cancel(self) -> None:
         """Cancelling is a request, recorded and owed to the receiver."""
@@ -194,6 +197,55 @@ class ReceiverTests(ApiTestCase):
         self.receive("t1")
         self.ask("POST", "/v1/tasks/t1/accept")
         self.ask("POST", "/v1/tasks/t1/execute")
+
+    def test_lease(self) -> None:
+        """A task in execution says until when its executor may be silent; progress begins the lease anew."""
+        self.executing()
+        task = self.ask("GET", "/v1/tasks/t1")
+        self.assertEqual((task["attempt"], task["max_attempts"]), (1, 1))
+        self.assertEqual(task["lease_expires_at"], "2026-04-10T12:00:00.250Z")
+        self.clock.advance(60)
+        task = self.ask("POST", "/v1/tasks/t1/progress", {"text": "half of it"})
+        self.assertEqual((task["status"], task["justification"]), ("EXECUTING", "half of it"))
+        self.assertEqual(task["lease_expires_at"], "2026-04-10T12:01:00.250Z")
+        owed = self.ask("GET", "/v1/tasks/t1")["deliveries"]
+        self.assertEqual((owed[-1]["kind"], owed[-1]["status"]), ("progress", "EXECUTING"))
+
+    def test_fail(self) -> None:
+        """An execution that fails needs an error that says something, and ends the task."""
+        self.executing()
+        self.assertEqual(self.refused(400, "invalid", "POST", "/v1/tasks/t1/fail"), "error: is missing")
+        self.refused(400, "invalid", "POST", "/v1/tasks/t1/fail", {"error": " "})
+        task = self.ask("POST", "/v1/tasks/t1/fail", {"error": "the book is empty"})
+        self.assertEqual((task["status"], task["outcome"], task["error"]), ("CANCELLED", "failed", "the book is empty"))
+        self.assertEqual(task["ended_at"], "2026-04-09T12:00:00.250Z")
+
+    def test_put_back(self) -> None:
+        """What was put back comes first in the queue, which lists the order in which tasks are begun."""
+        for task_id in ("t1", "t2", "t3"):
+            self.receive(task_id)
+            self.ask("POST", f"/v1/tasks/{task_id}/accept")
+        self.ask("POST", "/v1/execute")
+        self.ask("POST", "/v1/execute")
+        self.clock.advance(1)
+        task = self.ask("POST", "/v1/tasks/t2/put-back", {"reason": "lunch"})
+        self.assertEqual((task["status"], task["justification"], task["attempt"]), ("EXECUTING", "lunch", 2))
+        self.assertEqual((task["put_back_at"], task["lease_expires_at"]), ("2026-04-09T12:00:01.250Z", None))
+        self.clock.advance(1)
+        self.ask("POST", "/v1/tasks/t1/put-back")
+        queue = self.ask("GET", "/v1/queue")
+        self.assertEqual(
+            [(task["task_id"], task["queue_position"]) for task in queue[:2]], [("t2", None), ("t1", None)]
+        )
+        begun = [self.ask("POST", "/v1/execute")["task_id"] for _ in range(3)]
+        self.assertEqual(begun, [task["task_id"] for task in queue])
+        self.refused(409, "empty_queue", "POST", "/v1/execute")
+
+    def test_not_in_execution(self) -> None:
+        """What is not in execution makes no progress, is not put back, and does not fail."""
+        self.receive("t1")
+        for step, body in (("progress", {"text": "x"}), ("put-back", {}), ("fail", {"error": "x"})):
+            self.refused(409, "illegal_transition", "POST", f"/v1/tasks/t1/{step}", body)
 
     def test_results_file(self) -> None:
         """A file result is kept under its name."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
+from datetime import datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -10,7 +13,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from tasksubmit.lifecycle.task import Task
+from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.service import Node
 from tasksubmit.web.site import MAX_BODY_BYTES, ControlRequest
 from tests.web.harness import OWN, PEER, ApiTestCase, NodeTestCase
@@ -122,7 +126,7 @@ class DescriptionTests(ApiTestCase):
         operations = {
             operation["operationId"]: operation for path in document["paths"].values() for operation in path.values()
         }
-        self.assertEqual(len(operations), 15)
+        self.assertEqual(len(operations), 21)
         parameters = {parameter["name"] for parameter in operations["wait"]["parameters"]}
         self.assertEqual(parameters, {"task_id", "side", "peer", "for", "timeout"})
         schemas = document["components"]["schemas"]
@@ -201,6 +205,17 @@ class ConnectionTests(NodeTestCase):
         protocol.dataReceived(b"0\r\n\r\n")
         self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 "), transport.value()[:80])
 
+    def test_access_log(self) -> None:
+        """The log has the time of the wall clock, whatever the timers follow."""
+        protocol, _ = self.connect()
+        log = io.StringIO()
+        self.site.logFile = log
+        protocol.dataReceived(b"GET /v1/node HTTP/1.1\r\nHost: x\r\n\r\n")
+        line = log.getvalue()
+        self.assertIn('"GET /v1/node HTTP/1.1" 200 ', line)
+        logged_at = datetime.strptime(line.split("[")[1].split("]")[0], "%d/%b/%Y:%H:%M:%S %z")
+        self.assertLess(abs(logged_at.timestamp() - time.time()), 60)
+
     def test_waiting_client_goes_away(self) -> None:
         """The wait of a client that went away is given up."""
         self.receive("t1")
@@ -211,6 +226,18 @@ class ConnectionTests(NodeTestCase):
         protocol.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(len(self.node._live), 0)
         self.assertEqual(len(self.clock.getDelayedCalls()), timers - 1)
+
+    def test_draining_client_goes_away(self) -> None:
+        """A node that was told to drain comes to rest and stops, also when its client went away."""
+        self.receive("t1")
+        self.successResultOf(self.node.decline(TaskKey(Side.RECEIVER, PEER, "t1"), "no time"))
+        protocol, _ = self.connect()
+        protocol.dataReceived(b'POST /v1/drain HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{"timeout": 5}')
+        protocol.connectionLost(Failure(ConnectionDone()))
+        self.clock.pump([0.5] * 8)
+        self.assertEqual(self.stops, [])
+        self.clock.pump([0.5] * 4)
+        self.assertEqual(len(self.stops), 1)
 
     def test_changing_client_goes_away(self) -> None:
         """A change that was begun is carried through, also when its client went away."""

@@ -1,0 +1,59 @@
+"""What verbs are made of: the decorators and options that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tasksubmit.cli.session import Session
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--json``, as ``is_json``."""
+    return click.option("--json", "is_json", is_flag=True, help="Print the answer as one line of JSON.")(command)
+
+
+def verb(show: Callable[[Any], None]) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., None]]:
+    """Make a command of a coroutine function that asks the node, and whose answer `show` prints."""
+
+    def decorate(function: Callable[..., Awaitable[Any]]) -> Callable[..., None]:
+        @json_option
+        @click.pass_obj
+        @wraps(function)
+        def command(session: Session, /, is_json: bool, **arguments: Any) -> None:
+            session.is_json |= is_json
+            with session.errors_told():
+                session.tell(session.ask(lambda control: function(control, **arguments)), show)
+
+        return command
+
+    return decorate
+
+
+# --- which task, if several have its id -------------------------------------------------------------------------------
+
+from_option = click.option("--from", "peer", metavar="ADDRESS", help="Its submitter, if several tasks have the id.")
+to_option = click.option("--to", "peer", metavar="ADDRESS", help="Its receiver, if several tasks have the id.")
+
+
+def from_or_to(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--from`` and ``--to`` for a verb of either side; `which` reads them."""
+    to = click.option("--to", metavar="ADDRESS", help="The task submitted from here to ADDRESS.")
+    from_ = click.option("--from", "from_", metavar="ADDRESS", help="The task received here from ADDRESS.")
+    return from_(to(command))
+
+
+def which(from_: str | None, to: str | None) -> dict[str, str]:
+    """The ``side`` and the ``peer`` that the options of `from_or_to` say.
+
+    :raises click.UsageError: when both were given.
+    """
+    if from_ is not None and to is not None:
+        raise click.UsageError("give either --from or --to")
+    if from_ is not None:
+        return {"side": "receiver", "peer": from_}
+    return {"side": "submitter", "peer": to} if to is not None else {}

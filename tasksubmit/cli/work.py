@@ -1,0 +1,105 @@
+"""The verbs of whoever receives tasks: decide, queue, execute, and give the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tasksubmit.cli import output
+from tasksubmit.cli.control import Control, Json
+from tasksubmit.cli.results import read_result_file
+from tasksubmit.cli.verbs import from_option, verb
+
+
+@click.command()
+@click.argument("task")
+@click.option("--justification", help="What to tell the submitter.")
+@from_option
+@verb(output.show_step)
+async def accept(control: Control, task: str, justification: str | None, peer: str | None) -> Json:
+    """Take a new task into the queue."""
+    return await control.accept(task, peer=peer, justification=justification)
+
+
+@click.command()
+@click.argument("task")
+@click.option("--justification", required=True, help="Why, for the submitter.")
+@from_option
+@verb(output.show_step)
+async def decline(control: Control, task: str, justification: str, peer: str | None) -> Json:
+    """Turn a new task down."""
+    return await control.decline(task, justification, peer=peer)
+
+
+@click.command()
+@click.argument("task", required=False)
+@from_option
+@verb(output.show_task)
+async def execute(control: Control, task: str | None, peer: str | None) -> Json:
+    """Begin the next task of the queue; TASK, if given, has to be that."""
+    return await control.execute(task, peer=peer)
+
+
+@click.command()
+@click.argument("task")
+@click.argument("text")
+@from_option
+@verb(output.show_step)
+async def progress(control: Control, task: str, text: str, peer: str | None) -> Json:
+    """Tell the submitter how far a task in execution is; its lease begins anew."""
+    return await control.progress(task, text, peer=peer)
+
+
+@click.command("put-back")
+@click.argument("task")
+@click.option("--reason", help="What to tell the submitter.")
+@from_option
+@verb(output.show_step)
+async def put_back(control: Control, task: str, reason: str | None, peer: str | None) -> Json:
+    """Have a task in execution begun again, before those in the queue."""
+    return await control.put_back(task, peer=peer, reason=reason)
+
+
+@click.command()
+@click.argument("task")
+@click.option("--error", required=True, help="What went wrong, for the submitter.")
+@from_option
+@verb(output.show_step)
+async def fail(control: Control, task: str, error: str, peer: str | None) -> Json:
+    """End a task in execution that cannot be done."""
+    return await control.fail(task, error, peer=peer)
+
+
+@click.command("send-results")
+@click.argument("task")
+@click.option("--text", help="The results, as a text.")
+@click.option(
+    "--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The results, as a file."
+)
+@from_option
+@verb(output.show_step)
+async def send_results(control: Control, task: str, text: str | None, file: Path | None, peer: str | None) -> Json:
+    """Give the results of a task in execution: a text, or a file of up to about 12 MiB.
+
+    The file's extension tells what it is: documents, tables, images and models may be sent, source code may not.
+    """
+    if (text is None) == (file is None):
+        raise click.UsageError("give either --text or --file")
+    if file is None:
+        return await control.send_text(task, text or "", peer=peer)
+    return await control.send_file(task, file.name, read_result_file(file), peer=peer)
+
+
+@click.command()
+@verb(output.show_queue)
+async def queue(control: Control) -> list[Json]:
+    """Show the tasks that wait to be executed, in the order in which `execute` takes them.
+
+    Those that were put back come first.
+    """
+    return await control.queue()
+
+
+VERBS: tuple[click.Command, ...] = (accept, decline, queue, execute, progress, put_back, fail, send_results)
+"""All of them, for the program."""

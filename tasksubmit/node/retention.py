@@ -1,0 +1,127 @@
+"""Removes what is long over, in small steps, and leaves tombstones that answer whoever asks late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from typing_extensions import override
+
+from tasksubmit.interfaces import ITaskStore
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.clock import NodeClock
+
+RETENTION = timedelta(days=30)
+
+_INTERVAL_SECONDS = 60.0
+_AT_ONCE = 100
+"""What one step removes: others get their turn at the store after it."""
+
+
+@frozen
+class Retention:
+    """For how long ended tasks are kept, with their stories and results.
+
+    :ivar keep: their age; what is owed is kept in any case.
+    :ivar max_result_bytes: what results may take on the disk before the oldest go with their tasks; None for no limit.
+    """
+
+    keep: timedelta = RETENTION
+    max_result_bytes: int | None = None
+
+
+class RetentionService(Service):
+    """The ``LoopingCall`` that removes.
+
+    :param keep_tombstones: longer than anybody may go on to repeat a message.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: ITaskStore,
+        clock: NodeClock,
+        retention: Retention,
+        keep_tombstones: timedelta,
+        timers: IReactorTime,
+    ) -> None:
+        self.setName("retention")
+        self._store = store
+        self._clock = clock
+        self._retention = retention
+        self._keep_tombstones = keep_tombstones
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = timers
+        self._stopped: Deferred[LoopingCall] | None = None
+
+    @override
+    def startService(self) -> None:
+        super().startService()
+        self._stopped = self._loop.start(_INTERVAL_SECONDS)
+
+    @override
+    def stopService(self) -> Deferred[LoopingCall] | None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        return self._stopped
+
+    def _tick(self) -> Deferred[None]:
+        # A LoopingCall whose call fails never runs again.
+        return Deferred.fromCoroutine(self._look()).addErrback(
+            lambda failure: self._log.failure("nothing could be removed, will try again", failure)
+        )
+
+    async def _look(self) -> None:
+        now = self._clock.now()
+        removed = await self._remove_aged(now - self._retention.keep) + await self._remove_large(now)
+        dropped = await self._drop_tombstones(now - self._keep_tombstones)
+        if removed or dropped:
+            self._log.info(
+                "retention removed {removed} tasks and {dropped} tombstones", removed=removed, dropped=dropped
+            )
+
+    async def _remove_aged(self, before: datetime) -> int:
+        removed = 0
+        while self.running:
+            tasks = await self._store.ended(before, _AT_ONCE)
+            count = await self._forget(tasks)
+            removed += count
+            if not count:
+                break
+        return removed
+
+    async def _remove_large(self, now: datetime) -> int:
+        """Remove the oldest until the results take no more than they may."""
+        limit = self._retention.max_result_bytes
+        removed = 0
+        while self.running and limit is not None and (excess := await self._store.result_bytes() - limit) > 0:
+            tasks = []
+            for task in await self._store.ended(now, _AT_ONCE):
+                if excess > 0:
+                    tasks.append(task)
+                    excess -= task.result_bytes
+            count = await self._forget(tasks)
+            removed += count
+            if not count:
+                break
+        return removed
+
+    async def _forget(self, tasks: Iterable[Task]) -> int:
+        """Remove tasks; how many that were."""
+        now = self._clock.now()
+        under_way = [self._store.forget(task, now) for task in tasks]
+        return sum([await forgotten for forgotten in under_way])
+
+    async def _drop_tombstones(self, before: datetime) -> int:
+        dropped = 0
+        while self.running and (count := await self._store.drop_tombstones(before, _AT_ONCE)):
+            dropped += count
+        return dropped

@@ -1,0 +1,83 @@
+"""What retention removes and what it leaves: statements as functions of a connection inside a transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+from hashlib import sha256
+
+from tasksubmit.lifecycle.change import Tombstone
+from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
+from tasksubmit.stores.rows import (
+    TASK_COLUMNS,
+    TOMBSTONE_COLUMNS,
+    as_many_as_fit,
+    key_values,
+    task_from_row,
+    tombstone_from_row,
+)
+
+_OF_KEY = "task_id = ? AND side = ? AND peer = ?"
+_NOT_OWED = (
+    "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.task_id = tasks.task_id AND deliveries.side = tasks.side"
+    " AND deliveries.peer = tasks.peer AND given_up_at IS NULL)"
+)
+
+
+def description_sha256(description: str) -> str:
+    """What a tombstone keeps of a description."""
+    return sha256(description.encode()).hexdigest()
+
+
+def ended(connection: sqlite3.Connection, before: datetime, limit: int) -> list[Task]:
+    """Up to `limit` tasks that ended before ``before`` and for which nothing is owed, the oldest first."""
+    sql = (
+        f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_ended_at WHERE ended_at < ? AND {_NOT_OWED}"
+        " ORDER BY ended_at LIMIT ?"
+    )
+    rows = connection.execute(sql, (to_milliseconds(before), limit))
+    return list(as_many_as_fit(map(task_from_row, rows)))
+
+
+def result_bytes(connection: sqlite3.Connection) -> int:
+    """What the results that records name take on the disk."""
+    (total,) = connection.execute("SELECT coalesce(sum(result_bytes), 0) FROM tasks").fetchone()
+    return int(total)
+
+
+def forget(connection: sqlite3.Connection, task: Task, now: datetime) -> bool:
+    """Put a tombstone in the place of an ended task; whether that was done: not if it changed, or something is owed."""
+    sql = f"DELETE FROM tasks WHERE number = ? AND revision = ? AND ended_at IS NOT NULL AND {_NOT_OWED}"
+    if connection.execute(sql, (task.number, task.revision)).rowcount == 0:
+        return False
+    key = key_values(task.key)
+    connection.execute("DELETE FROM events WHERE task = ?", (task.number,))
+    for table in ("deliveries", "bookings"):
+        connection.execute(f"DELETE FROM {table} WHERE {_OF_KEY}", key)
+    connection.execute(
+        f"INSERT INTO tombstones ({TOMBSTONE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*key, task.status.value, description_sha256(task.description), task.reward, to_milliseconds(now)),
+    )
+    return True
+
+
+def tombstone(connection: sqlite3.Connection, key: TaskKey) -> Tombstone | None:
+    """What stayed of the task known by `key`."""
+    sql = f"SELECT {TOMBSTONE_COLUMNS} FROM tombstones WHERE {_OF_KEY}"
+    row = connection.execute(sql, key_values(key)).fetchone()
+    return tombstone_from_row(row) if row else None
+
+
+def tombstones(connection: sqlite3.Connection, task_id: str) -> list[Tombstone]:
+    """What stayed of every task with this id."""
+    sql = f"SELECT {TOMBSTONE_COLUMNS} FROM tombstones WHERE task_id = ?"
+    return [tombstone_from_row(row) for row in connection.execute(sql, (task_id,))]
+
+
+def drop_tombstones(connection: sqlite3.Connection, before: datetime, limit: int) -> int:
+    """Remove up to `limit` tombstones that were put before ``before``; how many."""
+    sql = (
+        "DELETE FROM tombstones WHERE (task_id, side, peer) IN"
+        " (SELECT task_id, side, peer FROM tombstones WHERE removed_at < ? ORDER BY removed_at LIMIT ?)"
+    )
+    return connection.execute(sql, (to_milliseconds(before), limit)).rowcount

@@ -1,0 +1,153 @@
+"""The verbs that tell what became of a task, and those for what could not be delivered."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from typing_extensions import override
+
+from tests.cli.harness import CommandTestCase
+from tests.web.harness import OTHER, PEER
+
+DAY = 86400.0
+REFUSED = "the peer cannot be reached: Connection was refused by other side."
+
+
+def set_zone(zone: str | None) -> None:
+    """Make `zone` the local one, as the environment has it."""
+    if zone is None:
+        os.environ.pop("TZ", None)
+    else:
+        os.environ["TZ"] = zone
+    time.tzset()
+
+
+class StoryTestCase(CommandTestCase):
+    """Commands where the clocks are two hours ahead of UTC: it is 14:00."""
+
+    @override
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(set_zone, os.environ.get("TZ"))
+        set_zone("HERE-2")
+
+    def given_up(self) -> None:
+        """Decline a task without ever being able to tell its submitter."""
+        self.receive("t1")
+        self.ok("decline", "t1", "--justification", "no time")
+        self.clock.pump([DAY] * 8)
+
+
+class WhyTests(StoryTestCase):
+    """``why``."""
+
+    def test_new(self) -> None:
+        """A new task says who submitted it, until when somebody has to decide, and how."""
+        self.receive("t1")
+        expected = (
+            f"14:00:00  submitter  NEW        submitted: from {PEER}\n"
+            "NEW: waits for somebody here to accept or decline it, until 14:01:00; then it is cancelled\n"
+            "  $ tasksubmit accept t1\n"
+            "  $ tasksubmit decline t1 --justification WHY\n"
+        )
+        self.assertEqual(self.ok("why", "t1"), expected)
+
+    def test_owed(self) -> None:
+        """Each event is a line, the same again is counted, and what is owed is told."""
+        self.receive("t1")
+        self.clock.advance(2)
+        self.ok("accept", "t1", "--justification", "gladly")
+        self.clock.advance(10)
+        _, accepted, failed, owed, outlook, *commands = self.ok("why", "t1").splitlines()
+        self.assertEqual(accepted, "14:00:02  receiver   ACCEPTED   accept: gladly")
+        self.assertEqual(
+            failed,
+            f"14:00:02  node       ACCEPTED   delivery failed: status ACCEPTED: {REFUSED} (2 times, last at 14:00:12)",
+        )
+        self.assertRegex(
+            owed, r"^still to be sent: status ACCEPTED \(attempts: 2, the last one: .*, next at 14:00:1\d\)$"
+        )
+        self.assertTrue(outlook.startswith("ACCEPTED: is at the head of the queue, "), outlook)
+        self.assertTrue(outlook.endswith(", until 15:00:02; then it expires, which costs a point"), outlook)
+        self.assertEqual(commands, ["  $ tasksubmit execute t1"])
+
+    def test_other_days(self) -> None:
+        """What was not today has its date; what was given up says since when."""
+        self.given_up()
+        *events, owed, outlook, command = self.ok("why", "t1").splitlines()
+        self.assertTrue(events[0].startswith("2026-04-09 14:00:00  submitter  NEW"), events[0])
+        self.assertEqual(events[-1], "           14:00:00  node       DECLINED   delivery given up: status DECLINED")
+        self.assertTrue(owed.startswith("given up at 14:00:00: status DECLINED (attempts: "), owed)
+        self.assertNotIn("next at", owed)
+        self.assertEqual(outlook, "DECLINED: is over, but the submitter could not be told of all")
+        self.assertEqual(command, "  $ tasksubmit retry t1")
+
+    def test_time_is_up(self) -> None:
+        """What should have happened already is not told as if it were still to come."""
+        self.receive("t1")
+        self.clock.rightNow += 61  # before the node could look
+        self.assertIn("decline it; its time is up: it is cancelled at once\n", self.ok("why", "t1"))
+
+    def test_hostile(self) -> None:
+        """What a peer wrote is shown as text."""
+        self.ok("submit", str(PEER), "x", "--task-id", "t1", "--timeout", "0")
+        self.tell("t1", "DECLINED", "\x1b[2J no\n12:00:00  receiver  ACCEPTED\u202e")
+        shown = self.ok("why", "t1", is_terminal=True)
+        self.assertIn("hear declined: \ufffd[2J no 12:00:00  receiver  ACCEPTED\ufffd\n", shown)
+
+    def test_json(self) -> None:
+        """For programs it is the whole view, in UTC."""
+        self.receive("t1")
+        story = self.data("why", "t1")
+        self.assertEqual((story["status"], story["until"]), ("NEW", "2026-04-09T12:01:00.250Z"))
+        self.assertEqual([event["name"] for event in story["events"]], ["submitted"])
+
+    def test_which(self) -> None:
+        """Tasks with one id are told apart; one that is not there is an error in one line."""
+        self.receive("t1")
+        self.ok("submit", str(OTHER), "x", "--task-id", "t1", "--timeout", "0")
+        self.assertIn("--from", self.failed("why", "t1"))
+        self.assertIn(f"to {OTHER}", self.ok("why", "t1", "--to", str(OTHER)))
+        self.assertEqual(self.data("why", "t1", "--from", str(PEER))["side"], "receiver")
+        self.assertIn("there is no task t2 here", self.failed("why", "t2"))
+        self.assertEqual(self.run_command("why", "t1", "--from", str(PEER), "--to", str(PEER)).exit_code, 2)
+
+
+class RetryTests(StoryTestCase):
+    """``retry``, and how it is found."""
+
+    def test_show(self) -> None:
+        """A task says what was given up for it, and how to try again."""
+        self.given_up()
+        shown = self.ok("show", "t1")
+        self.assertIn("delivery_given_up_at  2026-04-17T12:00:00.250Z\n", shown)
+        self.assertIn("given up at 2026-04-17T12:00:00.250Z: status DECLINED (attempts: ", shown)
+        self.assertTrue(shown.endswith("\n`tasksubmit retry t1` tries again what was given up\n"), shown)
+
+    def test_list(self) -> None:
+        """A list marks the tasks for which something was given up, and says what the mark means."""
+        self.given_up()
+        self.receive("t2")
+        _, new, declined, legend = self.ok("list").splitlines()
+        self.assertNotIn("*", new)
+        self.assertIn(" DECLINED * ", declined)
+        self.assertEqual(
+            legend, "* something could not be delivered and was given up; `tasksubmit retry TASK` tries it again"
+        )
+
+    def test_retry(self) -> None:
+        """What was given up is owed again, after which there is nothing to retry."""
+        self.given_up()
+        line = self.ok("retry", "t1", "--from", str(PEER))
+        self.assertEqual(line, f"task t1 is DECLINED: what was given up is sent to {PEER} again\n")
+        self.assertNotIn("*", self.ok("list"))
+        self.assertIn("still to be sent: status DECLINED", self.ok("show", "t1"))
+        line = self.failed("retry", "t1")
+        self.assertIn("nothing that is owed for task t1 was given up; `tasksubmit why` says", line)
+
+    def test_json(self) -> None:
+        """For programs the answer is the task's record."""
+        self.given_up()
+        self.assertIsNotNone(self.data("show", "t1")["delivery_given_up_at"])
+        self.assertIsNone(self.data("retry", "t1")["delivery_given_up_at"])

@@ -1,0 +1,120 @@
+"""The verbs for work in execution, and for bringing a node to rest."""
+
+from __future__ import annotations
+
+from tests.cli.harness import CommandTestCase
+from tests.web.harness import OTHER, PEER, STRANGER
+
+
+class ExecutionTests(CommandTestCase):
+    """``progress``, ``put-back`` and ``fail``."""
+
+    def executing(self, *task_ids: str) -> None:
+        """Begin tasks."""
+        for task_id in task_ids:
+            self.receive(task_id)
+            self.ok("accept", task_id)
+            self.ok("execute", task_id)
+
+    def test_progress(self) -> None:
+        """Progress is told, and begins the lease anew."""
+        self.executing("t1")
+        before = self.data("show", "t1")["lease_expires_at"]
+        self.clock.advance(5)
+        self.assertEqual(self.ok("progress", "t1", "half of it"), "task t1 is EXECUTING: half of it\n")
+        task = self.data("progress", "t1", "more", "--from", str(PEER))
+        self.assertEqual(task["justification"], "more")
+        self.assertGreater(task["lease_expires_at"], before)
+        self.assertEqual(self.run_command("progress", "t1").exit_code, 2)
+
+    def test_put_back(self) -> None:
+        """What was put back leads the queue, before its head, and `execute` takes it first."""
+        self.executing("t1", "t2")
+        for task_id in ("t3", "t4"):
+            self.receive(task_id)
+            self.ok("accept", task_id)
+        line = self.ok("put-back", "t2", "--reason", "lunch")
+        self.assertEqual(line, "task t2 is EXECUTING, waits to be begun again: lunch\n")
+        heading, *rows = (line.split() for line in self.ok("queue").splitlines())
+        self.assertEqual(heading, ["TASK", "FROM", "PLACE", "SINCE", "DESCRIPTION"])
+        self.assertEqual([row[0] for row in rows], ["t2", "t3", "t4"])
+        self.assertEqual(rows[0][2:4], ["put", "back"])
+        self.assertEqual(rows[1][2], "head")
+        self.assertTrue(rows[2][2].startswith("2026-"), rows[2])
+        self.assertEqual([self.data("execute")["task_id"] for _ in rows], ["t2", "t3", "t4"])
+        self.assertEqual(self.ok("queue"), "the queue is empty\n")
+
+    def test_put_back_twice(self) -> None:
+        """What was put back already cannot be put back again."""
+        self.executing("t1")
+        self.assertEqual(self.data("put-back", "t1")["justification"], "The task was put back")
+        self.assertIn("was put back already; `tasksubmit why`", self.failed("put-back", "t1"))
+
+    def test_fail(self) -> None:
+        """Failing needs an error, and ends the task."""
+        self.executing("t1")
+        self.assertEqual(self.run_command("fail", "t1").exit_code, 2)
+        self.assertIn("tell the submitter what went wrong", self.failed("fail", "t1", "--error", " "))
+        self.assertEqual(self.ok("fail", "t1", "--error", "no ink"), "task t1 is CANCELLED: The execution failed\n")
+        self.assertIn("no ink", self.ok("show", "t1"))
+        self.assertEqual(self.data("list", "--status", "cancelled")[0]["outcome"], "failed")
+
+    def test_refused(self) -> None:
+        """What is not in execution, or is nobody's, is an error in one line."""
+        self.receive("t1")
+        for arguments in (("progress", "t1", "x"), ("put-back", "t1"), ("fail", "t1", "--error", "x")):
+            self.assertIn("it is NEW", self.failed(*arguments))
+            self.assertIn("there is no", self.failed(arguments[0], "t2", *arguments[2:]))
+            self.failed(*arguments, "--from", str(STRANGER))
+
+    def test_from(self) -> None:
+        """Tasks with one id are told apart by their submitter."""
+        for peer in (PEER, OTHER):
+            self.receive("t1", peer=peer)
+            self.ok("accept", "t1", "--from", str(peer))
+            self.ok("execute", "t1", "--from", str(peer))
+        self.assertIn("--from", self.failed("put-back", "t1"))
+        self.assertEqual(self.data("put-back", "t1", "--from", str(OTHER))["peer"], str(OTHER))
+        self.assertEqual(self.data("fail", "t1", "--error", "x", "--from", str(PEER))["peer"], str(PEER))
+
+
+class DrainTests(CommandTestCase):
+    """``drain``."""
+
+    def test_nothing_left(self) -> None:
+        """A node without work is at rest at once, and stops."""
+        self.assertEqual(self.ok("drain"), "the node is at rest and stops; nothing is left to do\n")
+        self.clock.advance(1)
+        self.assertEqual(len(self.stops), 1)
+
+    def test_what_is_left(self) -> None:
+        """What did not come to an end in time is told in words."""
+        self.receive("t1")
+        self.ok("accept", "t1")
+        self.ok("execute")
+        started_at = self.clock.seconds()
+        first, second = self.ok("drain", "--timeout", "120").splitlines()
+        self.assertEqual(
+            first,
+            "the node is at rest and stops; executions put back, to be begun again: 1; peers that could not be reached,"
+            " and are still owed something: 1",
+        )
+        self.assertEqual(second, "it goes on with that when it is started again")
+        self.assertEqual(self.clock.seconds(), started_at + 120)
+
+    def test_json(self) -> None:
+        """For programs it is numbers."""
+        self.assertEqual(self.data("drain", "--timeout", "0"), {"put_back": 0, "owed_to": 0, "is_stopping": True})
+
+    def test_nothing_new(self) -> None:
+        """A node that is being drained takes nothing new, and says what to do instead."""
+        self.receive("t1")
+        self.ok("drain", "--timeout", "0")
+        line = self.failed("accept", "t1")
+        self.assertIn("it accepts nothing new; start the node again once it has stopped", line)
+        self.assertIn("it submits nothing new", self.failed("submit", str(PEER), "x"))
+
+    def test_usage(self) -> None:
+        """It takes an hour at most."""
+        self.assertEqual(self.run_command("drain", "--timeout", "3601").exit_code, 2)
+        self.assertEqual(self.run_command("drain", "--timeout", "soon").exit_code, 2)

@@ -1,0 +1,1 @@
+"""What a machine and a network can do to a node."""

@@ -1,0 +1,144 @@
+"""Executions that nobody ends."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tasksubmit.errors import EmptyQueue, IllegalTransition, InvalidMessage, NotAtHead, TaskCancelled
+from tasksubmit.lifecycle.table import Lease, Side, TaskStatus, Timeouts
+from tasksubmit.lifecycle.task import TaskKey
+from tests.node.helpers import ALICE, BOB, PairTestCase, SlowStore
+
+MINUTE = timedelta(minutes=1)
+
+
+class LeaseTests(PairTestCase):
+    """Bob's executions last a minute without progress."""
+
+    def begin(self, lease: Lease, task_id: str = "t1") -> TaskKey:
+        """Have Bob begin a task under `lease`."""
+        _, key = self.submit(task_id=task_id)
+        self.done(self.bob.accept(key))
+        self.done(self.bob.execute(key, lease))
+        return key
+
+    def test_fails(self) -> None:
+        """An execution without attempts left is cancelled when its lease runs out, and the submitter is told why."""
+        key = self.begin(Lease(MINUTE))
+        self.advance(60)
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.EXECUTING)
+        self.advance(3)
+        submitted = TaskKey(Side.SUBMITTER, BOB, key.task_id)
+        for task in (self.task(self.bob, key), self.task(self.alice, submitted)):
+            self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "lease_expired"))
+        self.failed(self.alice.result(submitted), TaskCancelled)
+        self.assert_idle(self.alice, self.bob)
+
+    def test_progress_renews(self) -> None:
+        """Progress is told to the submitter, and the lease runs from then."""
+        key = self.begin(Lease(MINUTE))
+        self.advance(50)
+        self.done(self.bob.progress(key, "40% reading the corpus"))
+        submitted = self.task(self.alice, TaskKey(Side.SUBMITTER, BOB, key.task_id))
+        self.assertEqual((submitted.status, submitted.justification), (TaskStatus.EXECUTING, "40% reading the corpus"))
+        self.advance(58)
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.EXECUTING)
+        self.advance(5)
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.CANCELLED)
+
+    def test_runs_again(self) -> None:
+        """With attempts left it is put back, taken again ahead of the queue, counted, and fails after the last."""
+        key = self.begin(Lease(MINUTE, max_attempts=2))
+        _, other = self.submit(task_id="t2")
+        self.done(self.bob.accept(other))
+        self.advance(63)
+        task = self.task(self.bob, key)
+        self.assertEqual((task.status, task.attempt, task.lease_expires_at), (TaskStatus.EXECUTING, 2, None))
+        self.assertIsNotNone(task.put_back_at)
+        self.failed(self.bob.execute(other), NotAtHead)
+        again = self.done(self.bob.execute(lease=Lease(MINUTE, max_attempts=2)))
+        self.assertEqual((again.task_id, again.attempt, again.put_back_at), ("t1", 2, None))
+        self.assertEqual(self.done(self.bob.execute()).task_id, "t2")
+        self.advance(63)
+        task = self.task(self.bob, key)
+        self.assertEqual((task.status, task.outcome, task.attempt), (TaskStatus.CANCELLED, "lease_expired", 2))
+
+    def test_last_attempt_counts(self) -> None:
+        """The time of execution is that of the last attempt."""
+        key = self.begin(Lease(MINUTE, max_attempts=2))
+        self.advance(63)
+        self.done(self.bob.execute(key))
+        self.advance(5)
+        task = self.done(self.bob.send_results(key, "done"))
+        self.assertEqual((task.time_cpu_ms, task.attempt), (5000, 2))
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
+
+    def test_finishes_although_put_back(self) -> None:
+        """Results that come after the lease was lost are as good as any, and nobody begins the task again."""
+        key = self.begin(Lease(MINUTE, max_attempts=2))
+        self.advance(63)
+        self.done(self.bob.send_results(key, "done"))
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
+        self.failed(self.bob.execute(), EmptyQueue)
+
+    def test_not_taken_again(self) -> None:
+        """What was put back does not wait for ever."""
+        key = self.begin(Lease(MINUTE, max_attempts=2))
+        self.done(self.bob.put_back(key, "busy"))
+        self.failed(self.bob.put_back(key, "busy"), IllegalTransition)
+        self.advance(3600)
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.EXECUTING)
+        self.advance(3)
+        self.assertEqual(self.task(self.bob, key).outcome, "lease_expired")
+
+    def test_fail(self) -> None:
+        """A failed execution ends the task, and the submitter gets the error."""
+        key = self.begin(Lease(MINUTE))
+        self.failed(self.bob.fail(key, " "), InvalidMessage)
+        self.done(self.bob.fail(key, "no such corpus"))
+        submitted = self.task(self.alice, TaskKey(Side.SUBMITTER, BOB, key.task_id))
+        self.assertEqual((submitted.outcome, submitted.error), ("failed", "no such corpus"))
+        self.failed(self.bob.progress(key, "more"), IllegalTransition)
+
+    def test_waiting_progress_is_replaced(self) -> None:
+        """To a submitter that is away only the newest progress is owed, after what it has not heard before."""
+        key = self.begin(Lease(MINUTE))
+        self.stop(self.alice)
+        for percent in range(20):
+            self.done(self.bob.progress(key, f"{percent}%"))
+        owed = self.owed(self.bob, key)
+        self.assertLessEqual(len(owed), 2)
+        self.assertIn(b"19%", owed[-1].payload)
+
+
+class RestartTests(PairTestCase):
+    """Leases and stops of the node."""
+
+    def restart(self, lease: Lease) -> TaskKey:
+        """Begin a task on a node that is then stopped and started."""
+        store = SlowStore()
+        self.stop(self.bob)
+        self.bob = self.make_node(BOB, ALICE, store=store, timeouts=Timeouts(queue_head_timeout=MINUTE))
+        _, key = self.submit()
+        self.done(self.bob.accept(key))
+        self.done(self.bob.execute(key, lease))
+        self.stop(self.bob)
+        self.bob.startService()
+        self.advance(2)
+        return key
+
+    def test_work_outside(self) -> None:
+        """An execution outside the node outlives it."""
+        key = self.restart(Lease())
+        task = self.task(self.bob, key)
+        self.assertEqual((task.status, task.put_back_at, task.attempt), (TaskStatus.EXECUTING, None, 1))
+
+    def test_work_inside(self) -> None:
+        """An execution inside the node is lost with it: it is begun again, or fails, as its executor declared."""
+        key = self.restart(Lease(max_attempts=2, ends_with_node=True))
+        task = self.task(self.bob, key)
+        self.assertEqual((task.status, task.attempt), (TaskStatus.EXECUTING, 2))
+        self.assertIsNotNone(task.put_back_at)
+        key = self.restart(Lease(max_attempts=1, ends_with_node=True))
+        task = self.task(self.bob, key)
+        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "lease_expired"))

@@ -1,0 +1,110 @@
+"""What is removed, when, and what is still answered about it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from typing_extensions import override
+
+from tasksubmit.errors import TaskForgotten, UnknownTask
+from tasksubmit.lifecycle.table import Lease, Side
+from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.retention import Retention
+from tasksubmit.node.service import Node
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import TaskStatusUpdate
+from tests.node.helpers import ALICE, BOB, PairTestCase, request, results
+
+DAY = 24 * 3600
+
+
+class RetentionTests(PairTestCase):
+    """Two nodes that keep what is over for a week, and try to deliver for a day."""
+
+    @override
+    def setUp(self) -> None:
+        super().setUp()
+        for node in (self.alice, self.bob):
+            self.stop(node)
+        self.alice, self.bob = self.make(ALICE, BOB), self.make(BOB, ALICE)
+
+    def make(self, own: Address, peer: Address) -> Node:
+        return self.make_node(own, peer, retention=Retention(timedelta(days=7)), delivery_age_limit=timedelta(days=1))
+
+    def finish(self, task_id: str, text: str = "done") -> None:
+        """Take a task through its life."""
+        _, key = self.executing(task_id=task_id)
+        self.done(self.bob.send_results(key, text))
+
+    def test_removed(self) -> None:
+        """After a week a finished task is gone from both nodes, with its results; what is open stays."""
+        self.finish("t1")
+        _, open_key = self.submit(task_id="open")
+        self.done(self.bob.accept(open_key))
+        self.done(self.bob.execute(open_key, Lease(timedelta(days=60))))
+        self.advance(7 * DAY - 120, step=7200)
+        self.assertEqual(len(self.tasks(self.alice)), 2)
+        self.done(self.bob.progress(open_key, "going on"))
+        self.advance(240, step=60)
+        for node in (self.alice, self.bob):
+            self.assertEqual([task.task_id for task in self.tasks(node)], ["open"])
+            self.assertEqual(self.files(node), [])
+
+    def test_scores_stay(self) -> None:
+        """What was earned is not forgotten with the task."""
+        self.finish("t1")
+        before = self.scores(self.alice), self.scores(self.bob)
+        self.advance(8 * DAY, step=7200)
+        self.assertEqual((self.scores(self.alice), self.scores(self.bob)), before)
+
+    def test_late_messages(self) -> None:
+        """Whoever repeats a message about a removed task is answered as before, and nothing is done again."""
+        self.finish("t1")
+        reward = self.task(self.alice, TaskKey(Side.SUBMITTER, BOB, "t1")).reward
+        scores = self.scores(self.alice), self.scores(self.bob)
+        self.advance(7 * DAY + 120, step=7200)
+        submitted = self.ask(BOB, request("t1"))
+        self.assertEqual((submitted.status, submitted.current_status), (200, "SUCCEEDED"))
+        self.assertEqual(self.ask(BOB, request("t1", "other work")).code, "id_conflict")
+        cancelled = self.ask(BOB, TaskStatusUpdate("t1", "CANCELLED", ack=True))
+        self.assertEqual((cancelled.status, cancelled.current_status), (200, "SUCCEEDED"))
+        told = self.ask(ALICE, results("t1", ack=True))
+        self.assertEqual((told.status, told.current_status, told.reward), (200, "SUCCEEDED", reward))
+        told = self.ask(ALICE, TaskStatusUpdate("t1", "SUCCEEDED", ack=True))
+        self.assertEqual(told.current_status, "SUCCEEDED")
+        self.assertEqual((self.tasks(self.alice), self.tasks(self.bob)), ([], []))
+        self.assertEqual((self.scores(self.alice), self.scores(self.bob)), scores)
+
+    def test_commands(self) -> None:
+        """Commands about a removed task say what became of it, and its id is not used again."""
+        self.finish("t1")
+        self.advance(7 * DAY + 120, step=7200)
+        self.assertIn("ended as SUCCEEDED", str(self.failed(self.alice.resolve("t1"), UnknownTask)))
+        self.failed(self.alice.submit(BOB, "work", task_id="t1"), TaskForgotten)
+
+    def test_tombstones_go(self) -> None:
+        """What stays is removed after twice the time for which a message may be repeated."""
+        self.finish("t1")
+        self.advance(9 * DAY, step=7200)
+        self.assertEqual(len(self.successResultOf(self.bob.store.tombstones("t1"))), 1)
+        self.advance(6 * 3600, step=7200)
+        self.assertEqual(self.successResultOf(self.bob.store.tombstones("t1")), [])
+        self.assertEqual(self.ask(BOB, request("t1")).current_status, "")
+
+    def test_size(self) -> None:
+        """When the results take more than they may, the oldest tasks go first."""
+        self.stop(self.alice)
+        self.alice = self.make_node(ALICE, BOB, retention=Retention(max_result_bytes=2500))
+        for number in range(4):
+            self.finish(f"t{number}", "x" * 1000)
+        self.advance(120)
+        self.assertEqual(sorted(task.task_id for task in self.tasks(self.alice)), ["t2", "t3"])
+        self.assertEqual(len(self.files(self.alice)), 2)
+
+    def test_many(self) -> None:
+        """Many are removed in one go, a few at a time."""
+        for number in range(250):
+            self.ask(BOB, request(f"t{number}"))
+        self.advance(120)  # nobody accepts
+        self.advance(8 * DAY, step=3600)
+        self.assertEqual(self.tasks(self.bob), [])
