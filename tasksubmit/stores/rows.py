@@ -61,7 +61,7 @@ SHIFTED_COLUMNS = [
 
 
 def _or_damaged(read: Callable[[_Row], T]) -> Callable[[_Row], T]:
-    """Have `read` raise what SQLite raises for damage when a value is none that was written."""
+    """Have ``read`` raise what SQLite raises for damage when a value is none that was written."""
 
     @wraps(read)
     def read_or_raise(row: _Row) -> T:

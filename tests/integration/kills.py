@@ -25,7 +25,7 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet import task
-from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError, gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.interfaces import IListeningPort
@@ -228,6 +228,7 @@ class Run:
     tell: Callable[[str], object] = lambda line: None
     figures: Figures = field(factory=Figures)
     _agents: list[Agent] = field(factory=list, init=False)
+    _work: list[Deferred[None]] = field(factory=list, init=False)
 
     async def run(self, kills: int) -> Figures:
         """Kill so often, or until something is not as promised; then let all come to rest, and look at everything."""
@@ -239,10 +240,9 @@ class Run:
         )
         endpoint = TCP4ServerEndpoint(self.reactor, ports[DRIVER], interface="127.0.0.1")
         listening: IListeningPort = await endpoint.listen(factory)
-        work = []
         try:
             await self._in_time(self._start())
-            work = [Deferred.fromCoroutine(agent.worker.work()) for agent in self._agents]
+            self._work = [Deferred.fromCoroutine(agent.worker.work()) for agent in self._agents]
             await self._in_time(self._meet())
             while self.figures.kills.total() < kills and not self.figures.faults:
                 await self._in_time(self._kill_one())
@@ -252,7 +252,7 @@ class Run:
                 await self._come_to_rest()
         finally:
             await self.stop()
-            await gatherResults(work, consumeErrors=True)
+            await DeferredList(self._work, consumeErrors=True)
             await maybeDeferred(listening.stopListening)
             await factory.close_connections(0)
             self.figures.seconds = self.reactor.seconds() - began
@@ -332,6 +332,8 @@ class Run:
             await task.deferLater(self.reactor, 10 * POLL_SECONDS)
         for agent in self._agents:
             agent.worker.is_over = True
+        await gatherResults(self._work)
+        for agent in self._agents:
             await agent.node.end("TERM")
             if not agent.node.is_clean:
                 agent.promises.fault(OTHER, "the node did not end cleanly")
