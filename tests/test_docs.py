@@ -1,0 +1,30 @@
+"""The page of promises keeps its own: every test that it names is there."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+PROMISES = Path(__file__).parents[1] / "docs" / "promises.rst"
+
+
+class PromisesTests(SynchronousTestCase):
+    """``docs/promises.rst``."""
+
+    def test_tests(self) -> None:
+        """Each test module and each module of the package that it names exists."""
+        named = re.findall(r"``((?:tests|stores|node|lifecycle|protocol)(?:\.\w+)+)``", PROMISES.read_text())
+        self.assertGreater(len(named), 30)
+        for name in named:
+            module = name if name.startswith("tests.") else f"tasksubmit.{name}"
+            self.assertIsNotNone(find_spec(module), name)
+
+    def test_every_promise_is_shown(self) -> None:
+        """No row of the tables is without its test."""
+        rows = re.split(r"\n   \* - ", PROMISES.read_text())[1:]
+        for row in rows:
+            if not row.startswith("promise\n"):
+                self.assertRegex(row, r"``tests\.", row)
