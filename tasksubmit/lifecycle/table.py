@@ -111,6 +111,7 @@ class Stamp(Enum):
     LEASED = "lease_expires_at, no put_back_at"
     PUT_BACK = "attempt + 1, put_back_at, no lease_expires_at"
     STARTED_AGAIN = "execute_started_at"
+    RELEASED = "no lease_expires_at, no put_back_at"
     COMPLETED = "completed_at, time_cpu_ms"
     CANCEL_REQUESTED = "cancel_requested_at"
     SUCCEEDED_HEARD = "succeeded_heard"
@@ -142,7 +143,8 @@ class Transition:
 def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
     new, accepted, executing = TaskStatus.NEW, TaskStatus.ACCEPTED, TaskStatus.EXECUTING
     cancelled, completed = TaskStatus.CANCELLED, TaskStatus.COMPLETED
-    decided, staged, tell = (Stamp.ACCEPTED,), (Stamp.STAGED,), (Effect.NOTIFY_SUBMITTER,)
+    decided, staged, released = (Stamp.ACCEPTED,), (Stamp.STAGED,), (Stamp.RELEASED,)
+    tell = (Effect.NOTIFY_SUBMITTER,)
     tell_progress = (Effect.TELL_PROGRESS,)
     return {
         (None, Event.SUBMIT): Transition(new),
@@ -160,10 +162,10 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         (executing, Event.PROGRESS): Transition(executing, (Stamp.LEASED,), tell_progress),
         (executing, Event.RUN_AGAIN): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
         (executing, Event.TAKE_AGAIN): Transition(executing, (Stamp.STARTED_AGAIN, Stamp.LEASED), tell_progress),
-        (executing, Event.CANCEL): Transition(cancelled, (), (), "cancelled_by_submitter"),
-        (executing, Event.FAIL): Transition(cancelled, (), tell, "failed"),
-        (executing, Event.TIME_OUT_LEASE): Transition(cancelled, (), tell, "lease_expired"),
-        (executing, Event.COMPLETE): Transition(completed, (Stamp.COMPLETED,), (Effect.OWE_RESULTS,)),
+        (executing, Event.CANCEL): Transition(cancelled, released, (), "cancelled_by_submitter"),
+        (executing, Event.FAIL): Transition(cancelled, released, tell, "failed"),
+        (executing, Event.TIME_OUT_LEASE): Transition(cancelled, released, tell, "lease_expired"),
+        (executing, Event.COMPLETE): Transition(completed, (*released, Stamp.COMPLETED), (Effect.OWE_RESULTS,)),
         (completed, Event.DELIVER): Transition(TaskStatus.SUCCEEDED, (), (Effect.NOTIFY_SUBMITTER, Effect.BOOK_REWARD)),
     }
 

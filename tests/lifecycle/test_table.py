@@ -43,10 +43,10 @@ RECEIVER = """
  EXECUTING | PROGRESS            | EXECUTING | LEASED                 | TELL_PROGRESS    |
  EXECUTING | RUN_AGAIN           | EXECUTING | PUT_BACK               | TELL_PROGRESS    |
  EXECUTING | TAKE_AGAIN          | EXECUTING | STARTED_AGAIN LEASED   | TELL_PROGRESS    |
- EXECUTING | CANCEL              | CANCELLED |                        |                  | cancelled_by_submitter
- EXECUTING | FAIL                | CANCELLED |                        | NOTIFY_SUBMITTER | failed
- EXECUTING | TIME_OUT_LEASE      | CANCELLED |                        | NOTIFY_SUBMITTER | lease_expired
- EXECUTING | COMPLETE            | COMPLETED | COMPLETED              | OWE_RESULTS      |
+ EXECUTING | CANCEL              | CANCELLED | RELEASED               |                  | cancelled_by_submitter
+ EXECUTING | FAIL                | CANCELLED | RELEASED               | NOTIFY_SUBMITTER | failed
+ EXECUTING | TIME_OUT_LEASE      | CANCELLED | RELEASED               | NOTIFY_SUBMITTER | lease_expired
+ EXECUTING | COMPLETE            | COMPLETED | RELEASED COMPLETED     | OWE_RESULTS      |
  COMPLETED | DELIVER             | SUCCEEDED |                        | NOTIFY_SUBMITTER BOOK_REWARD |
 """
 

@@ -122,6 +122,7 @@ class StampTests(SynchronousTestCase):
             status=TaskStatus.COMPLETED,
             completed_at=later(6007),
             time_cpu_ms=1004,
+            lease_expires_at=None,
         )
         self.assert_changed(completed, Event.DELIVER, later(9000), status=TaskStatus.SUCCEEDED, ended_at=later(9000))
 
