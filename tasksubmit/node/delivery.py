@@ -262,7 +262,7 @@ class DeliveryService(Service):
     async def _see_through(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> None:
         could_talk = False
         try:
-            could_talk = await self._attempt(address, delivery, task)
+            could_talk = await self._attempt(address, owed, delivery, task)
         finally:
             now = self._clock.seconds()
             if could_talk:
@@ -273,7 +273,7 @@ class DeliveryService(Service):
             del owed.in_work[delivery.id]
             owed.tell()
 
-    async def _attempt(self, address: Address, delivery: Delivery, task: Task) -> bool:
+    async def _attempt(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> bool:
         """Whether the peer could be talked to; a message that it could not take is for later."""
         try:
             await self._courier.deliver(self._clients.client(address), delivery, task)
@@ -283,7 +283,9 @@ class DeliveryService(Service):
                 return False
             # What was certainly not sent is noted even while stopping: it may be sent to anybody by the next start.
             why = clipped(str(error))
-            delay = self._delay(delivery.attempts) if self.running else 0.0
+            # That nobody was there says nothing of the message: when the peer is back, it need not wait as well.
+            failures = owed.failures if isinstance(error, PeerUnreachable) else delivery.attempts
+            delay = self._delay(failures) if self.running else 0.0
             if isinstance(error, TryAgain):
                 delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
             elif not isinstance(error, TaskSubmitError):

@@ -150,6 +150,19 @@ class BackOffTests(NodeTestCase):
         self.advance(2)
         self.assertEqual(self.network.dials[str(BOB)], dials + 2)
 
+    def test_was_away_before(self) -> None:
+        """How often a peer was away before says nothing of a message: after a restart the waits are short again."""
+        alice = self.make_node(ALICE, BOB, store=SlowStore(), random=Longest())
+        handle = self.done(alice.submit(BOB, "work"))
+        self.advance(200)
+        self.stop(alice)
+        self.advance(60)
+        dials = self.network.dials[str(BOB)]
+        alice.startService()
+        self.advance(8)
+        self.assertGreaterEqual(self.network.dials[str(BOB)], dials + 3)
+        self.assertGreater(self.owed(alice, handle.key)[0].attempts, 8)
+
     def test_dead_peer_alone(self) -> None:
         """One peer that is dead, and one that never answers, delay nobody else."""
         alice = self.make_node(ALICE, BOB, CAROL, DAVE)
