@@ -217,6 +217,10 @@ class StoreDamaged(StoreError):
     """The file is not a database of this package, or it is damaged."""
 
 
+class StoreUncertain(StoreError):
+    """The commit failed, and yet may turn out to be made after a restart. Look whether it is, and repeat it if not."""
+
+
 class StoreClosed(StoreError):
     """The store was closed before the operation could be done; nothing of it was written."""
 

@@ -120,7 +120,8 @@ class ITaskStore(Interface):
     """Where a node keeps its tasks, their stories, what it owes to peers, and the ledger.
 
     Every method but `open` returns a Deferred. One that changes something fires only after the change is durable, and
-    fails with `StoreError` when it is not; then nothing of it happened. Changes take effect in the order of the calls.
+    fails with `StoreError` when it is not; then nothing of it happened, though with `StoreUncertain` it may yet turn
+    out to have, after a restart. Changes take effect in the order of the calls.
     """
 
     def open(owner: Address | None = None) -> None:
@@ -186,11 +187,16 @@ class ITaskStore(Interface):
     def aged_deliveries(before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
         """Fires with up to `limit` messages owed since before ``before`` and not given up, the oldest first."""
 
-    def postpone(delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str) -> Deferred[None]:
-        """Note that an attempt failed, which ``event`` tells, and not to try again before ``ready_at``."""
+    def postpone(
+        delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str, *, is_unsent: bool = False
+    ) -> Deferred[None]:
+        """Note that an attempt failed, which ``event`` tells, and not to try again before ``ready_at``.
+
+        When it ``is_unsent``, for certain, what `mark_sent` noted is forgotten.
+        """
 
     def mark_sent(delivery_id: int, now: datetime) -> Deferred[None]:
-        """Note that a message is about to be sent to a peer that may not be sent it twice; `postpone` forgets it."""
+        """Note that a message is about to be sent to a peer that may not be sent it twice."""
 
     def owed_peers() -> Deferred[list[Address]]:
         """Fires with every peer to whom something is owed."""
@@ -202,13 +208,16 @@ class ITaskStore(Interface):
         """Let every lease run out that does not outlive its node: the node has just been started."""
 
     def shift_times(by: timedelta) -> Deferred[None]:
-        """Move the times of every task that has not ended, and of every delivery: the clock was set by so much.
+        """Move the times of what is under way, and those from which ages are counted: the clock was set by so much.
 
-        Times that were agreed on (``expires_at``, ``result_due_at``) stay.
+        Times that were agreed on (``expires_at``, ``result_due_at``) stay, and the stamps of what has ended.
         """
 
-    def ended(before: datetime, limit: int) -> Deferred[list[Task]]:
-        """Fires with up to `limit` tasks that ended before ``before`` and owe nothing, the oldest first."""
+    def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
+        """Fires with up to `limit` tasks that ended before ``before`` and owe nothing, the oldest first.
+
+        Only those whose results have at least ``min_result_bytes``.
+        """
 
     def result_bytes() -> Deferred[int]:
         """Fires with the size of all results together."""
@@ -218,9 +227,6 @@ class ITaskStore(Interface):
 
         It is not when the record has changed, or something is owed for it.
         """
-
-    def tombstone(key: TaskKey) -> Deferred[Tombstone | None]:
-        """Fires with what retention left of the task known by `key`."""
 
     def tombstones(task_id: str) -> Deferred[list[Tombstone]]:
         """Fires with what retention left of every task with this id."""

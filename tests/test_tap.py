@@ -240,14 +240,15 @@ class ServiceTests(OptionsCase):
 
     def test_terms(self) -> None:
         """Leases, the age limit of delivery and retention are those of the options."""
-        given = ("--lease", "5", "--max-attempts", "3", "--delivery-age-limit", "7", "--retention", "9")
+        age = str(8 * 24 * 3600)
+        given = ("--lease", "5", "--max-attempts", "3", "--delivery-age-limit", age, "--retention", "9")
         node = make_node(self.parse(*given, "--max-result-bytes", "1000").settings, MemoryReactorClock())
         self.assertEqual(node._lease, Lease(timedelta(seconds=5), 3))
-        self.assertEqual(node._delivery._age_limit, timedelta(seconds=7))
+        self.assertEqual(node._delivery._age_limit, timedelta(days=8))
         retention = node.getServiceNamed("retention")
         assert isinstance(retention, RetentionService)
         self.assertEqual(retention._retention, Retention(timedelta(seconds=9), 1000))
-        self.assertEqual(retention._keep_tombstones, timedelta(seconds=14))
+        self.assertEqual(retention._keep_tombstones, timedelta(days=16))
 
     def test_endpoints_are_checked_again(self) -> None:
         """Settings that were made in a program are checked, too."""

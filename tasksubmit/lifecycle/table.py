@@ -76,7 +76,8 @@ class Event(Enum):
     DECLINE = "decline"
     EXECUTE = "execute"
     PROGRESS = "report progress"
-    RUN_AGAIN = "be put back"
+    PUT_BACK = "be put back"
+    RUN_AGAIN = "be put back, its lease lost"
     TAKE_AGAIN = "be taken again"
     FAIL = "fail"
     COMPLETE = "complete"
@@ -99,6 +100,7 @@ class Event(Enum):
     TIME_OUT_ANSWER = "pass the answer deadline"
     TIME_OUT_RESULTS = "pass the deadline of its results"
     CONFIRM_CANCEL = "be withdrawn"
+    WITHDRAW = "be withdrawn without an answer"
     ASK_AGAIN = "be asked after"
 
 
@@ -160,6 +162,7 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         (accepted, Event.PASS_DEADLINE): Transition(cancelled, (), tell, "deadline_passed"),
         (accepted, Event.CANCEL): Transition(cancelled, (), (), "cancelled_by_submitter"),
         (executing, Event.PROGRESS): Transition(executing, (Stamp.LEASED,), tell_progress),
+        (executing, Event.PUT_BACK): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
         (executing, Event.RUN_AGAIN): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
         (executing, Event.TAKE_AGAIN): Transition(executing, (Stamp.STARTED_AGAIN, Stamp.LEASED), tell_progress),
         (executing, Event.CANCEL): Transition(cancelled, released, (), "cancelled_by_submitter"),
@@ -191,7 +194,8 @@ def _submitter_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         # Cancelling is a request: the record ends only when the receiver answered, or never can.
         for event in (Event.REQUEST_CANCEL, Event.TIME_OUT_ANSWER, Event.TIME_OUT_RESULTS):
             table[status, event] = Transition(status, (Stamp.CANCEL_REQUESTED,), (Effect.OWE_CANCELLATION,))
-        table[status, Event.CONFIRM_CANCEL] = Transition(cancelled, (), (), "cancelled_by_submitter")
+        for event in (Event.CONFIRM_CANCEL, Event.WITHDRAW):
+            table[status, event] = Transition(cancelled, (), (), "cancelled_by_submitter")
         # A repeated submission is the question how the task stands (section 6).
         table[status, Event.ASK_AGAIN] = Transition(status, (Stamp.ASKED,), (Effect.OWE_SUBMISSION,))
     return table
@@ -228,8 +232,13 @@ HEARD: Mapping[str, Event] = MappingProxyType(
 )
 """What a submitter hears when the receiver says a status. NEW and COMPLETED say nothing: results say COMPLETED."""
 
-_BY_SUBMITTER = (Event.SUBMIT, Event.CANCEL, Event.REQUEST_CANCEL, Event.DELIVER)
-_BY_TIME = (Event.PASS_DEADLINE, Event.ASK_AGAIN, *(event for event in Event if event.name.startswith("TIME_OUT_")))
+_BY_SUBMITTER = (Event.SUBMIT, Event.CANCEL, Event.REQUEST_CANCEL, Event.DELIVER, Event.WITHDRAW)
+_BY_TIME = (
+    Event.PASS_DEADLINE,
+    Event.ASK_AGAIN,
+    Event.RUN_AGAIN,
+    *(event for event in Event if event.name.startswith("TIME_OUT_")),
+)
 
 DECIDED_BY: Mapping[Event, str] = MappingProxyType(
     {event: "submitter" if event in _BY_SUBMITTER else "time" if event in _BY_TIME else "receiver" for event in Event}
@@ -244,8 +253,8 @@ class Deadline:
     `timeout` names the setting that is the limit; empty when the column holds the deadline itself. `reason` is what the
     record and the other side are told, if anything. A column that is not set never falls due (``staged_at`` is set on
     the head of the queue alone), nor does a task in which the column `unless` is set. While the task has attempts left
-    it meets `again`, if that is given. One that `needs_hearing` is about silence: a node that was just started has
-    heard nothing yet, and waits for as long again.
+    it meets `again`, if that is given. One that `needs_hearing` waits for somebody to act: to a node that was
+    just started nobody can have said anything yet, so it waits for as long again.
     """
 
     side: Side
@@ -275,7 +284,6 @@ ASK_AGAIN = Deadline(
     since="heard_at",
     timeout="silence_timeout",
     event=Event.ASK_AGAIN,
-    unless="cancel_requested_at",
 )
 """How a submitter catches up. After a restart it holds for whatever was not heard of since."""
 
@@ -312,6 +320,7 @@ DEADLINES = (
         timeout="queue_head_timeout",
         event=Event.TIME_OUT_LEASE,
         reason="The task was put back, and not taken again in time",
+        needs_hearing=True,
     ),
     Deadline(
         side=Side.SUBMITTER,

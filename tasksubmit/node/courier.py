@@ -66,6 +66,9 @@ class Courier:
             await self._inbox.delivery_given_up(task, delivery)
 
     async def _submit(self, client: Client, delivery: Delivery, task: Task) -> None:
+        if task.is_settled:
+            await self._outbox.submission_settled(task, delivery)
+            return
         if ACK not in client.features:
             # A deployed peer would queue it twice. What was begun before a crash may have reached it.
             if task.answered_at is not None:

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from typing_extensions import override
 
 from tasksubmit.errors import StoreError
-from tasksubmit.lifecycle.table import ASK_AGAIN, DEADLINES, Deadline, Event, Timeouts
+from tasksubmit.lifecycle.table import ASK_AGAIN, DEADLINES, LEASE_LOST, Deadline, Event, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.records import Records, overdue
@@ -75,6 +75,11 @@ class Deadlines(Service):
                 continue
             await DeferredList([Deferred.fromCoroutine(self._pass(task.key, deadline, before)) for task in due])
 
+    def _was_unheard(self, task: Task, deadline: Deadline, now: datetime) -> bool:
+        """Whether somebody outside executes the task, who could tell of it only since the node was started."""
+        is_outside = deadline is LEASE_LOST and not task.is_lease_bound
+        return is_outside and now < self._started_at + timedelta(milliseconds=task.lease_ms)
+
     async def _follow_clock(self) -> None:
         """When the wall clock was set, set the times of what is under way as well: no deadline comes nearer by that."""
         by = self._clock.jump()
@@ -98,7 +103,7 @@ class Deadlines(Service):
         passed: list[Deadline] = []
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
-            is_passed = task.meets(deadline, before)  # or it moved on just now
+            is_passed = task.meets(deadline, before) and not self._was_unheard(task, deadline, now)
             passed[:] = [deadline] if is_passed and deadline.reason else []
             return overdue(task, deadline) if is_passed else ((), {})
 

@@ -40,6 +40,9 @@ _AT_ONCE = 256
 DELIVERY_AGE_LIMIT = timedelta(days=7)
 """After so long what is owed is given up, until somebody has it tried again."""
 
+_GRACE_SECONDS = 3600.0
+"""How long a node that was started gives nothing up."""
+
 _BYTES_AT_ONCE = 32 * 1024 * 1024
 """What is long, to one peer and under way together, in bytes; a single message may be larger."""
 
@@ -122,10 +125,12 @@ class DeliveryService(Service):
         self._is_resumed = False
         self._is_resuming = False
         self._is_giving_up = False
+        self._started_at = 0.0
 
     @override
     def startService(self) -> None:
         super().startService()
+        self._started_at = self._clock.seconds()
         self._is_resumed = False
         self._resume()
         self._loop.start(self._interval, now=False)
@@ -182,6 +187,10 @@ class DeliveryService(Service):
 
     async def _give_up_aged(self) -> None:
         try:
+            # After a long stop each has its chance first.
+            grace = min(self._age_limit.total_seconds(), _GRACE_SECONDS)
+            if self._clock.seconds() < self._started_at + grace:
+                return
             before = self._records.now() - self._age_limit
             for delivery, task in await self._store.aged_deliveries(before, 2 * _AT_ONCE):
                 owed = self._owed.get(delivery.key.peer)
@@ -305,7 +314,8 @@ class DeliveryService(Service):
             )
             now = self._records.now()
             event = noted(task.status, now, Note.DELIVERY_FAILED, f"{described(delivery)}: {why}")
-            await self._store.postpone(delivery, event, now + timedelta(seconds=delay), why)
+            is_unsent = isinstance(error, (PeerUnreachable, TryAgain))
+            await self._store.postpone(delivery, event, now + timedelta(seconds=delay), why, is_unsent=is_unsent)
             return not isinstance(error, PeerError)
 
     def _delay(self, failures: int) -> float:

@@ -42,6 +42,13 @@ class Drain:
     async def run(self, timeout_seconds: float) -> Drained:
         """Bring the node to rest within ``timeout_seconds``: half of that at most is for what runs."""
         self._inbox.is_draining = True
+        try:
+            return await self._come_to_rest(timeout_seconds)
+        except BaseException:
+            self._inbox.is_draining = False
+            raise
+
+    async def _come_to_rest(self, timeout_seconds: float) -> Drained:
         started_at = self._timers.seconds()
         while await self._running() and self._timers.seconds() < started_at + timeout_seconds / 2:
             await deferLater(self._timers, _LOOK_SECONDS)

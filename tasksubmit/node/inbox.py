@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -17,7 +18,9 @@ from tasksubmit.errors import (
     InvalidMessage,
     NotAccepting,
     NotAtHead,
+    StoreUncertain,
     TooLarge,
+    UnknownTask,
 )
 from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
@@ -97,7 +100,8 @@ class Inbox:
             return _rejected(request, _CONFLICT)
         self._announced(key.peer, request.features)
         if known.delivery_given_up_at is not None and not known.code:
-            await self._records.retry(key)  # whoever asks is back; but what it refused it would refuse again
+            with suppress(IllegalTransition, UnknownTask):  # or it was asked twice at once
+                await self._records.retry(key)  # whoever asks is back; but what it refused it would refuse again
         return _received(request, current_status=known.status.value)
 
     async def _asked(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
@@ -184,7 +188,7 @@ class Inbox:
         def take_again(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if task.put_back_at is None:
                 raise IllegalTransition(f"task {task.task_id} was taken already")
-            again = {**terms, "max_attempts": max(task.attempt, lease.max_attempts)}
+            again = {**terms, "max_attempts": max(task.max_attempts, lease.max_attempts)}
             return (Event.TAKE_AGAIN,), {
                 "justification": f"The task is being executed, attempt {task.attempt}",
                 **again,
@@ -195,9 +199,17 @@ class Inbox:
     async def progress(self, key: TaskKey, text: str) -> Task:
         """Tell how far the execution is, which renews its lease.
 
-        :raises IllegalTransition: when the task is not EXECUTING.
+        :raises IllegalTransition: when the task is not EXECUTING, or was put back.
         """
-        return await self._records.change(key, always(Event.PROGRESS, justification=text))
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if task.put_back_at is not None:
+                raise IllegalTransition(
+                    f"task {key.task_id} was put back: execute it again before you tell of progress"
+                )
+            return (Event.PROGRESS,), {"justification": text}
+
+        return await self._records.change(key, decide)
 
     async def put_back(self, key: TaskKey, reason: str) -> Task:
         """Have an EXECUTING task begun again, by whoever calls `execute` next.
@@ -208,7 +220,8 @@ class Inbox:
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if task.put_back_at is not None:
                 raise IllegalTransition(f"task {key.task_id} was put back already")
-            return (Event.RUN_AGAIN,), {"justification": reason}
+            # No worker was lost, so none of the attempts that there are for that is used up.
+            return (Event.PUT_BACK,), {"justification": reason, "max_attempts": task.max_attempts + 1}
 
         return await self._records.change(key, decide)
 
@@ -269,6 +282,8 @@ class Inbox:
         }
         try:
             return await self._records.change(key, always(Event.COMPLETE, **fields))
+        except StoreUncertain:
+            raise  # the next start finds out whether a record names it
         except Exception:
             await self._store.discard_result(saved.name)
             raise
@@ -299,7 +314,8 @@ class Inbox:
                 code=clipped(response.code),
             )
             why = f"the submitter refused the results: {clipped(response.message)}"
-            fields = {**given_up(task, delivery, self._records.now()), "code": clipped(response.code), "error": why}
+            code = clipped(response.code) or "refused"
+            fields = {**given_up(task, delivery, self._records.now()), "code": code, "error": why}
             note = Note.RESULTS_REFUSED, f"{response.code}: {response.message}"
             await self._records.change(task.key, always(**fields), gives_up=delivery, note=note)
             return

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred
 
-from tasksubmit.errors import StoreClosed, TaskCancelled, TaskDeclined, TaskEnded, TaskExpired
+from tasksubmit.errors import StoreClosed, TaskCancelled, TaskDeclined, TaskEnded, TaskExpired, UnknownTask
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 
@@ -95,6 +95,12 @@ class LiveTasks:
         if live is not None:
             live.changed(task)
             self._drop(task.key, live)
+
+    def forgotten(self, key: TaskKey) -> None:
+        """The record was removed: fail those who wait on it."""
+        live = self._tasks.pop(key, None)
+        if live is not None:
+            live.fail(UnknownTask(f"task {key.task_id} was removed by retention while it was waited for"))
 
     def stop(self) -> None:
         """Fail everyone who waits: the node stops."""

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import evolve
 from twisted.logger import Logger
 
-from tasksubmit.errors import IllegalTransition, InvalidTime, TaskConflict
+from tasksubmit.errors import IllegalTransition, InvalidTime, StoreUncertain, TaskConflict
 from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
@@ -97,6 +97,11 @@ class Outbox:
         lost = always(code="unconfirmed", error=f"the answer to the submission was lost: {error}")
         await self._records.change(task.key, lost, settles=delivery, note=(Note.UNCONFIRMED, error))
 
+    async def submission_settled(self, task: Task, delivery: Delivery) -> None:
+        """The task has ended before the submission could be sent, or the question how it stands."""
+        note = Note.DELIVERED, "nothing: the task has ended"
+        await self._records.change(task.key, always(), settles=delivery, note=note)
+
     async def question_dropped(self, task: Task, delivery: Delivery) -> None:
         """The receiver is not of the kind any longer that may be asked how a task stands."""
         note = Note.UNCONFIRMED, "the receiver has ceased to answer such questions"
@@ -105,12 +110,12 @@ class Outbox:
     async def withdrawn_unsent(self, task: Task, delivery: Delivery) -> None:
         """The cancellation came before the submission was sent: there is nothing to withdraw."""
         note = Note.DELIVERED, "nothing: the submission was never sent"
-        await self._records.change(task.key, self._heed((Event.CONFIRM_CANCEL,), {}), settles=delivery, note=note)
+        await self._records.change(task.key, self._heed((Event.WITHDRAW,), {}), settles=delivery, note=note)
 
     async def delivery_given_up(self, task: Task, delivery: Delivery) -> None:
         """What was to be sent is too old: a cancellation then holds without an answer (section 4)."""
         is_withdrawal = delivery.kind is DeliveryKind.STATUS
-        events = (Event.CONFIRM_CANCEL,) if is_withdrawal else ()
+        events = (Event.WITHDRAW,) if is_withdrawal else ()
         fields = given_up(task, delivery, self._records.now())
         note = Note.DELIVERY_GIVEN_UP, described(delivery)
         await self._records.change(task.key, self._heed(events, {}, anyway=fields), gives_up=delivery, note=note)
@@ -157,6 +162,8 @@ class Outbox:
         except IllegalTransition:  # it became final while the file was written
             await self._store.discard_result(saved.name)
             return await self._late(await self._records.get(task.key), message)
+        except StoreUncertain:
+            raise  # the next start finds out whether a record names it
         except Exception:
             await self._store.discard_result(saved.name)
             raise
@@ -196,6 +203,8 @@ class Outbox:
             name = (await self._save(message)).name
             try:
                 task = await self._records.change(task.key, _keep_late(name), note=(Note.LATE_RESULTS, name))
+            except StoreUncertain:
+                raise
             except Exception:
                 await self._store.discard_result(name)
                 raise

@@ -138,7 +138,8 @@ class Records:
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if task.delivery_given_up_at is None:
                 raise IllegalTransition(f"nothing that is owed for task {key.task_id} was given up")
-            return (), {"delivery_given_up_at": None, "ended_at": task.ended_at if task.is_settled else None}
+            ended_at = task.ended_at if task.is_settled else None
+            return (), {"delivery_given_up_at": None, "ended_at": ended_at, "code": "", "error": ""}
 
         return await self.change(key, decide, revives=True, note=(Note.RETRIED, ""))
 
@@ -177,7 +178,7 @@ class Records:
         if note is None and settles is not None:
             note = Note.DELIVERED, described(settles)
         if note is not None:
-            story.append(noted(after.status, now, *note))
+            story.append(noted(after.status, now, *note, by=before.side.value if revives else "node"))
         for event in events:
             transition = advance(after.side, after.status, event)
             after = after.advanced(transition, now)
@@ -249,9 +250,9 @@ def described(delivery: Delivery) -> str:
     return f"{delivery.kind.value} {TaskStatusUpdate.from_json(delivery.payload).status}"
 
 
-def noted(status: TaskStatus, now: datetime, name: Note, detail: str) -> TaskEvent:
+def noted(status: TaskStatus, now: datetime, name: Note, detail: str, by: str = "node") -> TaskEvent:
     """A line of the story that no event of the table tells."""
-    return TaskEvent(at=now, name=name.value, by="node", status=status, detail=clipped(detail))
+    return TaskEvent(at=now, name=name.value, by=by, status=status, detail=clipped(detail))
 
 
 def _told(event: Event, status: TaskStatus, now: datetime, detail: str) -> TaskEvent:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from typing_extensions import override
 
 from tasksubmit.interfaces import ITaskStore
-from tasksubmit.lifecycle.task import Task
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.clock import NodeClock
 
 RETENTION = timedelta(days=30)
@@ -40,6 +41,7 @@ class RetentionService(Service):
     """The ``LoopingCall`` that removes.
 
     :param keep_tombstones: longer than anybody may go on to repeat a message.
+    :param forgotten: is called with the key of each task that was removed.
     """
 
     _log = Logger()
@@ -51,12 +53,14 @@ class RetentionService(Service):
         retention: Retention,
         keep_tombstones: timedelta,
         timers: IReactorTime,
+        forgotten: Callable[[TaskKey], None],
     ) -> None:
         self.setName("retention")
         self._store = store
         self._clock = clock
         self._retention = retention
         self._keep_tombstones = keep_tombstones
+        self._forgotten = forgotten
         self._loop = LoopingCall(self._tick)
         self._loop.clock = timers
         self._stopped: Deferred[LoopingCall] | None = None
@@ -104,7 +108,7 @@ class RetentionService(Service):
         removed = 0
         while self.running and limit is not None and (excess := await self._store.result_bytes() - limit) > 0:
             tasks = []
-            for task in await self._store.ended(now, _AT_ONCE):
+            for task in await self._store.ended(now, _AT_ONCE, min_result_bytes=1):
                 if excess > 0:
                     tasks.append(task)
                     excess -= task.result_bytes
@@ -117,8 +121,22 @@ class RetentionService(Service):
     async def _forget(self, tasks: Iterable[Task]) -> int:
         """Remove tasks; how many that were."""
         now = self._clock.now()
-        under_way = [self._store.forget(task, now) for task in tasks]
-        return sum([await forgotten for forgotten in under_way])
+        under_way = [self._forget_one(task, now) for task in tasks]
+        results: list[tuple[bool, Any]] = await DeferredList(under_way, consumeErrors=True)
+        forgotten = 0
+        for is_done, result in results:
+            if not is_done:
+                result.raiseException()
+            forgotten += result
+        return forgotten
+
+    def _forget_one(self, task: Task, now: datetime) -> Deferred[bool]:
+        return self._store.forget(task, now).addCallback(self._tell, task.key)
+
+    def _tell(self, is_forgotten: bool, key: TaskKey) -> bool:
+        if is_forgotten:
+            self._forgotten(key)
+        return is_forgotten
 
     async def _drop_tombstones(self, before: datetime) -> int:
         dropped = 0

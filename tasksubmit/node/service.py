@@ -8,7 +8,7 @@ from random import Random, SystemRandom
 from typing import Any, TypeVar
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from typing_extensions import override
@@ -130,6 +130,8 @@ class Node(MultiService):
             random=self._random,
         )
         self._in_hand: set[Deferred[SubmitResponse]] = set()
+        self._drains: list[Deferred[Drained]] = []
+        self._draining: Deferred[Any] = succeed(None)
         self._drain = Drain(self._records, self._inbox, clock)
         self._stories = Stories(self._records, timeouts, delivery_age_limit)
         self.factory = TaskSubmitFactory(
@@ -138,8 +140,10 @@ class Node(MultiService):
         self._delivery.setServiceParent(self)
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
-        keep_tombstones = 2 * delivery_age_limit
-        RetentionService(store, self._clock, retention or Retention(), keep_tombstones, clock).setServiceParent(self)
+        keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
+        RetentionService(
+            store, self._clock, retention or Retention(), keep_tombstones, clock, self._live.forgotten
+        ).setServiceParent(self)
         self.listeners = [Listener(name, endpoint, self.factory) for name, endpoint in (listen or {}).items()]
         for listener in self.listeners:
             listener.setServiceParent(self)
@@ -156,7 +160,6 @@ class Node(MultiService):
         self.store.open(self.address)
         self._clock.adopt()
         self._inbox.is_draining = False
-        # Before any deadline is looked at: the store does what it is asked in order.
         self.store.end_bound_leases().addErrback(
             lambda failure: self._log.failure("leases could not be ended; they run out by themselves", failure)
         )
@@ -168,6 +171,7 @@ class Node(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self._draining.cancel()
         await maybeDeferred(super().stopService)
         await self.factory.close_connections()
         await self._finish_in_hand()
@@ -183,9 +187,20 @@ class Node(MultiService):
     def drain(self, timeout_seconds: float = DRAIN_SECONDS) -> Deferred[Drained]:
         """Take nothing new, let what runs finish or put it back, and deliver what is owed; fires with what is left.
 
-        The node then still runs, and answers for what it has: stop it, or start it again after stopping to go on.
+        A drain that is under way is joined. The node then still runs, and answers for what it has: stop it, or start it
+        again after stopping to go on.
         """
-        return _command(self._drain.run(timeout_seconds))
+        drained: Deferred[Drained] = Deferred()
+        self._drains.append(drained)
+        if len(self._drains) == 1:
+            self._draining = Deferred.fromCoroutine(self._drain.run(timeout_seconds))
+            self._draining.addBoth(self._end_drains)
+        return drained
+
+    def _end_drains(self, result: Any) -> None:
+        drains, self._drains = self._drains, []
+        for drained in drains:
+            drained.callback(result)  # a Failure starts the errback chain
 
     @property
     def is_draining(self) -> bool:

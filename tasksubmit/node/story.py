@@ -205,7 +205,7 @@ def _completed(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: i
 
 def _submitted(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: int) -> _Told:
     if task.cancel_requested_at is not None:
-        return _withdrawn(task, owed)
+        return _withdrawn(task, owed, is_given_up)
     if task.answered_at is not None:
         return "waits for the receiver to accept or decline it", ("cancel ID",)
     if task.code == "unconfirmed":
@@ -219,7 +219,7 @@ def _submitted(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: i
 
 def _followed(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: int) -> _Told:
     if task.cancel_requested_at is not None:
-        return _withdrawn(task, owed)
+        return _withdrawn(task, owed, is_given_up)
     what = "begin it" if task.status is TaskStatus.ACCEPTED else "give the results"
     question = _question(owed)
     if question is not None:
@@ -231,10 +231,15 @@ def _followed(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: in
     return f"waits for the receiver to {what}{asked}", ("wait ID", "cancel ID")
 
 
-def _withdrawn(task: Task, owed: Sequence[Delivery]) -> _Told:
+def _withdrawn(task: Task, owed: Sequence[Delivery], is_given_up: bool) -> _Told:
     withdrawal = _withdrawal(task, owed)
     if withdrawal is None:
-        return "was to be cancelled, but too late: waits for the results", ("wait ID",)
+        question = _question(owed)
+        if question is not None:
+            asked = f", and asks how it stands{_failed(question)}"
+        else:
+            asked = ", which could not be asked for" if is_given_up else ""
+        return f"was to be cancelled, but too late: waits for the results{asked}", ("wait ID",)
     first = owed[0]  # what is tried: the withdrawal may have to wait for the submission
     return f"waits for the receiver to confirm that it is cancelled{_failed(first)}", ("wait ID",)
 

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
+from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreUncertain
 from tasksubmit.stores.migrations import damaged
 
 T = TypeVar("T")
@@ -92,14 +92,15 @@ def _name(connection: sqlite3.Connection) -> str:
     return "the database"
 
 
-def _store_error(error: BaseException, name: str) -> StoreError:
+def _store_error(error: BaseException, name: str, is_uncertain: bool = False) -> StoreError:
     if isinstance(error, StoreError):
         return error
     is_text_damaged = str(error).startswith("Could not decode to UTF-8")
     # Its subclasses are otherwise about what was asked of a sound database.
     if type(error) is sqlite3.DatabaseError or is_text_damaged:
         return StoreDamaged(damaged(name, error))
-    return StoreError(f"{name} could not be used: {error}; check the disk and its free space, then try again")
+    kind = StoreUncertain if is_uncertain else StoreError
+    return kind(f"{name} could not be used: {error}; check the disk and its free space, then try again")
 
 
 def _is_harmless(error: Exception) -> bool:
@@ -158,8 +159,9 @@ class ThreadWorker:
                     self._connection = self._reopen()
                 results = self._run(self._connection, [operation for operation, _ in batch])
             except Exception as error:  # whatever it is, nobody may wait for ever
+                is_begun = self._connection is not None
                 self._close_connection()
-                results = [Failure(_store_error(error, self._name))] * len(batch)
+                results = [Failure(_store_error(error, self._name, is_begun))] * len(batch)
             self._reactor.callFromThread(_fire, batch, results)
             if last:
                 break

@@ -61,8 +61,10 @@ def add(connection: sqlite3.Connection, delivery: Delivery) -> None:
     """Owe a message: behind those of its task that are owed already."""
     key = key_values(delivery.key)
     owed = connection.execute(f"SELECT id, kind, ready_at FROM deliveries WHERE {_OWED} ORDER BY id", key).fetchall()
-    if delivery.kind is DeliveryKind.SUBMISSION and any(kind == delivery.kind.value for _, kind, _ in owed):
-        return
+    if delivery.kind is DeliveryKind.SUBMISSION:
+        if any(kind == delivery.kind.value for _, kind, _ in owed):
+            return
+        connection.execute(f"DELETE FROM deliveries WHERE {_OF_KEY} AND kind = ?", (*key, delivery.kind.value))
     if delivery.kind is DeliveryKind.PROGRESS and owed:
         last_id, last_kind, last_ready_at = owed[-1]
         if last_kind == delivery.kind.value and last_ready_at is None:
@@ -82,15 +84,17 @@ def add(connection: sqlite3.Connection, delivery: Delivery) -> None:
     )
 
 
-def postpone(connection: sqlite3.Connection, delivery_id: int, ready_at: datetime, error: str) -> None:
+def postpone(connection: sqlite3.Connection, delivery_id: int, ready_at: datetime, error: str, is_unsent: bool) -> None:
     """Note a failed attempt, and when the next may be made; not of one that was given up meanwhile.
 
-    One that came to wait behind another meanwhile goes on waiting.
+    One that came to wait behind another meanwhile goes on waiting. Of one that ``is_unsent`` it is forgotten that it
+    may have been sent.
     """
     connection.execute(
-        "UPDATE deliveries SET ready_at = CASE WHEN ready_at IS NULL THEN NULL ELSE ? END, sent_at = NULL,"
-        " attempts = attempts + 1, last_error = ? WHERE id = ? AND given_up_at IS NULL",
-        (to_milliseconds(ready_at), error, delivery_id),
+        "UPDATE deliveries SET ready_at = CASE WHEN ready_at IS NULL THEN NULL ELSE ? END,"
+        " sent_at = CASE WHEN ? THEN NULL ELSE sent_at END, attempts = attempts + 1, last_error = ?"
+        " WHERE id = ? AND given_up_at IS NULL",
+        (to_milliseconds(ready_at), is_unsent, error, delivery_id),
     )
 
 

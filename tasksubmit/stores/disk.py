@@ -30,6 +30,14 @@ def make_directory(directory: Path) -> None:
             sync_directory(made.parent)
 
 
+def make_file(path: Path) -> None:
+    """Make a file that only its owner can read, if it is missing.
+
+    Not while a connection of this process has it open: closing it again would let go of all the locks of SQLite.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
 def sync_log(database: Path) -> None:
     """Make the write-ahead log that SQLite is about to read durable.
 

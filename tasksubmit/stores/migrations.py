@@ -28,9 +28,10 @@ def damaged(name: str, found: object) -> str:
     )
 
 
-def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> None:
+def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> int:
     """Apply the steps that the database called ``name`` lacks, each in a transaction of its own.
 
+    :returns: how many it had.
     :raises StoreTooNew: when it has steps that this version does not know.
     :raises StoreDamaged: when it is no database, or not one of this package.
     :raises StoreError: when it cannot be read, or a step fails; the database stays at the step before.
@@ -52,6 +53,7 @@ def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> 
         )
     for number, step in enumerate(steps[version:], version + 1):
         _apply(connection, name, number, step)
+    return version
 
 
 def _apply(connection: sqlite3.Connection, name: str, number: int, step: str) -> None:

@@ -198,10 +198,15 @@ def apply_change(connection: sqlite3.Connection, change: Change) -> Task:
 
 
 def postpone_delivery(
-    connection: sqlite3.Connection, delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str
+    connection: sqlite3.Connection,
+    delivery: Delivery,
+    event: TaskEvent,
+    ready_at: datetime,
+    error: str,
+    is_unsent: bool = False,
 ) -> None:
     """Note a failed attempt, and when the next may be made."""
-    deliveries.postpone(connection, delivery.id, ready_at, error)
+    deliveries.postpone(connection, delivery.id, ready_at, error, is_unsent)
     row = connection.execute(f"SELECT number FROM tasks WHERE {_OF_KEY}", key_values(delivery.key)).fetchone()
     if row is not None:
         events.tell(connection, row[0], event)
@@ -215,9 +220,12 @@ def shift_times(connection: sqlite3.Connection, by: timedelta) -> None:
     connection.execute(
         f"UPDATE tasks SET {tasks}, revision = revision + 1 WHERE ended_at IS NULL", {"by": milliseconds}
     )
-    connection.execute(
-        "UPDATE deliveries SET created_at = created_at + :by, ready_at = ready_at + :by", {"by": milliseconds}
-    )
+    for statement in (
+        "UPDATE tasks SET ended_at = ended_at + :by WHERE ended_at IS NOT NULL",
+        "UPDATE tombstones SET removed_at = removed_at + :by",
+        "UPDATE deliveries SET created_at = created_at + :by, ready_at = ready_at + :by",
+    ):
+        connection.execute(statement, {"by": milliseconds})
 
 
 def end_bound_leases(connection: sqlite3.Connection) -> None:

@@ -29,19 +29,19 @@ def description_sha256(description: str) -> str:
     return sha256(description.encode()).hexdigest()
 
 
-def ended(connection: sqlite3.Connection, before: datetime, limit: int) -> list[Task]:
+def ended(connection: sqlite3.Connection, before: datetime, limit: int, min_result_bytes: int = 0) -> list[Task]:
     """Up to `limit` tasks that ended before ``before`` and for which nothing is owed, the oldest first."""
     sql = (
-        f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_ended_at WHERE ended_at < ? AND {_NOT_OWED}"
-        " ORDER BY ended_at LIMIT ?"
+        f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_ended_at WHERE ended_at < ? AND result_bytes >= ?"
+        f" AND {_NOT_OWED} ORDER BY ended_at LIMIT ?"
     )
-    rows = connection.execute(sql, (to_milliseconds(before), limit))
+    rows = connection.execute(sql, (to_milliseconds(before), min_result_bytes, limit))
     return list(as_many_as_fit(map(task_from_row, rows)))
 
 
 def result_bytes(connection: sqlite3.Connection) -> int:
     """What the results that records name take on the disk."""
-    (total,) = connection.execute("SELECT coalesce(sum(result_bytes), 0) FROM tasks").fetchone()
+    (total,) = connection.execute("SELECT coalesce(sum(result_bytes), 0) FROM tasks WHERE result_bytes > 0").fetchone()
     return int(total)
 
 

@@ -36,6 +36,9 @@ DATABASE = "tasks.db"
 LOCK = "lock"
 RESULTS = "results"
 
+_LOG_BYTES = 16 * 1024 * 1024
+"""A log that is longer takes too long to look through at a start; ``tasksubmit check`` does it."""
+
 
 @implementer(ITaskStore)
 class SQLiteTaskStore:
@@ -82,7 +85,9 @@ class SQLiteTaskStore:
         self._reader = InlineWorker(connection, run_reads)
 
     def _prepare(self, connection: sqlite3.Connection, name: str, owner: Address | None) -> None:
-        migrate(connection, name, self._schema)
+        version = migrate(connection, name, self._schema)
+        if 0 < version < len(self._schema):
+            self._log.info("brought {name} from schema {old} to {new}", name=name, old=version, new=len(self._schema))
         if owner is not None:
             queries.own_by(connection, name, owner)
 
@@ -96,6 +101,7 @@ class SQLiteTaskStore:
                 self._lock = disk.lock(directory / LOCK)
                 undo.callback(self._unlock)
                 _refuse_losses(path)
+                disk.make_file(path)
                 disk.sync_log(path)
                 connection = _connect(path)
                 undo.callback(connection.close)
@@ -153,9 +159,13 @@ class SQLiteTaskStore:
                 done.addCallback(self._settle_result, name)
         return done
 
-    def postpone(self, delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str) -> Deferred[None]:
+    def postpone(
+        self, delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str, *, is_unsent: bool = False
+    ) -> Deferred[None]:
         """See `ITaskStore.postpone`."""
-        return self._write(lambda connection: queries.postpone_delivery(connection, delivery, event, ready_at, error))
+        return self._write(
+            lambda connection: queries.postpone_delivery(connection, delivery, event, ready_at, error, is_unsent)
+        )
 
     def mark_sent(self, delivery_id: int, now: datetime) -> Deferred[None]:
         """See `ITaskStore.mark_sent`."""
@@ -217,10 +227,6 @@ class SQLiteTaskStore:
         """See `ITaskStore.list_tasks`."""
         return self._read(lambda connection: queries.list_tasks(connection, side, status, peer, before, limit))
 
-    def tombstone(self, key: TaskKey) -> Deferred[Tombstone | None]:
-        """See `ITaskStore.tombstone`."""
-        return self._read(lambda connection: retention.tombstone(connection, key))
-
     def tombstones(self, task_id: str) -> Deferred[list[Tombstone]]:
         """See `ITaskStore.tombstones`."""
         return self._read(lambda connection: retention.tombstones(connection, task_id))
@@ -229,9 +235,9 @@ class SQLiteTaskStore:
         """See `ITaskStore.recall`."""
         return self._read(lambda connection: queries.get_task(connection, key) or retention.tombstone(connection, key))
 
-    def ended(self, before: datetime, limit: int) -> Deferred[list[Task]]:
+    def ended(self, before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
         """See `ITaskStore.ended`."""
-        return self._read(lambda connection: retention.ended(connection, before, limit))
+        return self._read(lambda connection: retention.ended(connection, before, limit, min_result_bytes))
 
     def result_bytes(self) -> Deferred[int]:
         """See `ITaskStore.result_bytes`."""
@@ -340,10 +346,15 @@ def _refuse_losses(path: Path) -> None:
     :raises StoreDamaged: when something was lost.
     """
     # To SQLite, a single byte is none. The results directory is made after the tables.
-    if path.exists() and path.stat().st_size <= 1 and (path.parent / RESULTS).exists():
+    results = path.parent / RESULTS
+    if path.exists() and path.stat().st_size <= 1 and results.exists():
         raise StoreDamaged(damaged(str(path), "it is empty, and was not"))
+    if not path.exists() and results.exists() and any(entry.is_file() for entry in results.iterdir()):
+        raise StoreDamaged(
+            f"{path} is gone, and {results} is not: restore both from one backup, or move that away to start empty"
+        )
     log = Path(f"{path}-wal")
-    if fault := fault_of_log(log):
+    if log.exists() and log.stat().st_size <= _LOG_BYTES and (fault := fault_of_log(log)):
         raise StoreDamaged(
             f"{log} {fault}, so that what was done last is lost: restore it and {path.name} from one backup, or move it"
             " away to go on without"
@@ -351,7 +362,6 @@ def _refuse_losses(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     # Once open, each connection is used by its worker's thread alone.
     return sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
 
@@ -359,6 +369,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _write_safely(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    # A savepoint that is undone after its pages went to the log makes SQLite 3.40 lose what is committed later.
+    connection.execute("PRAGMA cache_spill = OFF")
 
 
 def _reopen(path: Path) -> sqlite3.Connection:

@@ -106,11 +106,41 @@ class StartTests(TestCase):
                 damage(self.database)
                 self.assert_refused(self.database, "restore it from a backup")
 
+    def test_database_gone(self) -> None:
+        """A database that is gone while its results are there is refused, and none is made in its place."""
+        self.renew()
+        self.database.unlink()
+        results = self.directory / RESULTS
+        before = sorted(results.rglob("*"))
+        for _ in range(2):
+            error = self.assertRaises(StoreDamaged, self.store().open, OWN)
+            self.assertIn(f"{self.database} is gone, and {results} is not", str(error))
+            self.assertIn("restore both from one backup, or move that away to start empty", str(error))
+            self.assertNotIn("\n", str(error))
+        self.assertFalse(self.database.exists())
+        self.assertEqual(sorted(results.rglob("*")), before)
+
     async def test_start_empty(self) -> None:
-        """As the errors say, a node starts empty once the damaged database is out of the way."""
+        """As the errors say, a node starts empty once the damaged database and its results are out of the way."""
         self.renew()
         DAMAGES["nothing left"](self.database)
+        self.assertRaises(StoreDamaged, self.store().open, OWN)
         self.database.rename(self.directory / "damaged.db")
+        self.assertRaises(StoreDamaged, self.store().open, OWN)
+        (self.directory / RESULTS).rename(self.directory / "kept")
+        await self.assert_starts_empty()
+
+    async def test_without_results(self) -> None:
+        """A node whose results directory is empty has none to lose: it starts anew without its database."""
+        self.renew()
+        self.database.unlink()
+        for path in (self.directory / RESULTS).iterdir():
+            if path.is_file():
+                path.unlink()
+        await self.assert_starts_empty()
+
+    async def assert_starts_empty(self) -> None:
+        """A start is taken, and there is nothing."""
         store = self.store()
         store.open(OWN)
         self.assertEqual(await store.list_tasks(), [])

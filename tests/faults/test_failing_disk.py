@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorThreads
 from typing_extensions import override
 
-from tasksubmit.errors import StoreError
+from tasksubmit.errors import StoreError, StoreUncertain
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.wire.messages import ResponseStatus, SubmitResponse
 from tests.faults import vfs
 from tests.faults.disk import Fault
-from tests.faults.harness import STATES, MarkingNode, key_of
+from tests.faults.harness import STATES, MarkingNode, all_tasks, key_of, violations
 from tests.faults.losses import PowerLossTestCase
 from tests.node.helpers import ALICE, BOB, Message, request
 from tests.protocol.support import RawFactory
@@ -92,13 +97,34 @@ class FailingDiskTestCase(PowerLossTestCase):
         for node in (self.alice, self.bob):
             await self.has_status(node, task_id, TaskStatus.SUCCEEDED)
             self.assertEqual((await node.result(key_of(node.address, task_id))).result_text, text)
-            self.assertEqual(self.files(node), [f"{task_id}_result.txt"])
+            [task] = [task for task in await all_tasks(node) if task.task_id == task_id]
+            self.assertEqual(self.files(node), [task.result_file])
         self.assertEqual(await self.alice.store.scores(), await self.bob.store.scores())
 
     def files(self, node: MarkingNode) -> list[str]:
         """The result files of a node, with those that are under way."""
         directory = self.directory / "machine" / STATES[node.address] / "results"
         return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+    def after_kill(self, node: MarkingNode) -> Path:
+        """The state directory that a kill of the node's process would leave now: all that it wrote, synced or not."""
+        state = self.directory / "machine" / STATES[node.address]
+        copy = self.directory / "killed"
+        copies: dict[int, Path] = {}
+        for path in (path for path in state.rglob("*") if path.is_file()):
+            target = copy / path.relative_to(state)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # A result file and its mark are one file, and have to stay so.
+            if (same := copies.setdefault(path.stat().st_ino, target)) is target:
+                shutil.copyfile(path, target)
+            else:
+                os.link(same, target)
+        return copy
+
+    async def restarted(self, node: MarkingNode) -> MarkingNode:
+        """Stop a node, and start it again."""
+        await self.stop(node)
+        return self.start(node.address)
 
     def assert_helps(self, error: StoreError, where: Path) -> None:
         """The text of an error tells which disk it is about, and what to do."""
@@ -122,6 +148,8 @@ class FailingDatabaseContract(Base):
 
     operation: str
     error: int
+    is_uncertain = True
+    """Whether a restart may show that what failed was done after all."""
 
     def break_database(self, node: MarkingNode, *, skip: int = 0) -> Fault:
         """Let everything of the kind fail from now on, or after some that succeed."""
@@ -189,26 +217,93 @@ class FailingDatabaseContract(Base):
             await self.assert_done("t1", "done")
 
     async def test_giving_results(self) -> None:
-        """Results that cannot be committed leave no file behind, and can be given again."""
+        """Results that cannot be committed can be given again, and leave no file behind, at the latest at a start."""
         key = await self.executing("t1")
         self.break_database(self.bob)
-        with self.assertRaises(StoreError):
-            await self.bob.send_results(key, "first try")
-        await self.until(lambda: not self.files(self.bob), "the result file was left behind")
+        await self.fail_to_give(key)
+        self.assert_left_behind(self.bob)
         self.disk.heal()
         await self.retry(lambda: self.bob.send_results(key, "second try"))
+        self.bob = await self.restarted(self.bob)
         await self.assert_done("t1", "second try")
         await self.assert_survives()
 
+    async def fail_to_give(self, key: TaskKey) -> None:
+        """Have Bob give results in vain; the error tells whether a restart may show them."""
+        with self.assertRaises(StoreError) as caught:
+            await self.bob.send_results(key, "first try")
+        self.assertIs(type(caught.exception), StoreUncertain if self.is_uncertain else StoreError)
+        self.assert_helps(caught.exception, self.directory / "machine" / STATES[BOB])
+
+    def assert_left_behind(self, node: MarkingNode) -> None:
+        """A file that a record may turn out to name stays, and its mark; one that none can name is gone."""
+        results = [f for f in self.files(node) if "/" not in f]
+        self.assertEqual(self.files(node), [*(f".incoming/{f}" for f in results), *results])
+        self.assertEqual("t1_result.txt" in results, self.is_uncertain)
+        self.assertEqual(bool(results), self.is_uncertain)
+
+    async def test_restart_without_results(self) -> None:
+        """The file of results that no record came to name is gone after the next start."""
+        key = await self.executing("t1")
+        self.break_database(self.bob)
+        await self.fail_to_give(key)
+        self.disk.heal()
+        self.bob = await self.restarted(self.bob)
+        self.assertEqual(self.files(self.bob), [])
+        await self.told(self.bob.send_results(key, "second try"), self.bob, b"second try")
+        await self.assert_done("t1", "second try")
+        await self.assert_survives()
+
+    async def test_killed_after_giving_results(self) -> None:
+        """A kill right after results could not be committed leaves no record that names a missing file."""
+        key = await self.executing("t1")
+        await self.has_nothing_to_do(self.bob)
+        self.break_database(self.bob)
+        await self.fail_to_give(key)
+        await self.assert_found_after_kill(self.bob)
+
+    async def test_killed_after_receiving_results(self) -> None:
+        """A kill right after results could not be taken leaves no record that names a missing file."""
+        key = await self.executing("t1")
+        await self.has_nothing_to_do(self.bob)
+        self.break_database(self.alice)
+        await self.bob.send_results(key, "first try")
+        self.assertIn("storage", await self.last_error(key))
+        await self.assert_found_after_kill(self.alice)
+
+    async def has_nothing_to_do(self, node: MarkingNode) -> None:
+        """Wait until a node owes nothing to anybody, and writes nothing by itself."""
+        while await node.store.owed_peers():
+            await self.turn()
+
+    async def assert_found_after_kill(self, node: MarkingNode) -> None:
+        """What a kill leaves now is whole: the results are there if the record names them, and else are gone."""
+        directory = self.after_kill(node)
+        self.assertEqual(await violations(directory, self.acknowledged(node.address)), [])
+        assert IReactorThreads.providedBy(reactor)
+        store = SQLiteTaskStore(directory, reactor)
+        store.open()
+        [task] = await store.list_tasks()
+        await store.close()
+        # What was written, and only not synced, a kill does not undo.
+        self.assertIs(task.status, TaskStatus.COMPLETED if self.operation == "sync" else TaskStatus.EXECUTING)
+        left = [str(path.relative_to(directory / "results")) for path in directory.glob("results/**/*.txt")]
+        self.assertEqual(left, [task.result_file] if task.result_file else [])
+
     async def test_receiving_results(self) -> None:
-        """Results that cannot be taken are refused with ``storage``, and delivered when the disk is well."""
+        """Results that cannot be taken are refused with ``storage``, and delivered when the disk is well.
+
+        No file is left behind, at the latest at a start.
+        """
         key = await self.executing("t1")
         fault = self.break_database(self.alice)
         await self.told(self.bob.send_results(key, "done"), self.bob, b"done")
         self.assertIn("storage", await self.last_error(key))
         self.assertGreater(fault.hits, 0)
-        await self.until(lambda: not self.files(self.alice), "the result file was left behind")
+        self.assert_left_behind(self.alice)
         self.disk.heal()
+        await self.has_status(self.alice, "t1", TaskStatus.SUCCEEDED)
+        self.alice = await self.restarted(self.alice)
         await self.assert_done("t1", "done")
         await self.assert_survives()
 
@@ -217,6 +312,7 @@ class FullDiskTests(FailingDatabaseContract, FailingDiskTestCase):
     """There is no space for the database."""
 
     operation, error = "write", vfs.FULL
+    is_uncertain = False
 
 
 class FailingWriteTests(FailingDatabaseContract, FailingDiskTestCase):

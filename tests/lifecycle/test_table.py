@@ -41,6 +41,7 @@ RECEIVER = """
  ACCEPTED  | PASS_DEADLINE       | CANCELLED |                        | NOTIFY_SUBMITTER | deadline_passed
  ACCEPTED  | CANCEL              | CANCELLED |                        |                  | cancelled_by_submitter
  EXECUTING | PROGRESS            | EXECUTING | LEASED                 | TELL_PROGRESS    |
+ EXECUTING | PUT_BACK            | EXECUTING | PUT_BACK               | TELL_PROGRESS    |
  EXECUTING | RUN_AGAIN           | EXECUTING | PUT_BACK               | TELL_PROGRESS    |
  EXECUTING | TAKE_AGAIN          | EXECUTING | STARTED_AGAIN LEASED   | TELL_PROGRESS    |
  EXECUTING | CANCEL              | CANCELLED | RELEASED               |                  | cancelled_by_submitter
@@ -64,6 +65,7 @@ SUBMITTER = """
  NEW       | TIME_OUT_ANSWER     | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
  NEW       | TIME_OUT_RESULTS    | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
  NEW       | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ NEW       | WITHDRAW            | CANCELLED |                  |                              | cancelled_by_submitter
  NEW       | ASK_AGAIN           | NEW       | ASKED            | OWE_SUBMISSION               |
  ACCEPTED  | HEAR_EXECUTING      | EXECUTING |                  |                              |
  ACCEPTED  | HEAR_CANCELLED      | CANCELLED |                  |                              |
@@ -74,6 +76,7 @@ SUBMITTER = """
  ACCEPTED  | TIME_OUT_ANSWER     | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
  ACCEPTED  | TIME_OUT_RESULTS    | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
  ACCEPTED  | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ ACCEPTED  | WITHDRAW            | CANCELLED |                  |                              | cancelled_by_submitter
  ACCEPTED  | ASK_AGAIN           | ACCEPTED  | ASKED            | OWE_SUBMISSION               |
  EXECUTING | HEAR_EXECUTING      | EXECUTING |                  |                              |
  EXECUTING | HEAR_CANCELLED      | CANCELLED |                  |                              |
@@ -84,6 +87,7 @@ SUBMITTER = """
  EXECUTING | TIME_OUT_ANSWER     | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
  EXECUTING | TIME_OUT_RESULTS    | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
  EXECUTING | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
+ EXECUTING | WITHDRAW            | CANCELLED |                  |                              | cancelled_by_submitter
  EXECUTING | ASK_AGAIN           | EXECUTING | ASKED            | OWE_SUBMISSION               |
  COMPLETED | HEAR_SUCCEEDED      | SUCCEEDED |                  |                              |
 """
@@ -208,9 +212,21 @@ class TableTests(SynchronousTestCase):
         """Each way into execution leases it, and so does each sign of it; only what is put back has no lease."""
         for (side, _, event), transition in TRANSITIONS.items():
             if side is Side.RECEIVER and transition.target is TaskStatus.EXECUTING:
-                lease = Stamp.PUT_BACK if event is Event.RUN_AGAIN else Stamp.LEASED
+                lease = Stamp.PUT_BACK if event in (Event.PUT_BACK, Event.RUN_AGAIN) else Stamp.LEASED
                 self.assertIn(lease, transition.stamps)
                 self.assertEqual(len({Stamp.PUT_BACK, Stamp.LEASED} & set(transition.stamps)), 1)
+
+    def test_told_apart(self) -> None:
+        """A step that two may cause is one and the same, whoever did it; the events tell them apart."""
+        for side, one, other in (
+            (Side.RECEIVER, Event.PUT_BACK, Event.RUN_AGAIN),
+            (Side.SUBMITTER, Event.CONFIRM_CANCEL, Event.WITHDRAW),
+        ):
+            for status in STATUSES:
+                same = TRANSITIONS.get((side, status, one))
+                self.assertEqual(TRANSITIONS.get((side, status, other)), same, (status, one))
+            self.assertNotEqual(DECIDED_BY[one], DECIDED_BY[other])
+            self.assertNotEqual(one.value, other.value)
 
     def test_everything_is_used(self) -> None:
         """No event, stamp or effect is left over."""
@@ -286,14 +302,7 @@ class DeadlineTests(SynchronousTestCase):
                 ("receiver", "EXECUTING", "put_back_at", "queue_head_timeout", "TIME_OUT_LEASE", ""),
                 ("submitter", "NEW", "created_at", "answer_timeout", "TIME_OUT_ANSWER", "cancel_requested_at"),
                 ("submitter", "NEW ACCEPTED EXECUTING", "result_due_at", "", "TIME_OUT_RESULTS", "cancel_requested_at"),
-                (
-                    "submitter",
-                    "NEW ACCEPTED EXECUTING",
-                    "heard_at",
-                    "silence_timeout",
-                    "ASK_AGAIN",
-                    "cancel_requested_at",
-                ),
+                ("submitter", "NEW ACCEPTED EXECUTING", "heard_at", "silence_timeout", "ASK_AGAIN", ""),
             ],
         )
 
@@ -308,6 +317,13 @@ class DeadlineTests(SynchronousTestCase):
     def test_second_chance(self) -> None:
         """Only a lost lease has the task begun again while it may be; what is put back and forgotten ends."""
         self.assertEqual({row: row.again for row in DEADLINES if row.again}, {LEASE_LOST: Event.RUN_AGAIN})
+
+    def test_needs_hearing(self) -> None:
+        """After a restart those wait anew that somebody outside may end: an answer, and taking what was put back."""
+        self.assertEqual(
+            [(row.side.value, row.since, row.event.name) for row in DEADLINES if row.needs_hearing],
+            [("receiver", "put_back_at", "TIME_OUT_LEASE"), ("submitter", "created_at", "TIME_OUT_ANSWER")],
+        )
 
     def test_columns_exist(self) -> None:
         """Every column that a deadline names is a field of the record, and every limit a field of `Timeouts`."""
@@ -339,25 +355,24 @@ class DecidedByTests(SynchronousTestCase):
         by: dict[str, set[str]] = {"submitter": set(), "receiver": set(), "time": set()}
         for event in Event:
             by[DECIDED_BY[event]].add(event.name)
-        self.assertEqual(by["submitter"], {"SUBMIT", "CANCEL", "REQUEST_CANCEL", "DELIVER"})
+        self.assertEqual(by["submitter"], {"SUBMIT", "CANCEL", "REQUEST_CANCEL", "DELIVER", "WITHDRAW"})
         self.assertEqual(
             by["time"],
             {
                 *("PASS_DEADLINE", "TIME_OUT_ACCEPT", "TIME_OUT_QUEUE_HEAD", "TIME_OUT_LEASE"),
-                *("TIME_OUT_ANSWER", "TIME_OUT_RESULTS", "ASK_AGAIN"),
+                *("TIME_OUT_ANSWER", "TIME_OUT_RESULTS", "ASK_AGAIN", "RUN_AGAIN"),
             },
         )
         self.assertEqual(
             by["receiver"],
             {
-                *("ACCEPT", "DECLINE", "EXECUTE", "PROGRESS", "RUN_AGAIN", "TAKE_AGAIN", "FAIL", "COMPLETE"),
+                *("ACCEPT", "DECLINE", "EXECUTE", "PROGRESS", "PUT_BACK", "TAKE_AGAIN", "FAIL", "COMPLETE"),
                 *("REFUSE", "RECEIVE_RESULTS", "CONFIRM_CANCEL", *(event.name for event in HEARD.values())),
             },
         )
 
     def test_deadlines(self) -> None:
-        """What a deadline brings about is time's doing, but for the put-back, which somebody else may ask for, too."""
-        for deadline in DEADLINES:
-            self.assertEqual(DECIDED_BY[deadline.event], "time")
+        """What a deadline brings about is time's doing, and nothing else is."""
         events = {deadline.event for deadline in DEADLINES}
+        events |= {deadline.again for deadline in DEADLINES if deadline.again is not None}
         self.assertEqual({event for event in Event if DECIDED_BY[event] == "time"}, events)

@@ -173,7 +173,10 @@ class StampTests(SynchronousTestCase):
         self.assert_changed(renewed, Event.PROGRESS, later(1049), lease_expires_at=later(2049))
 
     def test_run_again(self) -> None:
-        """A task that is put back counts another attempt, and waits without a lease, its durations as they were."""
+        """A task that is put back, or lost its lease, counts another attempt, and waits without a lease.
+
+        Its durations stay as they were.
+        """
         first = task(
             status=TaskStatus.EXECUTING,
             execute_started_at=START,
@@ -182,9 +185,8 @@ class StampTests(SynchronousTestCase):
             lease_ms=90,
             lease_expires_at=later(90),
         )
-        self.assert_changed(
-            first, Event.RUN_AGAIN, later(100), attempt=2, lease_expires_at=None, put_back_at=later(100)
-        )
+        for event in (Event.PUT_BACK, Event.RUN_AGAIN):
+            self.assert_changed(first, event, later(100), attempt=2, lease_expires_at=None, put_back_at=later(100))
 
     def test_take_again(self) -> None:
         """What is taken again is leased anew, counts no attempt, and the time of this one alone is the CPU time."""
@@ -231,6 +233,15 @@ class StampTests(SynchronousTestCase):
             early, Event.RECEIVE_RESULTS, later(10), status=TaskStatus.COMPLETED, ended_at=later(10)
         )
         self.assert_changed(completed, Event.HEAR_SUCCEEDED, later(11), status=TaskStatus.SUCCEEDED)
+        for event in (Event.CONFIRM_CANCEL, Event.WITHDRAW):
+            self.assert_changed(
+                submitted,
+                event,
+                later(9),
+                status=TaskStatus.CANCELLED,
+                outcome="cancelled_by_submitter",
+                ended_at=later(9),
+            )
 
     def test_ended_once(self) -> None:
         """Whatever ends a task for its callers stamps that moment; nothing before does, and nothing after it."""
@@ -347,22 +358,20 @@ class OverdueTests(SynchronousTestCase):
                     self.assertIsNone(task(side, status=status).overdue(later(10**12), Timeouts()))
 
     def test_asked_once(self) -> None:
-        """A submitter who has asked for cancellation asks nothing any more, whichever deadline passes."""
-        asked = task(Side.SUBMITTER, cancel_requested_at=START, result_due_at=START, heard_at=START)
+        """A submitter asks for cancellation once, whichever deadline passes; how it stands it goes on to ask."""
+        asked = task(Side.SUBMITTER, cancel_requested_at=START, result_due_at=START)
         self.assertIsNone(asked.overdue(later(10**9), Timeouts()))
+        self.assertIs(evolve(asked, heard_at=START).overdue(later(10**9), Timeouts()), ASK_AGAIN)
 
     def test_ask_again(self) -> None:
-        """Only a receiver that may be asked is, and only about a task that is open."""
+        """Only a receiver that may be asked is, and only about a task that is open, cancellation asked for or not."""
         for status in TaskStatus:
             heard = task(Side.SUBMITTER, status=status, heard_at=later(10))
             is_open = status in (TaskStatus.NEW, TaskStatus.ACCEPTED, TaskStatus.EXECUTING)
             self.assertEqual(heard.meets(ASK_AGAIN, later(11)), is_open, status)
+            self.assertEqual(evolve(heard, cancel_requested_at=START).meets(ASK_AGAIN, later(11)), is_open, status)
             self.assertFalse(heard.meets(ASK_AGAIN, later(10)))
-            for other in (
-                evolve(heard, heard_at=None),
-                evolve(heard, cancel_requested_at=START),
-                evolve(heard, side=Side.RECEIVER),
-            ):
+            for other in (evolve(heard, heard_at=None), evolve(heard, side=Side.RECEIVER)):
                 self.assertFalse(other.meets(ASK_AGAIN, later(11)))
 
     def test_meets(self) -> None:

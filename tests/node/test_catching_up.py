@@ -9,7 +9,7 @@ from typing_extensions import override
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.wire.messages import SubmitRequest
-from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, deployed, refuse
+from tests.node.helpers import ALICE, BOB, CAROL, OURS, NodeTestCase, SlowStore, deployed, refuse, request
 from tests.node.test_outbox import OutboxTestCase, answering
 
 HOUR = 3600
@@ -22,7 +22,7 @@ class CatchingUpTests(NodeTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.alice = self.make_node(ALICE, BOB, store=SlowStore())
-        self.bob = self.make_node(BOB, ALICE, delivery_age_limit=timedelta(minutes=5))
+        self.bob = self.make_node(BOB, ALICE, store=SlowStore(), delivery_age_limit=timedelta(minutes=5))
         self.handle = self.done(self.alice.submit(BOB, "work"))
         self.key = TaskKey(Side.RECEIVER, ALICE, self.handle.task_id)
 
@@ -45,12 +45,23 @@ class CatchingUpTests(NodeTestCase):
         self.assertEqual(self.scores(self.alice), self.scores(self.bob))
         self.assert_idle(self.alice, self.bob)
 
+    def test_asked_twice_at_once(self) -> None:
+        """Two questions at the same time, about what was given up, are both answered."""
+        self.stop(self.alice)
+        self.done(self.bob.accept(self.key))
+        self.advance(900)
+        again = request(self.handle.task_id, "work", features=tuple(OURS))
+        peer = self.say(BOB, again, again)
+        self.assertEqual([answer.status for answer in peer.answers], [200, 200])
+
     def test_nobody_there(self) -> None:
-        """To a receiver that is away one question is owed, however long that lasts."""
+        """To a receiver that is away one question is owed, however long that lasts; it is asked for once an hour."""
         self.done(self.bob.accept(self.key))
         self.stop(self.bob)
         self.advance(5 * HOUR, step=600)
         self.assertEqual(len(self.owed(self.alice, self.handle.key)), 1)
+        story = self.done(self.alice.story(self.handle.key)).events
+        self.assertLessEqual(sum(event.times for event in story if event.name == "ask_again"), 5)
 
 
 class SilenceTests(OutboxTestCase):
@@ -69,6 +80,25 @@ class SilenceTests(OutboxTestCase):
         self.advance(120)
         self.assertEqual(self.questions(), 2)
         self.assertIs(self.record.status, TaskStatus.EXPIRED)
+
+    def test_cancelled_too_late(self) -> None:
+        """She goes on asking about a task whose cancellation came too late."""
+        self.hear("EXECUTING")
+        self.script = answering("COMPLETED")
+        self.done(self.handle.cancel("never mind"))
+        self.assertIs(self.record.status, TaskStatus.EXECUTING)
+        self.advance(2 * HOUR + 300, step=60)
+        self.assertEqual(self.questions(), 1 + 2)
+        self.receive()
+        self.assertIs(self.record.status, TaskStatus.COMPLETED)
+
+    def test_heard(self) -> None:
+        """Whoever says something is not asked for the next hour."""
+        self.hear("ACCEPTED")
+        self.advance(HOUR - 60, step=60)
+        self.hear("EXECUTING", "going on")
+        self.advance(HOUR - 60, step=60)
+        self.assertEqual(self.questions(), 1)
 
     def test_every_hour(self) -> None:
         """While nothing changes she asks once an hour."""
@@ -92,8 +122,20 @@ class SilenceTests(OutboxTestCase):
         carol = self.listen(CAROL, deployed)
         self.stop(self.alice)
         alice = self.make_node(ALICE, CAROL, store=SlowStore())
-        self.done(alice.submit(CAROL, "other work"))
+        handle = self.done(alice.submit(CAROL, "other work"))
+        self.assertIsNone(self.task(alice, handle.key).heard_at)
         self.stop(alice)
         alice.startService()
         self.advance(60)
         self.assertEqual(len(carol.peers), 1)
+
+    def test_deployed_by_now(self) -> None:
+        """Nor is one asked that took the task, but is not known any longer to acknowledge."""
+        self.hear("ACCEPTED")
+        self.stop(self.alice)
+        self.successResultOf(self.store.remember_features(BOB, frozenset()))
+        self.alice = self.make_node(ALICE, BOB, store=self.store)
+        self.advance(HOUR + 60, step=30)
+        self.assertEqual(self.questions(), 1)
+        self.assertIsNone(self.record.heard_at)
+        self.assertIs(self.record.status, TaskStatus.ACCEPTED)

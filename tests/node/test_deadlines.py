@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 
-from tasksubmit.errors import IllegalTransition, StoreError, TaskCancelled, TaskExpired
-from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
+from tasksubmit.errors import IllegalTransition, StoreDamaged, StoreError, TaskCancelled, TaskExpired
+from tasksubmit.lifecycle.table import DEADLINES, Deadline, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tests.node.helpers import ALICE, BOB, NodeTestCase, PairTestCase, deployed
 
@@ -255,6 +255,19 @@ class TroubleTests(PairTestCase):
         self.assertIs(self.statuses(handle)[1], TaskStatus.NEW)
         del self.bob.store.due
         self.advance(2)
+        self.assertIs(self.statuses(handle)[1], TaskStatus.CANCELLED)
+
+    def test_damaged_record(self) -> None:
+        """When what meets one deadline cannot be read, the others pass all the same."""
+        handle, _ = self.submit()
+        find = self.bob.store.due
+
+        def due(deadline: Deadline, *args: Any) -> Deferred[list[Task]]:
+            return fail(StoreDamaged("a row")) if deadline is DEADLINES[0] else find(deadline, *args)
+
+        self.patch(self.bob.store, "due", due)
+        self.advance(62)
+        self.assertTrue(self.flushLoggedErrors(StoreDamaged))
         self.assertIs(self.statuses(handle)[1], TaskStatus.CANCELLED)
 
     def test_one_fails(self) -> None:

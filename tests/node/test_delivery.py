@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
 from random import Random
+from unittest.mock import patch
 
+from attrs import evolve
 from twisted.internet.defer import fail
 from typing_extensions import override
 
@@ -163,6 +165,20 @@ class BackOffTests(NodeTestCase):
         self.assertGreaterEqual(self.network.dials[str(BOB)], dials + 3)
         self.assertGreater(self.owed(alice, handle.key)[0].attempts, 8)
 
+    def test_peer_is_back(self) -> None:
+        """A peer that submits can be reached again: what is ready for it is sent at once."""
+        bob = self.make_node(BOB, ALICE, random=Longest())
+        for task_id in ("t1", "t2"):
+            self.ask(BOB, request(task_id))
+        self.done(bob.accept(KEY))
+        self.advance(40)
+        self.done(bob.accept(evolve(KEY, task_id="t2")))
+        alice = self.listen(ALICE, acknowledge)
+        self.network.flush()
+        self.assertEqual(alice.peers, [])
+        self.ask(BOB, request("t3"))
+        self.assertEqual([task_id_of(frame) for peer in alice.peers for frame in peer.frames], ["t2"])
+
     def test_dead_peer_alone(self) -> None:
         """One peer that is dead, and one that never answers, delay nobody else."""
         alice = self.make_node(ALICE, BOB, CAROL, DAVE)
@@ -299,9 +315,19 @@ class AnswersTests(ReceiverTestCase):
         for key in keys:
             self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
 
+    def test_room_for_submissions(self) -> None:
+        """The bytes of descriptions count as those of results do."""
+        self.patch(delivery, "_BYTES_AT_ONCE", 10)
+        self.accept()
+        self.script = ignore
+        for _ in range(3):
+            self.done(self.bob.submit(ALICE, "eight by"))
+        frames = [frame for peer in self.alice.peers for frame in peer.frames if frame.type == FrameType.SUBMIT]
+        self.assertEqual(len(frames), 1)
+
     def test_not_noted(self) -> None:
         """When a failed attempt cannot even be noted, the next one waits all the same."""
-        self.patch(self.store, "postpone", lambda *args: fail(StoreError("disk full")))
+        self.patch(self.store, "postpone", lambda *args, **options: fail(StoreError("disk full")))
         self.accept(script=refuse("overloaded"))
         self.script = refuse("overloaded")
         self.advance(0.5, step=0.1)
@@ -537,7 +563,7 @@ class StopTests(NodeTestCase):
             self.successResultOf(node.send_results(key, "done"))
 
     def test_silent_peer(self) -> None:
-        """A node stops at once although a peer owes it an answer; when it starts it tries at once."""
+        """A node stops at once although a peer owes it an answer, which is no failure; its next start tries at once."""
         bob = self.make_node(BOB, ALICE, store=SlowStore())
         alice = self.listen(ALICE, ignore)
         self.ask(BOB, request(features=tuple(OURS)))
@@ -545,9 +571,23 @@ class StopTests(NodeTestCase):
         self.stop(bob)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(len(self.owed(bob, KEY)), 1)
+        self.assertEqual(self.owed(bob, KEY)[0].attempts, 0)
         bob.startService()
         self.network.flush()
         self.assertEqual(len([frame for peer in alice.peers for frame in peer.frames]), 2)
+
+    def test_store_fails_at_the_start(self) -> None:
+        """What is owed and could not be looked up at the start is looked up a second later."""
+        store = SlowStore()
+        alice = self.make_node(ALICE, BOB, store=store)
+        self.done(alice.submit(BOB, "work"))
+        self.stop(alice)
+        bob = self.listen(BOB, acknowledge)
+        with patch.object(store, "owed_peers", lambda: fail(StoreError("busy"))):
+            alice.startService()
+        self.assertEqual(len(self.flushLoggedErrors(StoreError)), 1)
+        self.advance(3)
+        self.assertEqual(sum(len(peer.frames) for peer in bob.peers), 1)
 
     def test_while_looking(self) -> None:
         """A node that stops while the store looks up what to send dials nobody afterwards."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from typing_extensions import override
 
-from tasksubmit.errors import NotAccepting
-from tasksubmit.lifecycle.table import TaskStatus
+from tasksubmit.errors import NotAccepting, StoreError
+from tasksubmit.lifecycle.table import Deadline, TaskStatus
+from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.drain import Drained
 from tests.node.helpers import ALICE, BOB, PairTestCase, SlowStore, request
 
@@ -54,6 +59,29 @@ class DrainTests(PairTestCase):
         task = self.done(self.bob.execute())
         self.assertEqual((task.key, task.attempt), (key, 2))
 
+    def test_finishes_at_the_last_moment(self) -> None:
+        """What finishes just as it would be put back has finished, and the drain goes on."""
+        _, key = self.executing()
+        find, answers = self.bob.store.due, list[Callable[[], None]]()
+
+        def due(deadline: Deadline, *args: Any) -> Deferred[list[Task]]:
+            found, later = self.successResultOf(find(deadline, *args)), Deferred[list[Task]]()
+            if not found:
+                return succeed(found)
+            answers.append(lambda: later.callback(found))
+            return later
+
+        self.patch(self.bob.store, "due", due)
+        drained = self.bob.drain(1)
+        answers.pop(0)()  # it waits for what runs
+        self.advance(0.5)
+        answers.pop(0)()  # and does not any longer
+        self.done(self.bob.send_results(key, "done"))
+        answers.pop(0)()  # which it was about to put back
+        self.advance(1)
+        self.assertEqual(self.successResultOf(drained), Drained(0, 0))
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
+
     def test_dead_peer(self) -> None:
         """What cannot be delivered in time is counted, and stays owed."""
         _, key = self.executing()
@@ -65,6 +93,28 @@ class DrainTests(PairTestCase):
         self.advance(2)
         self.assertEqual(self.successResultOf(drained), Drained(0, 1))
         self.assertEqual(len(self.owed(self.bob, key)), 1)
+
+    def test_joined(self) -> None:
+        """A second drain joins the first, and both are told what is left."""
+        self.executing()
+        first, second = self.bob.drain(10), self.bob.drain(60)
+        self.advance(6)
+        self.assertEqual((self.successResultOf(first), self.successResultOf(second)), (Drained(1, 0), Drained(1, 0)))
+
+    def test_fails(self) -> None:
+        """A drain that fails leaves a node that works on."""
+        _, key = self.submit()
+        self.patch(self.bob.store, "due", lambda *args: fail(StoreError("the disk is gone")))
+        self.failed(self.bob.drain(), StoreError)
+        self.assertFalse(self.bob.is_draining)
+        self.done(self.bob.accept(key))
+
+    def test_stopped_meanwhile(self) -> None:
+        """A node that is stopped does not go on with its drain."""
+        self.executing()
+        drained = self.bob.drain(60)
+        self.stop(self.bob)
+        self.failed(drained, CancelledError)
 
     def test_start_again(self) -> None:
         """A node that is started after its drain takes work again."""

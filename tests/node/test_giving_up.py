@@ -11,7 +11,8 @@ from tasksubmit.lifecycle.change import DeliveryKind
 from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.node.retention import Retention
-from tests.node.helpers import ALICE, BOB, NodeTestCase, PairTestCase, SlowStore, refuse, request
+from tasksubmit.wire.messages import TaskStatusUpdate
+from tests.node.helpers import ALICE, BOB, OURS, NodeTestCase, PairTestCase, SlowStore, refuse, request
 from tests.node.test_outbox import answering
 
 DAY = timedelta(days=1)
@@ -58,9 +59,10 @@ class ResultsTests(PairTestCase):
         self.assert_idle(self.alice, self.bob)
 
     def test_retry_ages_again(self) -> None:
-        """What is tried again has its whole time again."""
+        """What is tried again has its whole time again, and is not over."""
         self.advance(8 * 24 * 3600, step=3600)
-        self.done(self.bob.retry(self.key))
+        self.assertIsNotNone(self.task(self.bob, self.key).ended_at)
+        self.assertIsNone(self.done(self.bob.retry(self.key)).ended_at)
         self.advance(6 * 24 * 3600, step=3600)
         self.assertIsNone(self.task(self.bob, self.key).delivery_given_up_at)
         self.advance(2 * 24 * 3600, step=3600)
@@ -93,16 +95,32 @@ class ResultsTests(PairTestCase):
         self.assertEqual(self.tasks(bob), [])
         self.assertEqual(self.files(bob), [])
 
+    def test_after_a_long_stop(self) -> None:
+        """A node that was stopped for longer than that tries everything first."""
+        self.stop(self.bob)
+        self.bob = self.make_node(BOB, ALICE, store=SlowStore())
+        self.ask(BOB, request("t9"))
+        key = TaskKey(Side.RECEIVER, ALICE, "t9")
+        self.done(self.bob.accept(key))
+        self.stop(self.bob)
+        self.clock.advance(8 * 24 * 3600)
+        self.bob.startService()
+        self.advance(120)
+        self.assertIsNone(self.task(self.bob, key).delivery_given_up_at)
+        self.listen(ALICE, answering())
+        self.advance(120)
+        self.assertEqual(self.owed(self.bob, key), [])
+
 
 class RefusedTests(NodeTestCase):
     """A submitter that refuses results for good."""
 
     def test_said(self) -> None:
-        """The receiver's record says so, and the results can be tried again."""
+        """The receiver's record says so, and the results can be tried again; to ask how it stands does not do that."""
         bob = self.make_node(BOB, ALICE)
         self.ask(BOB, request())
         key = TaskKey(Side.RECEIVER, ALICE, "t1")
-        self.listen(ALICE, refuse("invalid"))
+        alice = self.listen(ALICE, refuse("invalid"))
         self.done(bob.accept(key))
         self.done(bob.execute(key))
         self.done(bob.send_results(key, "done"))
@@ -110,7 +128,11 @@ class RefusedTests(NodeTestCase):
         self.assertEqual((task.status, task.code), (TaskStatus.COMPLETED, "invalid"))
         self.assertIsNotNone(task.delivery_given_up_at)
         self.assertEqual(self.successResultOf(bob.store.owed_peers()), [])
-        self.assertIsNone(self.done(bob.retry(key)).delivery_given_up_at)
+        retried = self.done(bob.retry(key))
+        self.assertEqual((retried.code, retried.error), ("", ""))
+        frames = [frame for peer in alice.peers for frame in peer.frames]
+        self.ask(BOB, request())
+        self.assertEqual([frame for peer in alice.peers for frame in peer.frames], frames)
 
 
 class CancellationTests(NodeTestCase):
@@ -134,6 +156,24 @@ class CancellationTests(NodeTestCase):
         self.assertIsNotNone(task.delivery_given_up_at)
         self.failed(result, TaskCancelled)
 
+    def test_not_submitted_after_its_end(self) -> None:
+        """A submission that was given up, and whose task has ended since, is not sent by a retry."""
+        alice = self.make_node(ALICE, BOB, store=SlowStore(), timeouts=Timeouts(answer_timeout=30 * DAY))
+        alice.store.remember_features(BOB, OURS)
+        self.stop(alice)
+        alice.startService()
+        handle = self.done(alice.submit(BOB, "work"))
+        self.advance(8 * 24 * 3600, step=3600)
+        self.assertIsNotNone(self.task(alice, handle.key).delivery_given_up_at)
+        self.done(handle.cancel("never mind"))
+        self.advance(8 * 24 * 3600, step=3600)
+        self.assertIs(self.task(alice, handle.key).status, TaskStatus.CANCELLED)
+        bob = self.listen(BOB, answering("CANCELLED"))
+        self.done(alice.retry(handle.key))
+        self.advance(120)
+        frames = [frame for peer in bob.peers for frame in peer.frames]
+        self.assertEqual([frame.type for frame in frames], [TaskStatusUpdate.frame_type])
+
     def test_one_does_not_hold_up_the_next(self) -> None:
         """What was given up is not in the way of what is owed later for the same task."""
         timeouts = Timeouts(queue_head_timeout=10 * DAY)
@@ -146,3 +186,30 @@ class CancellationTests(NodeTestCase):
         alice = self.listen(ALICE, answering())
         self.done(bob.execute(key))
         self.assertIn(b"EXECUTING", alice.peers[-1].frames[-1].payload)
+
+    def test_lets_the_next_go(self) -> None:
+        """What waited behind what was given up is tried in its place."""
+        bob = self.make_node(BOB, ALICE, delivery_age_limit=timedelta(minutes=5))
+        self.ask(BOB, request())
+        key = TaskKey(Side.RECEIVER, ALICE, "t1")
+        self.done(bob.accept(key))
+        self.advance(200)
+        self.done(bob.execute(key))
+        self.advance(120)
+        alice = self.listen(ALICE, answering())
+        self.advance(70)
+        self.assertIsNotNone(self.task(bob, key).delivery_given_up_at)
+        [frame] = [frame for peer in alice.peers for frame in peer.frames]
+        self.assertIn(b"EXECUTING", frame.payload)
+
+    def test_not_while_under_way(self) -> None:
+        """What is too old while it is under way is given up once that attempt has failed, too."""
+        bob = self.make_node(BOB, ALICE, delivery_age_limit=timedelta(seconds=10))
+        self.ask(BOB, request())
+        key = TaskKey(Side.RECEIVER, ALICE, "t1")
+        self.listen(ALICE, lambda peer, frame: None)
+        self.done(bob.accept(key))
+        self.advance(25)
+        self.assertIsNone(self.task(bob, key).delivery_given_up_at)
+        self.advance(10)
+        self.assertIsNotNone(self.task(bob, key).delivery_given_up_at)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
 
 from tasksubmit.errors import EmptyQueue, IllegalTransition, InvalidMessage, NotAtHead, TaskCancelled
-from tasksubmit.lifecycle.table import Lease, Side, TaskStatus, Timeouts
-from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.lifecycle.table import LEASE_LOST, Deadline, Lease, Side, TaskStatus, Timeouts
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tests.node.helpers import ALICE, BOB, PairTestCase, SlowStore
 
 MINUTE = timedelta(minutes=1)
@@ -46,6 +50,27 @@ class LeaseTests(PairTestCase):
         self.advance(5)
         self.assertIs(self.task(self.bob, key).status, TaskStatus.CANCELLED)
 
+    def test_progress_at_the_last_moment(self) -> None:
+        """A lease that is renewed while the node has just found it run out is not lost."""
+        key = self.begin(Lease(MINUTE))
+        find, found, answers = self.bob.store.due, list[list[Task]](), list[Deferred[list[Task]]]()
+
+        def due(deadline: Deadline, *args: Any) -> Deferred[list[Task]]:
+            tasks = self.successResultOf(find(deadline, *args))
+            if deadline is not LEASE_LOST or not tasks:
+                return succeed(tasks)
+            found.append(tasks)
+            answers.append(Deferred())
+            return answers[-1]
+
+        self.patch(self.bob.store, "due", due)
+        self.advance(63)
+        self.assertEqual([task.key for task in found[0]], [key])
+        self.done(self.bob.progress(key, "nearly there"))
+        answers[0].callback(found[0])
+        self.advance(50)
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.EXECUTING)
+
     def test_runs_again(self) -> None:
         """With attempts left it is put back, taken again ahead of the queue, counted, and fails after the last."""
         key = self.begin(Lease(MINUTE, max_attempts=2))
@@ -73,6 +98,24 @@ class LeaseTests(PairTestCase):
         self.assertEqual((task.time_cpu_ms, task.attempt), (5000, 2))
         self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
 
+    def test_taken_once(self) -> None:
+        """Of two that would begin what was put back at the same moment only one gets it."""
+        key = self.begin(Lease(MINUTE, max_attempts=3))
+        self.done(self.bob.put_back(key, "busy"))
+        find, answers = self.bob.store.put_back, list[Callable[[], None]]()
+
+        def put_back(limit: int) -> Deferred[list[Task]]:
+            found, later = self.successResultOf(find(limit)), Deferred[list[Task]]()
+            answers.append(lambda: later.callback(found))
+            return later
+
+        self.patch(self.bob.store, "put_back", put_back)
+        first, second = self.bob.execute(), self.bob.execute()
+        while answers:
+            answers.pop(0)()
+        self.assertEqual(self.done(first).key, key)
+        self.failed(second, EmptyQueue)
+
     def test_finishes_although_put_back(self) -> None:
         """Results that come after the lease was lost are as good as any, and nobody begins the task again."""
         key = self.begin(Lease(MINUTE, max_attempts=2))
@@ -90,6 +133,13 @@ class LeaseTests(PairTestCase):
         self.assertIs(self.task(self.bob, key).status, TaskStatus.EXECUTING)
         self.advance(3)
         self.assertEqual(self.task(self.bob, key).outcome, "lease_expired")
+
+    def test_progress_of_what_was_put_back(self) -> None:
+        """Whoever had a task before it was put back cannot take it back by telling of progress."""
+        key = self.begin(Lease(MINUTE))
+        self.done(self.bob.put_back(key, "busy"))
+        self.failed(self.bob.progress(key, "50%"), IllegalTransition)
+        self.assertIsNotNone(self.task(self.bob, key).put_back_at)
 
     def test_fail(self) -> None:
         """A failed execution ends the task, and the submitter gets the error."""
@@ -132,6 +182,28 @@ class RestartTests(PairTestCase):
         key = self.restart(Lease())
         task = self.task(self.bob, key)
         self.assertEqual((task.status, task.put_back_at, task.attempt), (TaskStatus.EXECUTING, None, 1))
+
+    def test_stopped_for_longer(self) -> None:
+        """Whoever executes outside could not tell of it while the node was stopped: the lease runs from the start."""
+        key = self.restart(Lease(MINUTE))
+        self.stop(self.bob)
+        self.clock.advance(600)
+        self.bob.startService()
+        self.advance(55)
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.EXECUTING)
+        self.advance(10)
+        self.assertEqual(self.task(self.bob, key).outcome, "lease_expired")
+
+    def test_put_back_before(self) -> None:
+        """What was put back waits for its time from the start, and has lost none of its attempts by that."""
+        key = self.restart(Lease(MINUTE))
+        self.done(self.bob.put_back(key, "busy"))
+        self.stop(self.bob)
+        self.clock.advance(600)
+        self.bob.startService()
+        self.advance(55)
+        task = self.done(self.bob.execute(lease=Lease(MINUTE)))
+        self.assertEqual((task.key, task.attempt, task.max_attempts), (key, 2, 2))
 
     def test_work_inside(self) -> None:
         """An execution inside the node is lost with it: it is begun again, or fails, as its executor declared."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
 from typing_extensions import override
 
-from tasksubmit.errors import TaskCancelled
+from tasksubmit.errors import StoreError, TaskCancelled
+from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.change import Note
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Side, TaskStatus
@@ -216,6 +221,24 @@ class ResultTests(OutboxTestCase):
         self.store.release()
         self.network.flush()
         self.assertEqual((peer.answers[0].current_status, peer.answers[0].reward), ("CANCELLED", 0))
+        self.assertEqual(self.files(self.alice), [self.record.late_result_file])
+
+    def test_final_while_written(self) -> None:
+        """The same when that was while the file was written."""
+        save, waiting = self.store.save_result, list[Callable[[], object]]()
+
+        def save_slowly(*args: Any) -> Deferred[SavedResult]:
+            later = Deferred[SavedResult]()
+            waiting.append(lambda: save(*args).chainDeferred(later))
+            return later
+
+        self.patch(self.store, "save_result", save_slowly)
+        peer = self.say(ALICE, results("t1", ack=True))
+        self.hear("CANCELLED")
+        while waiting:
+            waiting.pop(0)()
+        self.network.flush()
+        self.assertEqual([answer.current_status for answer in peer.answers], ["CANCELLED"])
         self.assertEqual(self.files(self.alice), [self.record.late_result_file])
 
     def test_time_is_bounded(self) -> None:
@@ -448,6 +471,41 @@ class LostAnswerTests(NodeTestCase):
         self.advance(70)
         self.assertEqual(bob.peers, [])
         self.assertEqual(self.task(alice, handle.key).code, "unconfirmed")
+
+    def test_not_noted(self) -> None:
+        """What was sent to such a peer is not sent again because its answer could not be stored."""
+        alice = self.make_node(ALICE, BOB)
+        bob = self.listen(BOB, deployed)
+        apply = alice.store.apply
+        self.patch(alice.store, "apply", lambda change: fail(StoreError("disk full")))
+        handle = self.done(alice.submit(BOB, "work"))
+        self.patch(alice.store, "apply", apply)
+        self.advance(80)
+        self.assertEqual(len(bob.peers), 1)
+        self.assertEqual(self.task(alice, handle.key).code, "unconfirmed")
+        self.flushLoggedErrors(StoreError)
+
+    def test_noted_before(self) -> None:
+        """That such a peer may have a submission is noted before it can have it, and of no other that waits."""
+        alice = self.make_node(ALICE, BOB)
+        self.listen(BOB, self.waits)
+        handles = [self.done(alice.submit(BOB, f"work {n}")) for n in range(2)]
+        [[first], [second]] = [self.owed(alice, handle.key) for handle in handles]
+        self.assertIsNotNone(first.sent_at)
+        self.assertIsNone(second.sent_at)
+
+    def test_stopped_while_dialling(self) -> None:
+        """What a stop kept from being sent is sent after the next start, to everybody."""
+        alice = self.make_node(ALICE, BOB, store=SlowStore())
+        bob = self.listen(BOB, deployed)
+        submitted = alice.submit(BOB, "work")
+        self.stop(alice)
+        self.assertEqual([frame for peer in bob.peers for frame in peer.frames], [])
+        alice.startService()
+        self.advance(2)
+        task = self.task(alice, self.successResultOf(submitted).key)
+        self.assertIsNotNone(task.answered_at)
+        self.assertEqual(task.code, "")
 
     def test_cancelled_before(self) -> None:
         """A submission that was cancelled before it could be sent is not sent to such a peer any more."""

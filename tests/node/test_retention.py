@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from twisted.internet.defer import Deferred, fail
 from typing_extensions import override
 
-from tasksubmit.errors import TaskForgotten, UnknownTask
+from tasksubmit.errors import StoreError, TaskForgotten, UnknownTask
 from tasksubmit.lifecycle.table import Lease, Side
-from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.wire.address import Address
@@ -83,9 +84,9 @@ class RetentionTests(PairTestCase):
         self.failed(self.alice.submit(BOB, "work", task_id="t1"), TaskForgotten)
 
     def test_tombstones_go(self) -> None:
-        """What stays is removed after twice the time for which a message may be repeated."""
+        """What stays is removed after twice the time for which a message may be repeated, here or by the peer."""
         self.finish("t1")
-        self.advance(9 * DAY, step=7200)
+        self.advance((7 + 14) * DAY, step=7200)
         self.assertEqual(len(self.successResultOf(self.bob.store.tombstones("t1"))), 1)
         self.advance(6 * 3600, step=7200)
         self.assertEqual(self.successResultOf(self.bob.store.tombstones("t1")), [])
@@ -101,10 +102,51 @@ class RetentionTests(PairTestCase):
         self.assertEqual(sorted(task.task_id for task in self.tasks(self.alice)), ["t2", "t3"])
         self.assertEqual(len(self.files(self.alice)), 2)
 
+    def test_size_removes_results_alone(self) -> None:
+        """What takes no room is not removed to make some."""
+        self.stop(self.alice)
+        self.alice = self.make_node(ALICE, BOB, retention=Retention(max_result_bytes=10))
+        _, key = self.submit(task_id="declined")
+        self.done(self.bob.decline(key, "no"))
+        self.finish("t1", "x" * 1000)
+        self.advance(120)
+        self.assertEqual([task.task_id for task in self.tasks(self.alice)], ["declined"])
+
+    def test_waited_for(self) -> None:
+        """Whoever waits on a task that is removed is told so."""
+        self.finish("t1")
+        waiting = self.alice.wait(TaskKey(Side.SUBMITTER, BOB, "t1"), lambda task: False)
+        self.advance(8 * DAY, step=7200)
+        self.failed(waiting, UnknownTask)
+
+    def test_failing_disk(self) -> None:
+        """When nothing can be removed the failure is logged, once a minute, and the next look tries again."""
+        for number in range(3):
+            self.finish(f"t{number}")
+        forget = self.bob.store.forget
+        self.patch(self.bob.store, "forget", lambda *args: fail(StoreError("disk full")))
+        self.advance(7 * DAY + 3600, step=7200)
+        self.assertGreater(len(self.flushLoggedErrors(StoreError)), 0)
+        self.patch(self.bob.store, "forget", forget)
+        self.advance(120)
+        self.assertEqual(self.tasks(self.bob), [])
+
     def test_many(self) -> None:
-        """Many are removed in one go, a few at a time."""
+        """Many are removed in one go, a hundred at a time."""
         for number in range(250):
             self.ask(BOB, request(f"t{number}"))
         self.advance(120)  # nobody accepts
-        self.advance(8 * DAY, step=3600)
+        self.advance(7 * DAY - 240, step=3600)
+        self.assertEqual(len(self.tasks(self.bob)), 250)
+        find, limits = self.bob.store.ended, list[int]()
+
+        def ended(before: datetime, limit: int) -> Deferred[list[Task]]:
+            limits.append(limit)
+            return find(before, limit)
+
+        self.patch(self.bob.store, "ended", ended)
+        while len(self.tasks(self.bob)) == 250:
+            limits.clear()
+            self.advance(60, step=60)
         self.assertEqual(self.tasks(self.bob), [])
+        self.assertEqual(limits, [100] * 4)

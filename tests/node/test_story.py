@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import UnknownTask
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, TaskEvent
-from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus, Timeouts
+from tasksubmit.lifecycle.table import DEADLINES, Event, Lease, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds
 from tasksubmit.node.story import _THEN, MANY, Outlook, Story, outlook
 from tests.node.helpers import ALICE, BOB, PairTestCase, refuse
@@ -255,7 +255,7 @@ SUBMITTED = (
         "cancel",
     ),
     Case(
-        evolve(WITHDRAWN, status=NEW, answered_at=None),
+        evolve(WITHDRAWN, status=NEW, answered_at=None, heard_at=None),
         "waits for the receiver to confirm that it is cancelled (tried 3 times in vain)",
         WEEK + 10,
         "it counts as cancelled",
@@ -263,14 +263,57 @@ SUBMITTED = (
         deliveries=(tried(SUBMISSION), a_delivery(STATUS)),
     ),
     Case(
-        WITHDRAWN,
+        evolve(WITHDRAWN, heard_at=None),
         "waits for the receiver to confirm that it is cancelled",
         WEEK + 10,
         "it counts as cancelled",
         "wait",
         deliveries=(a_delivery(STATUS),),
     ),
-    Case(WITHDRAWN, "was to be cancelled, but too late: waits for the results", verbs="wait"),
+    Case(
+        WITHDRAWN,
+        "waits for the receiver to confirm that it is cancelled",
+        3609,
+        "the receiver is asked how it stands",
+        "wait",
+        deliveries=(a_delivery(STATUS),),
+    ),
+    Case(
+        evolve(WITHDRAWN, heard_at=after(WEEK)),
+        "waits for the receiver to confirm that it is cancelled (tried 3 times in vain)",
+        WEEK + 10,
+        "it counts as cancelled",
+        "wait",
+        deliveries=(tried(STATUS), a_delivery(SUBMISSION)),
+    ),
+    Case(
+        WITHDRAWN,
+        "was to be cancelled, but too late: waits for the results",
+        3609,
+        "the receiver is asked how it stands",
+        "wait",
+    ),
+    Case(
+        WITHDRAWN,
+        "was to be cancelled, but too late: waits for the results, and asks how it stands (tried 3 times in vain)",
+        3609,
+        "the receiver is asked how it stands",
+        "wait",
+        deliveries=(tried(SUBMISSION),),
+    ),
+    Case(
+        WITHDRAWN,
+        "was to be cancelled, but too late: waits for the results, which could not be asked for",
+        3609,
+        "the receiver is asked how it stands",
+        "retry, wait",
+        deliveries=(given_up(SUBMISSION),),
+    ),
+    Case(
+        evolve(WITHDRAWN, heard_at=None),
+        "was to be cancelled, but too late: waits for the results",
+        verbs="wait",
+    ),
     Case(
         a_task(SUBMITTER, ACCEPTED, **HEARD_OF),
         "waits for the receiver to begin it",
@@ -426,6 +469,35 @@ class StoryTests(PairTestCase):
         self.assertEqual(self.story(second).outlook.sentence, "is at the head of the queue, but behind 1 task put back")
         self.assertEqual(self.story(third).outlook.sentence, "waits in the queue behind 2 tasks")
         self.assertEqual(self.done(self.bob.execute()).key, first)
+
+    def test_put_back(self) -> None:
+        """A story tells whether the receiver put the task back, or its lease was lost in the course of time."""
+        _, key = self.executing()
+        self.done(self.bob.put_back(key, "not today"))
+        self.done(self.bob.execute(key, Lease(timedelta(seconds=90), max_attempts=3)))
+        self.advance(100)
+        lines = [event for event in self.story(key).events if event.by != "node"][-3:]
+        self.assertEqual(
+            [(event.by, event.name, event.status) for event in lines],
+            [
+                ("receiver", "put_back", EXECUTING),
+                ("receiver", "take_again", EXECUTING),
+                ("time", "run_again", EXECUTING),
+            ],
+        )
+        self.assertEqual(lines[0].detail, "not today")
+
+    def test_withdrawn(self) -> None:
+        """A task that was withdrawn before it was sent is the submitter's doing: no receiver confirmed it."""
+        self.stop(self.bob)
+        handle = self.done(self.alice.submit(BOB, "work"))
+        self.done(self.alice.cancel(handle.key))
+        self.advance(5)
+        self.assertIn(("submitter", "request_cancel", "NEW"), self.told(self.story(handle.key)))
+        self.advance(8 * 86400, step=3600)
+        told = self.told(self.story(handle.key))
+        self.assertIn(("submitter", "withdraw", "CANCELLED"), told)
+        self.assertNotIn("confirm_cancel", [name for _, name, _ in told])
 
     def test_deliveries(self) -> None:
         """What could not be delivered is in the story: each failure counted, and what is given up in the end."""

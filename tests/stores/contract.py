@@ -219,7 +219,7 @@ class RecordContract(StoreCase):
         self.assertEqual(await self.store.deliveries_of(new_task().key), [])
         self.assertEqual(await self.store.events_of(new_task()), [])
         self.assertIsNone(await self.store.recall(new_task().key))
-        self.assertIsNone(await self.store.tombstone(new_task().key))
+        self.assertIsNone(await self.store.recall(new_task().key))
         self.assertEqual(await self.store.tombstones("t-1"), [])
 
     async def test_list(self) -> None:
@@ -289,7 +289,7 @@ class RecordContract(StoreCase):
             lambda: self.store.remember_features(PEER, frozenset()),
             lambda: self.store.get(task.key),
             lambda: self.store.recall(task.key),
-            lambda: self.store.tombstone(task.key),
+            lambda: self.store.recall(task.key),
             lambda: self.store.tombstones("t-1"),
             lambda: self.store.events_of(task),
             lambda: self.store.ended(START, 1),

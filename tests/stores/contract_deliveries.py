@@ -8,8 +8,9 @@ from datetime import datetime
 from attrs import evolve
 
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind
-from tasksubmit.lifecycle.table import Event
+from tasksubmit.lifecycle.table import DEADLINES, Event
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.stores import rows
 from tests.stores.contract import OTHER, PEER, StoreCase, at, new_task, owed, told
 
 PROGRESS = DeliveryKind.PROGRESS
@@ -47,6 +48,21 @@ class DeliveryContract(StoreCase):
         for delivery, task in found:
             self.assertEqual(delivery.key, task.key)
         return [delivery.payload for delivery, _ in found]
+
+    # --- memory --------------------------------------------------------------------------------------------------
+
+    async def test_long_descriptions(self) -> None:
+        """A look takes only so many bytes of descriptions into memory, and one task at least."""
+        tasks = [await self.owing(b"%d" % n, task_id=f"t-{n}") for n in range(4)]
+        for most, count in ((1, 1), (5, 2)):  # bytes, of which each description has four
+            self.patch(rows, "MAX_READ_BYTES", most)
+            self.assertEqual(await self.ready(10), [b"0", b"1"][:count])
+            self.assertEqual(await self.aged(10), [b"0", b"1"][:count])
+            self.assertEqual(len(await self.store.due(DEADLINES[1], at(10), 100)), count)
+        for task in tasks:
+            await self.settle(task, b"%d" % (task.number - tasks[0].number), 20)
+            await self.change(task, Event.DECLINE, 20)
+        self.assertEqual(len(await self.store.ended(at(30), 100)), 2)
 
     # --- order ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +150,9 @@ class DeliveryContract(StoreCase):
         await self.reopen()
         first, second = await self.store.deliveries_of(task.key)
         self.assertEqual((first.sent_at, second.sent_at), (at(30), None))
-        await self.store.postpone(first, told("failed"), at(50), "no route")
+        await self.store.postpone(first, told("failed"), at(50), "no answer")
+        self.assertEqual((await self.row(task, b"1")).sent_at, at(30))
+        await self.store.postpone(first, told("failed"), at(50), "no route", is_unsent=True)
         self.assertIsNone((await self.row(task, b"1")).sent_at)
 
     # --- given up, and tried again -------------------------------------------------------------------------------
@@ -329,7 +347,7 @@ class DeliveryContract(StoreCase):
         self.assertEqual(await self.kinds(task), ["submission", "status"])
 
     async def test_submission_is_owed_again(self) -> None:
-        """Once a submission was answered or given up, another is owed; one of another task is no reason against it."""
+        """After one that was answered a submission is owed again, and it takes the place of one that was given up."""
         task, other = await self.owing(), await self.owing(task_id="t-2")
         await self.only(other, 0, deliveries=(owed(other, b"", 0, SUBMISSION),))
         for milliseconds, effect in ((10, "settles"), (20, "gives_up"), (30, "settles")):
@@ -337,4 +355,9 @@ class DeliveryContract(StoreCase):
             row = (await self.store.deliveries_of(task.key))[-1]
             self.assertEqual((row.kind, row.ready_at), (SUBMISSION, at(milliseconds)))
             await self.only(task, milliseconds, **{effect: row.id})
+        self.assertEqual(await self.kinds(task), [])
+        await self.only(task, 40, deliveries=(owed(task, b"", 40, SUBMISSION),))
+        await self.only(task, 50, gives_up=(await self.store.deliveries_of(task.key))[0].id)
+        await self.only(task, 60, deliveries=(owed(task, b"", 60, SUBMISSION),))
         self.assertEqual(await self.kinds(task), ["submission"])
+        self.assertEqual(await self.kinds(other), ["submission"])

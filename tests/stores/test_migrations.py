@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,6 +15,9 @@ from tasksubmit.lifecycle.task import Task
 from tasksubmit.stores import deliveries, events, queries, retention
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
 from tests.stores.contract import OTHER, OWN, PEER, START, at, new_task
+
+MIGRATED = START + timedelta(days=40)
+"""When a database of the first version is brought to this one."""
 
 FIRST = "-- people; and their names\nCREATE TABLE people (\n    name TEXT -- not 'unique';\n);\n"
 SECOND = """ALTER TABLE people ADD COLUMN age INTEGER;
@@ -174,11 +177,13 @@ class SecondStepTests(SynchronousTestCase):
         return task
 
     def migrate(self) -> None:
-        """Bring the database to this version."""
+        """Bring the database to this version, at `MIGRATED`."""
+        seconds = {("%s", "now"): str(int(MIGRATED.timestamp()))}
+        self.connection.create_function("strftime", 2, lambda *asked: seconds[asked])
         migrate(self.connection, "a.db", schema_steps())
 
     def test_executing(self) -> None:
-        """What runs at the update has a day from its start, and one attempt; nothing else has a lease."""
+        """What runs at the update has a day from then on, and one attempt; nothing else has a lease."""
         self.old_task("running", Side.RECEIVER, TaskStatus.EXECUTING, execute_started_at=7, attempt=1)
         others = [
             (side, status)
@@ -189,18 +194,28 @@ class SecondStepTests(SynchronousTestCase):
         for side, status in others:
             self.old_task(f"{side.value}-{status.value}", side, status, execute_started_at=7)
         self.migrate()
-        day = timedelta(days=1)
+        until = MIGRATED + timedelta(days=1)
         running = self.migrated("running")
-        self.assertEqual((running.lease_ms, running.lease_expires_at), (86_400_000, at(7) + day))
+        self.assertEqual((running.lease_ms, running.lease_expires_at), (86_400_000, until))
         self.assertEqual(
             (running.attempt, running.max_attempts, running.is_lease_bound, running.put_back_at), (1, 1, False, None)
         )
-        self.assertFalse(running.meets(LEASE_LOST, at(7) + day))
-        found = queries.due_tasks(self.connection, LEASE_LOST, at(8) + day, 99)
+        self.assertFalse(running.meets(LEASE_LOST, until))
+        found = queries.due_tasks(self.connection, LEASE_LOST, until + timedelta(milliseconds=1), 99)
         self.assertEqual([task.task_id for task in found], ["running"])
         for side, status in others:
             other = self.migrated(f"{side.value}-{status.value}")
             self.assertEqual((other.lease_ms, other.lease_expires_at), (0, None), (side, status))
+
+    def test_clock(self) -> None:
+        """The time of the update is that of the machine's clock, in whole seconds."""
+        self.old_task("over", Side.RECEIVER, TaskStatus.SUCCEEDED)
+        earliest = datetime.now(timezone.utc).replace(microsecond=0)
+        migrate(self.connection, "a.db", schema_steps())
+        ended_at = self.migrated("over").ended_at
+        assert ended_at is not None
+        self.assertTrue(earliest <= ended_at <= datetime.now(timezone.utc), ended_at)
+        self.assertEqual(ended_at.microsecond, 0)
 
     def test_heard(self) -> None:
         """An open submitted task was heard of when it was answered, if its receiver may be asked; others never were."""
@@ -231,7 +246,7 @@ class SecondStepTests(SynchronousTestCase):
         self.assertEqual(count, 6)
 
     def test_ended(self) -> None:
-        """What has ended did so at the latest time that its record has; what goes on has no end."""
+        """What has ended counts from the update on, however long ago it did; what goes on has no end."""
         for side in Side:
             for status in TaskStatus:
                 name = f"{side.value}-{status.value}"
@@ -241,14 +256,30 @@ class SecondStepTests(SynchronousTestCase):
         self.migrate()
         for side in Side:
             for status in TaskStatus:
-                for word, milliseconds in (("created", 0), ("accepted", 5), ("completed", 9)):
+                for word in ("created", "accepted", "completed"):
                     task = self.migrated(f"{side.value}-{status.value}-{word}")
-                    self.assertEqual(task.ended_at, at(milliseconds) if task.is_settled else None, task.task_id)
-        over = retention.ended(self.connection, at(6), 99)
-        self.assertEqual(len(over), 2 * (4 + 5))
+                    self.assertEqual(task.ended_at, MIGRATED if task.is_settled else None, task.task_id)
+        self.assertEqual(retention.ended(self.connection, MIGRATED, 99), [])
+        over = retention.ended(self.connection, MIGRATED + timedelta(milliseconds=1), 99)
+        self.assertEqual(len(over), 3 * (4 + 5))
+
+    def test_owed(self) -> None:
+        """What is owed has all of its time before it is given up; when it is tried next stays as it was."""
+        self.old_task("t-1", Side.RECEIVER, TaskStatus.COMPLETED)
+        for kind, created_at in (("status", 3), ("results", 5)):
+            values: dict[str, object] = {"kind": kind, "payload": b"", "created_at": created_at, "ready_at": 7}
+            key = {"task_id": "t-1", "side": "receiver", "peer": str(PEER)}
+            self.insert("deliveries", **key, **values, attempts=2, last_error="x")
+        self.migrate()
+        owed = deliveries.of_task(self.connection, new_task("t-1").key)
+        self.assertEqual([delivery.created_at for delivery in owed], [MIGRATED, MIGRATED])
+        self.assertEqual(deliveries.aged(self.connection, MIGRATED, 9), [])
+        self.assertEqual(len(deliveries.aged(self.connection, MIGRATED + timedelta(milliseconds=1), 9)), 2)
+        rows = self.connection.execute("SELECT ready_at, attempts, last_error FROM deliveries").fetchall()
+        self.assertEqual(rows, [(7, 2, "x")] * 2)
 
     def test_the_rest_is_kept(self) -> None:
-        """Records, deliveries, bookings, scores and what peers announced are as they were; there are no stories yet."""
+        """Records, deliveries but for their age, bookings, scores and features are as they were; stories are none."""
         for peer in (PEER, OTHER):
             self.old_task("t-1", Side.RECEIVER, TaskStatus.SUCCEEDED, peer=str(peer), result_file="t-1_a.md")
         key = {"task_id": "t-1", "side": "receiver", "peer": str(PEER)}
@@ -269,7 +300,8 @@ class SecondStepTests(SynchronousTestCase):
         self.insert("owner", address=str(OWN))
         tables = ("bookings", "scores", "peer_features", "owner")
         before = {table: self.connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
-        old = ", ".join(name for _, name, *_ in self.connection.execute("PRAGMA table_info(deliveries)"))
+        columns = [name for _, name, *_ in self.connection.execute("PRAGMA table_info(deliveries)")]
+        old = ", ".join(name for name in columns if name != "created_at")
         rows = self.connection.execute(f"SELECT {old} FROM deliveries").fetchall()
         self.migrate()
         for table in tables:
@@ -281,5 +313,6 @@ class SecondStepTests(SynchronousTestCase):
         self.assertEqual(events.of_task(self.connection, task.number), [])
         first, second = deliveries.of_task(self.connection, task.key)
         self.assertEqual((first.given_up_at, second.given_up_at), (None, None))
-        self.assertEqual([found.key.peer for found in retention.ended(self.connection, at(1), 9)], [OTHER])
+        over = retention.ended(self.connection, MIGRATED + timedelta(days=1), 9)
+        self.assertEqual([found.key.peer for found in over], [OTHER])
         self.assertEqual(queries.scores(self.connection), [(PEER, 4)])

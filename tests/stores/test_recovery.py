@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,28 @@ class RemovalTests(DirectoryCase):
             await self.store.read_result(saved.name, saved.sha256)
 
 
+_LOOK = (
+    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute('SELECT count(*) FROM tasks').fetchone())"
+)
+
+
+class OutsiderTests(DirectoryCase):
+    """Somebody else reads the database while it is in use: a shell, or a backup."""
+
+    async def test_log_stays(self) -> None:
+        """It is not the last to close the database, so SQLite leaves the log alone, and what is in it is not lost."""
+        await self.store.create(new_task("t-1"), ())
+        await self.reopen()
+        await self.store.create(new_task("t-2"), ())
+        database = str(self.directory / "tasks.db")
+        look = [sys.executable, "-c", _LOOK, database]
+        self.assertEqual(subprocess.run(look, check=True, capture_output=True, text=True).stdout.strip(), "2")
+        log = Path(f"{database}-wal")
+        self.assertTrue(log.exists())
+        await self.store.create(new_task("t-3"), ())
+        self.assertEqual(subprocess.run(look, check=True, capture_output=True, text=True).stdout.strip(), "3")
+
+
 class ReopenTests(DirectoryCase):
     """A connection that is not trusted any more."""
 
@@ -157,6 +181,17 @@ class ReopenTests(DirectoryCase):
         with self.assertRaisesRegex(StoreDamaged, f"{self.path} is damaged or no database"):
             await self.store.create(new_task(), [])
         self.assertTrue(Path(self.path).read_bytes().startswith(b"garbage"))
+
+    async def test_gone(self) -> None:
+        """A database that is gone is told as such, and no empty one is made in its place."""
+        await self.lose()
+        moved = self.path.rename(self.directory / "moved.db")
+        for _ in range(2):
+            with self.assertRaisesRegex(StoreDamaged, rf"{self.path} is damaged or no database \(it is gone\)"):
+                await self.store.create(new_task(), [])
+        self.assertFalse(self.path.exists())
+        moved.rename(self.path)
+        await self.store.create(new_task(), [])
 
     async def test_reads_name_the_file(self) -> None:
         """What a read finds damaged is told with the name of the file."""

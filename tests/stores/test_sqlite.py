@@ -17,11 +17,13 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked, StoreTooNew
-from tasksubmit.lifecycle.change import Change
+from tasksubmit.lifecycle.change import Booking, Change
+from tasksubmit.lifecycle.table import Event
+from tasksubmit.stores import disk
 from tasksubmit.stores.migrations import schema_steps
 from tasksubmit.stores.results import ResultFiles
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tests.stores.contract import OWN, PEER, START, RecordContract, new_task
+from tests.stores.contract import OWN, PEER, START, RecordContract, new_task, owed, step, told
 from tests.stores.contract_changes import ChangeContract
 from tests.stores.contract_deliveries import DeliveryContract
 from tests.stores.contract_retention import RetentionContract
@@ -120,6 +122,36 @@ class DirectoryTests(DirectoryCase):
         connection: Any = vars(self.store._writer)["_connection"]
         assert isinstance(connection, sqlite3.Connection)
         return connection
+
+    async def test_names_are_durable(self) -> None:
+        """Once a new store is open its own name is synced, and those in its directory, that of the results included."""
+        await self.store.close()
+        self.directory = Path(self.mktemp())
+        synced: list[tuple[Path, list[str]]] = []
+        sync = disk.sync_directory
+
+        def note_and_sync(directory: Path) -> None:
+            synced.append((directory, sorted(os.listdir(directory))))
+            sync(directory)
+
+        self.patch(disk, "sync_directory", note_and_sync)
+        await self.reopen()
+        self.assertEqual(synced[0], (self.directory.parent, [self.directory.name]))
+        self.assertEqual(synced[-1][0], self.directory)
+        self.assertTrue({"lock", "results", "tasks.db"} <= set(synced[-1][1]))
+
+    async def test_log_is_written_again(self) -> None:
+        """A log that was left behind is written whole once more before it is read, since a sync may have failed."""
+        database = Path(self.mktemp())
+        log, content = Path(f"{database}-wal"), bytes(range(256)) * 10_000
+        log.write_bytes(content)
+        os.utime(log, (0, 0))
+        disk.sync_log(database)
+        self.assertEqual(log.read_bytes(), content)
+        self.assertGreater(log.stat().st_mtime, 0)
+        log.unlink()
+        disk.sync_log(database)
+        self.assertFalse(log.exists())
 
     async def test_nothing_left_open(self) -> None:
         """After a close the write-ahead log is in the database, and no other file is left."""
@@ -326,12 +358,30 @@ class DirectoryTests(DirectoryCase):
 
     # --- group commit --------------------------------------------------------------------------------------------
 
-    async def test_group_commit(self) -> None:
-        """Many changes asked at once go into few transactions; every one of them is there when its Deferred fires."""
+    def commits(self) -> list[str]:
+        """The commits from now on."""
         commits: list[str] = []
         self.writer_connection().set_trace_callback(
             lambda statement: commits.append(statement) if statement == "COMMIT" else None
         )
+        return commits
+
+    async def test_one_transaction(self) -> None:
+        """A new task with what it owes is one commit, and so is a change with all that it brings about."""
+        task, commits = new_task(), self.commits()
+        task, _ = await self.store.create(task, [owed(task)])
+        self.assertEqual(len(commits), 1)
+        booking, line = Booking(PEER, 1, "why"), told("accept")
+        change = step(task, Event.ACCEPT, 1, deliveries=(owed(task),), bookings=(booking,), events=(line,))
+        await self.store.apply(change)
+        self.assertEqual(len(commits), 2)
+        self.assertEqual(len(await self.store.deliveries_of(task.key)), 2)
+        self.assertEqual(await self.store.scores(), [(PEER, 1)])
+        self.assertEqual(len(await self.store.events_of(task)), 1)
+
+    async def test_group_commit(self) -> None:
+        """Many changes asked at once go into few transactions; every one of them is there when its Deferred fires."""
+        commits = self.commits()
         await gatherResults([self.store.create(new_task(f"t-{n}"), []) for n in range(500)])
         self.assertLess(len(commits), 20)
         self.assertEqual(len(await self.ids()), 500)

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError
+from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError, StoreUncertain
 from tasksubmit.stores.batches import MAX_BATCH, Operation, ThreadWorker, run_batch
 from tests.stores.test_batches import BROKEN, FULL, connect, database, insert, insert_and_fail, numbers, spoil_commit
 
@@ -116,6 +116,7 @@ class ThreadWorkerTests(SynchronousTestCase):
         """A batch that found no room fails, and the connection is kept."""
         self.connections[-1].faults["COMMIT"] = [sqlite3.OperationalError(FULL)]
         error = self.failureResultOf(self.run_one(insert(1)), StoreError).value
+        self.assertIs(type(error), StoreError)
         self.assertIn(f"{self.path} could not be used: {FULL}", str(error))
         self.successResultOf(self.run_one(insert(2)))
         self.assertEqual((len(self.connections), self.connections[0].closed), (1, 0))
@@ -124,7 +125,7 @@ class ThreadWorkerTests(SynchronousTestCase):
     def test_reopen(self) -> None:
         """When a commit fails otherwise the connection is closed, and the next batch has another one."""
         error = self.fail_commit(1)
-        self.assertIs(type(error), StoreError)
+        self.assertIs(type(error), StoreUncertain)
         self.assertIn(f"{self.path} could not be used: {BROKEN}; check the disk", str(error))
         self.assertEqual((len(self.connections), self.connections[0].closed), (1, 1))
         for number in (2, 3):

@@ -10,12 +10,12 @@ ALTER TABLE tasks ADD COLUMN ended_at BIGINT;
 ALTER TABLE tasks ADD COLUMN delivery_given_up_at BIGINT;
 ALTER TABLE tasks ADD COLUMN result_sha256 TEXT NOT NULL DEFAULT '';
 
--- What runs when this is applied gets a day from its start.
-UPDATE tasks SET lease_ms = 86400000, lease_expires_at = execute_started_at + 86400000
+-- What is there when this is applied has all of its time from then on.
+UPDATE tasks SET lease_ms = 86400000, lease_expires_at = CAST(strftime('%s', 'now') AS INTEGER) * 1000 + 86400000
     WHERE side = 'receiver' AND status = 'EXECUTING';
 UPDATE tasks SET heard_at = answered_at
     WHERE side = 'submitter' AND status IN ('NEW', 'ACCEPTED', 'EXECUTING') AND features LIKE '%"ack"%';
-UPDATE tasks SET ended_at = max(created_at, coalesce(accepted_at, 0), coalesce(completed_at, 0))
+UPDATE tasks SET ended_at = CAST(strftime('%s', 'now') AS INTEGER) * 1000
     WHERE status IN ('DECLINED', 'CANCELLED', 'EXPIRED', 'SUCCEEDED') OR (side = 'submitter' AND status = 'COMPLETED');
 
 CREATE INDEX tasks_receiver_lease_expires_at ON tasks (lease_expires_at)
@@ -24,11 +24,12 @@ CREATE INDEX tasks_receiver_lease_expires_at ON tasks (lease_expires_at)
 CREATE INDEX tasks_receiver_put_back_at ON tasks (put_back_at)
     WHERE side = 'receiver' AND status IN ('EXECUTING') AND put_back_at IS NOT NULL;
 CREATE INDEX tasks_submitter_heard_at ON tasks (heard_at)
-    WHERE side = 'submitter' AND status IN ('NEW', 'ACCEPTED', 'EXECUTING') AND cancel_requested_at IS NULL
-        AND heard_at IS NOT NULL;
+    WHERE side = 'submitter' AND status IN ('NEW', 'ACCEPTED', 'EXECUTING') AND heard_at IS NOT NULL;
 CREATE INDEX tasks_ended_at ON tasks (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX tasks_result_bytes ON tasks (result_bytes) WHERE result_bytes > 0;
 
 ALTER TABLE deliveries ADD COLUMN given_up_at BIGINT;
+UPDATE deliveries SET created_at = CAST(strftime('%s', 'now') AS INTEGER) * 1000;
 CREATE INDEX deliveries_by_age ON deliveries (created_at) WHERE given_up_at IS NULL;
 
 -- One line each; task is the number of the task.
