@@ -36,7 +36,7 @@ MAX_PAGE_FAULTS = 100
 """What is told of the faults that SQLite finds between pages; after so many nobody reads on."""
 
 _CHUNK_BYTES = 1024 * 1024
-_RESTORE = "restore it from a backup, or move it away to start empty"
+_RESTORE = "restore it from a backup, or move it and results/ away to start empty"
 _RESTORE_FILE = "restore it from a backup, or from the agent that has the original"
 
 _IS_THERE = "SELECT 1 FROM tasks WHERE task_id = ? AND side = ? AND peer = ?"

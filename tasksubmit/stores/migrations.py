@@ -24,7 +24,7 @@ def damaged(name: str, found: object) -> str:
     """What to say when the database called ``name`` cannot be read as one."""
     return (
         f"{name} is damaged or no database ({found}): stop the node, see what `tasksubmit check` says, and restore it"
-        " from a backup, or move it away to start empty"
+        " from a backup, or move it and results/ away to start empty"
     )
 
 

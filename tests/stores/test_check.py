@@ -262,7 +262,7 @@ class DatabaseTests(CheckCase):
         problem = self.problem()
         self.assertEqual(problem.where, str(self.database))
         self.assertIn("is damaged or no database (file is not a database)", problem.what)
-        self.assertEqual(problem.hint, "restore it from a backup, or move it away to start empty")
+        self.assertEqual(problem.hint, "restore it from a backup, or move it and results/ away to start empty")
 
     def test_empty(self) -> None:
         """An empty one beside results has lost what it held; where nothing else is, nothing was lost."""
