@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, timezone
 from typing import Any
 
 import click
@@ -108,10 +108,10 @@ def show_retried(task: Json) -> None:
 
 def show_story(story: Json) -> None:
     """Print a task's story: one line for each event, then what is owed, then what it waits for and what to do."""
-    today = parse_time(story["told_at"]).astimezone().date()
+    today = parse_time(story["told_at"]).astimezone(timezone.utc).date()
 
     def shown(moment: str) -> str:
-        return _local_time(moment, today)
+        return _short_time(moment, today)
 
     width = max(len(shown(event["at"])) for event in story["events"])
     for event in story["events"]:
@@ -127,10 +127,10 @@ def show_story(story: Json) -> None:
         click.echo(clean(f"  $ {command}"))
 
 
-def _local_time(moment: str, today: date) -> str:
-    """A time of the control API in whole seconds of the local zone; with its date, unless that is ``today``."""
-    local = parse_time(moment).astimezone()
-    return f"{local:%H:%M:%S}" if local.date() == today else f"{local:%Y-%m-%d %H:%M:%S}"
+def _short_time(moment: str, today: date) -> str:
+    """A time of the control API in whole seconds, in UTC as everywhere; with its date, unless that is ``today``."""
+    time = parse_time(moment).astimezone(timezone.utc)
+    return f"{time:%H:%M:%SZ}" if time.date() == today else f"{time:%Y-%m-%d %H:%M:%SZ}"
 
 
 def show_tasks(tasks: list[Json]) -> None:

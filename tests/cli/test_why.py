@@ -24,7 +24,7 @@ def set_zone(zone: str | None) -> None:
 
 
 class StoryTestCase(CommandTestCase):
-    """Commands where the clocks are two hours ahead of UTC: it is 14:00."""
+    """Commands where the clocks are two hours ahead of UTC: times are told in UTC all the same."""
 
     @override
     def setUp(self) -> None:
@@ -46,8 +46,8 @@ class WhyTests(StoryTestCase):
         """A new task says who submitted it, until when somebody has to decide, and how."""
         self.receive("t1")
         expected = (
-            f"14:00:00  submitter  NEW        submitted: from {PEER}\n"
-            "NEW: waits for somebody here to accept or decline it, until 14:01:00; then it is cancelled\n"
+            f"12:00:00Z  submitter  NEW        submitted: from {PEER}\n"
+            "NEW: waits for somebody here to accept or decline it, until 12:01:00Z; then it is cancelled\n"
             "  $ tasksubmit accept t1\n"
             "  $ tasksubmit decline t1 --justification WHY\n"
         )
@@ -60,25 +60,26 @@ class WhyTests(StoryTestCase):
         self.ok("accept", "t1", "--justification", "gladly")
         self.clock.advance(10)
         _, accepted, failed, owed, outlook, *commands = self.ok("why", "t1").splitlines()
-        self.assertEqual(accepted, "14:00:02  receiver   ACCEPTED   accept: gladly")
+        self.assertEqual(accepted, "12:00:02Z  receiver   ACCEPTED   accept: gladly")
         self.assertEqual(
             failed,
-            f"14:00:02  node       ACCEPTED   delivery failed: status ACCEPTED: {REFUSED} (2 times, last at 14:00:12)",
+            f"12:00:02Z  node       ACCEPTED   delivery failed: status ACCEPTED: {REFUSED}"
+            " (2 times, last at 12:00:12Z)",
         )
         self.assertRegex(
-            owed, r"^still to be sent: status ACCEPTED \(attempts: 2, the last one: .*, next at 14:00:1\d\)$"
+            owed, r"^still to be sent: status ACCEPTED \(attempts: 2, the last one: .*, next at 12:00:1\dZ\)$"
         )
         self.assertTrue(outlook.startswith("ACCEPTED: is at the head of the queue, "), outlook)
-        self.assertTrue(outlook.endswith(", until 15:00:02; then it expires, which costs a point"), outlook)
+        self.assertTrue(outlook.endswith(", until 13:00:02Z; then it expires, which costs a point"), outlook)
         self.assertEqual(commands, ["  $ tasksubmit execute t1"])
 
     def test_other_days(self) -> None:
         """What was not today has its date; what was given up says since when."""
         self.given_up()
         *events, owed, outlook, command = self.ok("why", "t1").splitlines()
-        self.assertTrue(events[0].startswith("2026-04-09 14:00:00  submitter  NEW"), events[0])
-        self.assertEqual(events[-1], "           14:00:00  node       DECLINED   delivery given up: status DECLINED")
-        self.assertTrue(owed.startswith("given up at 14:00:00: status DECLINED (attempts: "), owed)
+        self.assertTrue(events[0].startswith("2026-04-09 12:00:00Z  submitter  NEW"), events[0])
+        self.assertEqual(events[-1], "           12:00:00Z  node       DECLINED   delivery given up: status DECLINED")
+        self.assertTrue(owed.startswith("given up at 12:00:00Z: status DECLINED (attempts: "), owed)
         self.assertNotIn("next at", owed)
         self.assertEqual(outlook, "DECLINED: is over, but the submitter could not be told of all")
         self.assertEqual(command, "  $ tasksubmit retry t1")
