@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -64,7 +65,9 @@ class StartTests(TestCase):
     """A start on what is left of a state directory."""
 
     def setUp(self) -> None:
-        self.pristine = Path(self.mktemp())
+        directory = tempfile.TemporaryDirectory(prefix="tasksubmit-")  # trial's own may be too deep for a socket
+        self.addCleanup(directory.cleanup)
+        self.pristine = Path(directory.name) / "pristine"
         make_state(self.pristine)
         self.directory = self.pristine.with_name("state")
         self.database = self.directory / DATABASE
