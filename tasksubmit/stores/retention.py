@@ -7,6 +7,7 @@ from datetime import datetime
 from hashlib import sha256
 
 from tasksubmit.lifecycle.change import Tombstone
+from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
 from tasksubmit.stores.rows import (
     TASK_COLUMNS,
@@ -51,12 +52,14 @@ def forget(connection: sqlite3.Connection, task: Task, now: datetime) -> bool:
     if connection.execute(sql, (task.number, task.revision)).rowcount == 0:
         return False
     key = key_values(task.key)
+    # Results that were given up are gone now: whoever asks is to hear of an end.
+    status = task.status if task.is_settled else TaskStatus.CANCELLED
     connection.execute("DELETE FROM events WHERE task = ?", (task.number,))
     for table in ("deliveries", "bookings"):
         connection.execute(f"DELETE FROM {table} WHERE {_OF_KEY}", key)
     connection.execute(
         f"INSERT INTO tombstones ({TOMBSTONE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*key, task.status.value, description_sha256(task.description), task.reward, to_milliseconds(now)),
+        (*key, status.value, description_sha256(task.description), task.reward, to_milliseconds(now)),
     )
     return True
 

@@ -8,13 +8,13 @@ from twisted.internet.defer import Deferred, fail
 from typing_extensions import override
 
 from tasksubmit.errors import StoreError, TaskForgotten, UnknownTask
-from tasksubmit.lifecycle.table import Lease, Side
+from tasksubmit.lifecycle.table import Lease, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskStatusUpdate
-from tests.node.helpers import ALICE, BOB, PairTestCase, request, results
+from tests.node.helpers import ALICE, BOB, PairTestCase, SlowStore, request, results
 
 DAY = 24 * 3600
 
@@ -91,6 +91,20 @@ class RetentionTests(PairTestCase):
         self.advance(6 * 3600, step=7200)
         self.assertEqual(self.successResultOf(self.bob.store.tombstones("t1")), [])
         self.assertEqual(self.ask(BOB, request("t1")).current_status, "")
+
+    def test_given_up_results(self) -> None:
+        """When results that nobody fetched are removed, a submitter that comes back hears of an end."""
+        self.stop(self.alice)
+        self.alice = self.make_node(ALICE, BOB, store=SlowStore())
+        handle, key = self.executing(task_id="t1")
+        self.stop(self.alice)
+        self.done(self.bob.send_results(key, "done"))
+        self.advance(9 * DAY, step=7200)
+        self.assertEqual(self.tasks(self.bob), [])
+        self.alice.startService()
+        self.advance(10)
+        self.assertIs(self.task(self.alice, handle.key).status, TaskStatus.CANCELLED)
+        self.assertEqual(self.tasks(self.bob), [])
 
     def test_size(self) -> None:
         """When the results take more than they may, the oldest tasks go first."""
