@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum
+from hashlib import sha256
 
 from attrs import frozen
 
@@ -87,13 +88,30 @@ class TaskEvent:
 
 @frozen
 class Tombstone:
-    """What stays of a task that retention removed: enough to answer a repeated message about it."""
+    """What stays of a task that retention removed: enough to answer a repeated message about it.
+
+    `status` is always one that ends the task for whoever asks: of results that were given up nothing is left but that.
+    """
 
     key: TaskKey
     status: TaskStatus
     description_sha256: str
     reward: int | None
     removed_at: datetime
+
+    @classmethod
+    def of(cls, task: Task, now: datetime) -> Tombstone:
+        """What to leave of ``task``."""
+        status = task.status if task.is_settled else TaskStatus.CANCELLED
+        return cls(task.key, status, _sha256(task.description), task.reward, now)
+
+    def is_of(self, description: str) -> bool:
+        """Whether the task was described so."""
+        return self.description_sha256 == _sha256(description)
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 @frozen(kw_only=True)

@@ -12,6 +12,7 @@ from tasksubmit.lifecycle.table import DEADLINES, Deadline, Event, Side, Stamp, 
 from tasksubmit.wire.address import Address
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+END_OF_TIME = datetime.max.replace(tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from tasksubmit.errors import IllegalTransition
 from tasksubmit.lifecycle.table import LEASE_LOST
-from tasksubmit.lifecycle.task import Task
+from tasksubmit.lifecycle.task import END_OF_TIME, Task
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.records import Records
 
 _LOOK_SECONDS = 0.5
 _AT_ONCE = 1000
-_END_OF_TIME = datetime.max.replace(tzinfo=timezone.utc)
 
 
 @frozen
@@ -61,7 +58,7 @@ class Drain:
 
     async def _running(self) -> list[Task]:
         """Some of the executions under way, if there are any."""
-        return await self._records.store.due(LEASE_LOST, _END_OF_TIME, _AT_ONCE)
+        return await self._records.store.due(LEASE_LOST, END_OF_TIME, _AT_ONCE)
 
     async def _put_back(self) -> int:
         count = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -345,7 +344,7 @@ def given_up(task: Task, delivery: Delivery, now: datetime) -> dict[str, Any]:
 
 
 def _remembered(request: SubmitRequest, tombstone: Tombstone) -> SubmitResponse:
-    if sha256(request.task_description.encode()).hexdigest() != tombstone.description_sha256:
+    if not tombstone.is_of(request.task_description):
         return _rejected(request, _CONFLICT)
     return _received(request, current_status=tombstone.status.value)
 

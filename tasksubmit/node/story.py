@@ -7,19 +7,17 @@ in `DEADLINES`, so a new deadline is told without a change here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 
 from attrs import frozen
 
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, TaskEvent
 from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus, Timeouts
-from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.lifecycle.task import END_OF_TIME, Task, TaskKey
 from tasksubmit.node.records import Records
 
 MANY = 100
 """How many tasks before one are counted; more are many."""
-
-_END_OF_TIME = datetime.max.replace(tzinfo=timezone.utc)
 
 
 @frozen(kw_only=True)
@@ -148,7 +146,7 @@ def _next_turn(
     turns = [
         (getattr(task, deadline.since) + timeouts.limit(deadline), _THEN[task.event_of(deadline)])
         for deadline in DEADLINES
-        if task.meets(deadline, _END_OF_TIME)
+        if task.meets(deadline, END_OF_TIME)
     ]
     withdrawal = _withdrawal(task, owed)
     if withdrawal is not None:

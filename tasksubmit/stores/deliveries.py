@@ -10,11 +10,10 @@ from datetime import datetime
 
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind
 from tasksubmit.lifecycle.task import TaskKey, from_milliseconds, to_milliseconds
-from tasksubmit.stores.rows import DELIVERY_COLUMNS, delivery_from_row, key_values, optional_milliseconds
+from tasksubmit.stores.rows import DELIVERY_COLUMNS, OF_KEY, delivery_from_row, key_values, optional_milliseconds
 from tasksubmit.wire.address import Address
 
-_OF_KEY = "task_id = ? AND side = ? AND peer = ?"
-_OWED = f"{_OF_KEY} AND given_up_at IS NULL"
+_OWED = f"{OF_KEY} AND given_up_at IS NULL"
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -50,7 +49,7 @@ def owed_peers(connection: sqlite3.Connection) -> list[Address]:
 
 def of_task(connection: sqlite3.Connection, key: TaskKey) -> list[Delivery]:
     """What is owed for one task, or was given up, in order."""
-    sql = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE {_OF_KEY} ORDER BY id"
+    sql = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE {OF_KEY} ORDER BY id"
     return [delivery_from_row(row) for row in connection.execute(sql, key_values(key))]
 
 
@@ -60,13 +59,17 @@ def of_task(connection: sqlite3.Connection, key: TaskKey) -> list[Delivery]:
 def add(connection: sqlite3.Connection, delivery: Delivery) -> None:
     """Owe a message: behind those of its task that are owed already."""
     key = key_values(delivery.key)
-    owed = connection.execute(f"SELECT id, kind, ready_at FROM deliveries WHERE {_OWED} ORDER BY id", key).fetchall()
+    sql = f"SELECT id, kind, ready_at, given_up_at FROM deliveries WHERE {OF_KEY} ORDER BY id"
+    rows = connection.execute(sql, key).fetchall()
+    owed = [row for row in rows if row[3] is None]
     if delivery.kind is DeliveryKind.SUBMISSION:
-        if any(kind == delivery.kind.value for _, kind, _ in owed):
+        same = [(number, given_up_at) for number, kind, _, given_up_at in rows if kind == delivery.kind.value]
+        if any(given_up_at is None for _, given_up_at in same):
             return
-        connection.execute(f"DELETE FROM deliveries WHERE {_OF_KEY} AND kind = ?", (*key, delivery.kind.value))
+        for number, _ in same:  # the new one takes its place
+            connection.execute("DELETE FROM deliveries WHERE id = ?", (number,))
     if delivery.kind is DeliveryKind.PROGRESS and owed:
-        last_id, last_kind, last_ready_at = owed[-1]
+        last_id, last_kind, last_ready_at, _ = owed[-1]
         if last_kind == delivery.kind.value and last_ready_at is None:
             connection.execute("UPDATE deliveries SET payload = ? WHERE id = ?", (delivery.payload, last_id))
             return
@@ -120,7 +123,7 @@ def give_up(connection: sqlite3.Connection, key: TaskKey, delivery_id: int, now:
 def revive(connection: sqlite3.Connection, key: TaskKey, now: datetime) -> None:
     """Try what was given up for a task again, as if it were new: before what is owed, for it is older."""
     connection.execute(
-        f"UPDATE deliveries SET given_up_at = NULL, ready_at = NULL, attempts = 0, created_at = ? WHERE {_OF_KEY}"
+        f"UPDATE deliveries SET given_up_at = NULL, ready_at = NULL, attempts = 0, created_at = ? WHERE {OF_KEY}"
         " AND given_up_at IS NOT NULL",
         (to_milliseconds(now), *key_values(key)),
     )

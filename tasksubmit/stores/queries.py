@@ -14,6 +14,7 @@ from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
 from tasksubmit.stores import deliveries, events, retention
 from tasksubmit.stores.rows import (
+    OF_KEY,
     SHIFTED_COLUMNS,
     TASK_COLUMNS,
     as_many_as_fit,
@@ -25,7 +26,6 @@ from tasksubmit.stores.rows import (
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.timestamps import format_time
 
-_OF_KEY = "task_id = ? AND side = ? AND peer = ?"
 # SQLite would rather take the index by status, and then read and sort all that is in the status; hence INDEXED BY.
 _QUEUE = "tasks INDEXED BY tasks_queue WHERE side = 'receiver' AND status = 'ACCEPTED'"
 
@@ -35,7 +35,7 @@ _QUEUE = "tasks INDEXED BY tasks_queue WHERE side = 'receiver' AND status = 'ACC
 
 def get_task(connection: sqlite3.Connection, key: TaskKey) -> Task | None:
     """The task known by `key`."""
-    row = connection.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE {_OF_KEY}", key_values(key)).fetchone()
+    row = connection.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE {OF_KEY}", key_values(key)).fetchone()
     return task_from_row(row) if row else None
 
 
@@ -207,7 +207,7 @@ def postpone_delivery(
 ) -> None:
     """Note a failed attempt, and when the next may be made."""
     deliveries.postpone(connection, delivery.id, ready_at, error, is_unsent)
-    row = connection.execute(f"SELECT number FROM tasks WHERE {_OF_KEY}", key_values(delivery.key)).fetchone()
+    row = connection.execute(f"SELECT number FROM tasks WHERE {OF_KEY}", key_values(delivery.key)).fetchone()
     if row is not None:
         events.tell(connection, row[0], event)
 

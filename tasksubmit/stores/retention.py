@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import datetime
-from hashlib import sha256
 
 from tasksubmit.lifecycle.change import Tombstone
-from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
 from tasksubmit.stores.rows import (
+    OF_KEY,
     TASK_COLUMNS,
     TOMBSTONE_COLUMNS,
     as_many_as_fit,
@@ -18,16 +17,10 @@ from tasksubmit.stores.rows import (
     tombstone_from_row,
 )
 
-_OF_KEY = "task_id = ? AND side = ? AND peer = ?"
 _NOT_OWED = (
     "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.task_id = tasks.task_id AND deliveries.side = tasks.side"
     " AND deliveries.peer = tasks.peer AND given_up_at IS NULL)"
 )
-
-
-def description_sha256(description: str) -> str:
-    """What a tombstone keeps of a description."""
-    return sha256(description.encode()).hexdigest()
 
 
 def ended(connection: sqlite3.Connection, before: datetime, limit: int, min_result_bytes: int = 0) -> list[Task]:
@@ -52,21 +45,20 @@ def forget(connection: sqlite3.Connection, task: Task, now: datetime) -> bool:
     if connection.execute(sql, (task.number, task.revision)).rowcount == 0:
         return False
     key = key_values(task.key)
-    # Results that were given up are gone now: whoever asks is to hear of an end.
-    status = task.status if task.is_settled else TaskStatus.CANCELLED
+    left = Tombstone.of(task, now)
     connection.execute("DELETE FROM events WHERE task = ?", (task.number,))
     for table in ("deliveries", "bookings"):
-        connection.execute(f"DELETE FROM {table} WHERE {_OF_KEY}", key)
+        connection.execute(f"DELETE FROM {table} WHERE {OF_KEY}", key)
     connection.execute(
         f"INSERT INTO tombstones ({TOMBSTONE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*key, status.value, description_sha256(task.description), task.reward, to_milliseconds(now)),
+        (*key, left.status.value, left.description_sha256, left.reward, to_milliseconds(left.removed_at)),
     )
     return True
 
 
 def tombstone(connection: sqlite3.Connection, key: TaskKey) -> Tombstone | None:
     """What stayed of the task known by `key`."""
-    sql = f"SELECT {TOMBSTONE_COLUMNS} FROM tombstones WHERE {_OF_KEY}"
+    sql = f"SELECT {TOMBSTONE_COLUMNS} FROM tombstones WHERE {OF_KEY}"
     row = connection.execute(sql, key_values(key)).fetchone()
     return tombstone_from_row(row) if row else None
 

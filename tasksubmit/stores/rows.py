@@ -109,6 +109,10 @@ def changed_values(before: Task, after: Task) -> dict[str, Any]:
     return changed
 
 
+OF_KEY = "task_id = ? AND side = ? AND peer = ?"
+"""The condition that `key_values` fill."""
+
+
 def key_values(key: TaskKey) -> tuple[str, str, str]:
     """A key as the columns task_id, side, peer."""
     return key.task_id, key.side.value, str(key.peer)
