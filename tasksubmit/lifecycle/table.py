@@ -49,8 +49,8 @@ class TaskStatus(str, Enum):
         """Whether nothing can follow."""
         return self in _FINAL
 
-    def __str__(self) -> str:
-        return self.value
+    __str__ = str.__str__
+    __hash__ = str.__hash__  # as that of what it equals; an enumeration's own is of the name, and slow
 
 
 _OPEN = (TaskStatus.NEW, TaskStatus.ACCEPTED, TaskStatus.EXECUTING)
@@ -63,8 +63,8 @@ class Side(str, Enum):
     RECEIVER = "receiver"
     SUBMITTER = "submitter"
 
-    def __str__(self) -> str:
-        return self.value
+    __str__ = str.__str__
+    __hash__ = str.__hash__
 
 
 class Event(Enum):

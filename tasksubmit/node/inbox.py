@@ -30,6 +30,7 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
+    FEATURES,
     ResponseStatus,
     SubmitRequest,
     SubmitResponse,
@@ -354,6 +355,7 @@ def _received(request: SubmitRequest, current_status: str = "") -> SubmitRespons
         task_id=request.task_id,
         status=ResponseStatus.ACCEPTED,
         message="Task received with status NEW",
+        features=FEATURES,
         current_status=current_status,
     )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TypeAlias
 
 from attrs import define, evolve, field
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IReactorTime, ITransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
@@ -72,11 +72,13 @@ class _Turn:
     """A frame's place in the order of answers; lives from its arrival until its answer is out.
 
     :ivar size_bytes: the length of its payload.
+    :ivar request: what it says, once that is known.
     :ivar answer: the bytes to send, once they are known; None, too, where nothing is to be sent.
     :ivar results: old synchronous results that were ready before the answer was out.
     """
 
     size_bytes: int
+    request: Request | None = None
     is_done: bool = False
     is_out: bool = False
     answer: bytes | None = None
@@ -132,9 +134,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
         turn = _Turn(len(frame.payload))
         self._turns.append(turn)
         self._unanswered_bytes += turn.size_bytes
-        answering = Deferred.fromCoroutine(self._answer(frame, turn))
-        answering.addErrback(self._give_up)
-        answering.addCallback(self._complete, turn)
+        try:
+            self._begin(frame, turn)
+        except Exception:
+            self._give_up(Failure(), turn)
         if self._is_full():
             self.hold(Hold.WORK_IN_HAND)
 
@@ -184,10 +187,9 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     # --- from frame to answer -----------------------------------------------------------------------------------------
 
-    async def _answer(self, frame: Frame, turn: _Turn) -> bytes | None:
-        """Have a frame handled.
+    def _begin(self, frame: Frame, turn: _Turn) -> None:
+        """Have a frame handled, whose answer is known at once or later.
 
-        :returns: the whole frame that answers it, or None where no answer is wanted.
         :raises _Unanswerable: the connection has to end.
         """
         kind = _MESSAGES.get(frame.type)
@@ -195,35 +197,57 @@ class TaskSubmitServer(TaskSubmitProtocol):
             raise _Unanswerable(f"a {type_name(frame.type)} frame is no request")
         try:
             self._factory.check_size(frame)
-            request = kind.from_frame(frame)
+            turn.request = request = kind.from_frame(frame)
         except (MalformedMessage, TooLarge) as error:
             if kind is not SubmitRequest:
                 raise _Unanswerable(f"{type_name(frame.type)}: {error}") from error
-            return _encode(self._refuse(kind.__name__, "", error.code, error))
+            self._complete(_encode(self._refuse(kind.__name__, "", error.code, error)), turn)
+            return
         try:
             request.validate(self._factory.max_description_bytes)
-            answer = _encode(await self._ask(request, turn))
+            answer = self._ask(request, turn)
         except Exception as error:
-            answer = _encode(self._refusal(request, error))
-        return answer if isinstance(request, SubmitRequest) or request.ack else None
-
-    async def _ask(self, request: Request, turn: _Turn) -> SubmitResponse:
-        """Have the handler decide."""
-        handler, peer = self._factory.handler, self._who()
-        answer: object
-        if isinstance(request, SubmitRequest):
-            answer = await maybeDeferred(handler.task_submitted, peer, request, partial(self._send_result, turn))
-        elif isinstance(request, TaskStatusUpdate):
-            answer = await maybeDeferred(handler.status_updated, peer, request)
+            self._refused(request, error, turn)
+            return
+        if isinstance(answer, Coroutine):
+            answer = Deferred.fromCoroutine(answer)
+        if isinstance(answer, Deferred):
+            answer.addCallbacks(self._answered, self._failed, callbackArgs=(turn,), errbackArgs=(turn,))
+            answer.addErrback(self._give_up, turn)
         else:
-            answer = await maybeDeferred(handler.results_received, peer, request)
-        if answer is True:
-            return SubmitResponse(request.task_id, ResponseStatus.ACCEPTED, "Task accepted and queued")
-        if answer is False:
-            return SubmitResponse(request.task_id, ResponseStatus.REJECTED, "Task rejected")
-        if isinstance(answer, SubmitResponse):
-            return answer
-        raise TypeError(f"the handler answered {answer!r}, which is neither a bool nor a SubmitResponse")
+            self._answered(answer, turn)
+
+    def _ask(self, request: Request, turn: _Turn) -> object:
+        """Have the handler decide, now or later."""
+        handler, peer = self._factory.handler, self._who()
+        if isinstance(request, SubmitRequest):
+            return handler.task_submitted(peer, request, partial(self._send_result, turn))
+        if isinstance(request, TaskStatusUpdate):
+            return handler.status_updated(peer, request)
+        return handler.results_received(peer, request)
+
+    def _answered(self, answer: object, turn: _Turn) -> None:
+        """The handler has decided."""
+        request = turn.request
+        assert request is not None
+        try:
+            frame = _encode(_response(answer, request.task_id))
+        except Exception as error:
+            self._refused(request, error, turn)
+        else:
+            self._complete(frame if isinstance(request, SubmitRequest) or request.ack else None, turn)
+
+    def _failed(self, failure: Failure, turn: _Turn) -> None:
+        """The handler could not decide."""
+        assert turn.request is not None
+        try:
+            failure.raiseException()  # so that it is the exception that is handled, for the log
+        except Exception as error:
+            self._refused(turn.request, error, turn)
+
+    def _refused(self, request: Request, error: Exception, turn: _Turn) -> None:
+        frame = _encode(self._refusal(request, error))
+        self._complete(frame if isinstance(request, SubmitRequest) or request.ack else None, turn)
 
     def _refusal(self, request: Request, error: Exception) -> SubmitResponse:
         """Put the error that is being handled into an answer: what the peer may know of it, and no more."""
@@ -264,13 +288,14 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     # --- answers in order ---------------------------------------------------------------------------------------------
 
-    def _give_up(self, failure: Failure) -> None:
+    def _give_up(self, failure: Failure, turn: _Turn) -> None:
         """End the connection: after this frame there is no telling what the peer waits for."""
         if failure.check(_Unanswerable):
             self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=failure.value)
         else:
             self._log.failure("{peer} is disconnected: no answer can be made", failure, peer=self._origin)
         self.hold(Hold.CLOSING)
+        self._complete(None, turn)
 
     def _complete(self, answer: bytes | None, turn: _Turn) -> None:
         """Send every answer whose turn has come, and take further frames or end."""
@@ -309,9 +334,22 @@ class TaskSubmitServer(TaskSubmitProtocol):
             turn.results.append(frame)
 
 
+def _response(answer: object, task_id: str) -> SubmitResponse:
+    """The answer of a handler in full."""
+    if isinstance(answer, SubmitResponse):
+        return answer
+    if answer is True:
+        return SubmitResponse(task_id, ResponseStatus.ACCEPTED, "Task accepted and queued")
+    if answer is False:
+        return SubmitResponse(task_id, ResponseStatus.REJECTED, "Task rejected")
+    raise TypeError(f"the handler answered {answer!r}, which is neither a bool nor a SubmitResponse")
+
+
 def _encode(answer: SubmitResponse) -> bytes:
     try:
-        return evolve(answer, features=FEATURES).to_frame().encode()
+        if answer.features != FEATURES:
+            answer = evolve(answer, features=FEATURES)
+        return answer.to_frame().encode()
     except TaskSubmitError as error:
         raise ValueError(f"an answer cannot be written: {error}") from error  # no fault of the peer
 

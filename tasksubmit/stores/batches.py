@@ -1,10 +1,17 @@
-"""Group commit: one thread owns a connection and runs whatever arrived meanwhile as one transaction."""
+"""Group commit: one thread owns a connection and runs whatever arrived meanwhile as one transaction.
+
+What is asked is an operation and an argument. Calls of the same operation that follow each other are carried out
+together, with few statements on many rows: each statement costs a thread the interpreter's lock, which a busy reactor
+gives back late.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Protocol, TypeVar
@@ -17,66 +24,100 @@ from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreUncert
 from tasksubmit.stores.migrations import damaged
 
 T = TypeVar("T")
-Operation = Callable[[sqlite3.Connection], Any]
-_Item = tuple[Operation, "Deferred[Any]"]
+A = TypeVar("A")
+Operation = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T]]
+"""Carries out calls of one kind: takes their arguments, and returns the result of each, or raises for all of them.
 
-MAX_BATCH = 1024
+It is then called again with each argument alone."""
+
+
+class NotTogether(Exception):
+    """Raised by an operation that finds that it cannot carry out its calls together, but each alone."""
+
+
+Statement = Callable[[sqlite3.Connection], Any]
+"""What needs not be carried out together with others; `each` is the operation."""
+
+Call = tuple[Operation[Any, Any], Any]
+_Item = tuple[Operation[Any, Any], Any, "Deferred[Any]"]
+
+MAX_BATCH = 512
 """Operations in one transaction; enough to make the sync cheap, few enough to keep the first of them from waiting."""
+
+
+def each(connection: sqlite3.Connection, statements: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T]:
+    """The operation whose arguments are functions of the connection."""
+    return [statement(connection) for statement in statements]
 
 
 class Worker(Protocol):
     """Runs operations on one connection, in the order in which they were given."""
 
-    def run(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
         """Fires with what ``operation`` returned once it is committed, or fails with what it raised, undone."""
 
     def close(self) -> Deferred[None]:
         """Finish what was given, refuse more with `StoreClosed`, close the connection; then fires."""
 
 
-def run_batch(connection: sqlite3.Connection, operations: list[Operation]) -> list[Any]:
-    """Run ``operations`` in one transaction and return the result, or the ``Failure``, of each.
+def run_batch(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
+    """Run ``calls`` in one transaction and return the result, or the ``Failure``, of each.
 
-    Each runs in a savepoint of its own, so one that fails spoils no other; when the commit fails, all of them do.
+    Those that are carried out together share a savepoint. When it fails each is run in one of its own, so that one that
+    fails spoils no other; when the commit fails, all of them do.
 
     :raises sqlite3.Error: when it cannot be told what became of the transaction, or of the file.
     """
     results: list[Any] = []
-    execute = connection.execute
     try:
         if connection.in_transaction:
             connection.rollback()  # what could not be rolled back at once, last time
-        execute("BEGIN IMMEDIATE")
-        for operation in operations:
-            execute("SAVEPOINT operation")
-            try:
-                results.append(operation(connection))
-            except Exception:
-                if not connection.in_transaction:
-                    raise  # the disk is full, for one: SQLite has undone all of it
-                results.append(_failure(_name(connection)))
-                execute("ROLLBACK TO operation")
-            execute("RELEASE operation")
-        execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+        for operation, group in groupby(calls, itemgetter(0)):
+            arguments = [argument for _, argument in group]
+            for some in ([argument] for argument in arguments) if operation is each else [arguments]:
+                results += _run_together(connection, operation, some)
+        connection.execute("COMMIT")
     except Exception as error:
         with suppress(sqlite3.Error):
             connection.rollback()
         if not _is_harmless(error):
             raise
         failure = Failure(_store_error(error, _name(connection)))
-        return [failure] * len(operations)
+        return [failure] * len(calls)
     return results
 
 
-def run_reads(connection: sqlite3.Connection, operations: list[Operation]) -> list[Any]:
-    """Run ``operations``, which only read, and return the result, or the ``Failure``, of each."""
+def _run_together(connection: sqlite3.Connection, operation: Operation[A, T], arguments: list[A]) -> Sequence[Any]:
+    connection.execute("SAVEPOINT operation")
+    try:
+        results: Sequence[Any] = operation(connection, arguments)
+    except Exception:
+        if not connection.in_transaction:
+            raise  # the disk is full, for one: SQLite has undone all of it
+        results = [_failure(_name(connection))]
+        connection.execute("ROLLBACK TO operation")
+    connection.execute("RELEASE operation")
+    if len(results) == len(arguments):
+        return results
+    return [result for argument in arguments for result in _run_together(connection, operation, [argument])]
+
+
+def run_reads(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
+    """Run ``calls``, which only read, and return the result, or the ``Failure``, of each."""
     results: list[Any] = []
-    for operation in operations:
-        try:
-            results.append(operation(connection))
-        except Exception:
-            results.append(_failure(_name(connection)))
+    for operation, group in groupby(calls, itemgetter(0)):
+        results += _read_together(connection, operation, [argument for _, argument in group])
     return results
+
+
+def _read_together(connection: sqlite3.Connection, operation: Operation[A, T], arguments: list[A]) -> Sequence[Any]:
+    try:
+        return operation(connection, arguments)
+    except Exception:
+        if len(arguments) == 1:
+            return [_failure(_name(connection))]
+    return [result for argument in arguments for result in _read_together(connection, operation, [argument])]
 
 
 def _failure(name: str) -> Failure:
@@ -121,7 +162,7 @@ class ThreadWorker:
         self,
         name: str,
         connection: sqlite3.Connection,
-        run: Callable[[sqlite3.Connection, list[Operation]], list[Any]],
+        run: Callable[[sqlite3.Connection, Sequence[Call]], list[Any]],
         reactor: IReactorFromThreads,
         reopen: Callable[[], sqlite3.Connection],
     ) -> None:
@@ -135,12 +176,12 @@ class ThreadWorker:
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
         """See `Worker`."""
         if self._closed is not None:
             return fail(StoreClosed("the store is closed"))
         done: Deferred[T] = Deferred()
-        self._queue.put((operation, done))
+        self._queue.put((operation, argument, done))
         return done
 
     def close(self) -> Deferred[None]:
@@ -157,7 +198,7 @@ class ThreadWorker:
             try:
                 if self._connection is None:
                     self._connection = self._reopen()
-                results = self._run(self._connection, [operation for operation, _ in batch])
+                results = self._run(self._connection, [(operation, argument) for operation, argument, _ in batch])
             except Exception as error:  # whatever it is, nobody may wait for ever
                 is_begun = self._connection is not None
                 self._close_connection()
@@ -189,7 +230,7 @@ class ThreadWorker:
 
 
 def _fire(batch: list[_Item], results: list[Any]) -> None:
-    for (_, done), result in zip(batch, results, strict=True):
+    for (_, _, done), result in zip(batch, results, strict=True):
         done.callback(result)  # a Failure starts the errback chain
 
 
@@ -199,18 +240,18 @@ class InlineWorker:
     def __init__(
         self,
         connection: sqlite3.Connection,
-        run: Callable[[sqlite3.Connection, list[Operation]], list[Any]],
+        run: Callable[[sqlite3.Connection, Sequence[Call]], list[Any]],
     ) -> None:
         self._connection = connection
         self._run = run
         self._is_closed = False
 
-    def run(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
         """See `Worker`."""
         if self._is_closed:
             return fail(StoreClosed("the store is closed"))
         try:
-            [result] = self._run(self._connection, [operation])
+            [result] = self._run(self._connection, [(operation, argument)])
         except Exception as error:
             return fail(_store_error(error, _name(self._connection)))
         return succeed(result) if not isinstance(result, Failure) else fail(result)

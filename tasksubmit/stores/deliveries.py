@@ -6,15 +6,16 @@ Of the messages of one task only the first may be sent; one that was given up co
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+
+from attrs import define, frozen
 
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind
 from tasksubmit.lifecycle.task import TaskKey, from_milliseconds, to_milliseconds
-from tasksubmit.stores.rows import DELIVERY_COLUMNS, OF_KEY, delivery_from_row, key_values, optional_milliseconds
+from tasksubmit.stores import bulk
+from tasksubmit.stores.rows import DELIVERY_COLUMNS, OF_KEY, delivery_from_row, key_values
 from tasksubmit.wire.address import Address
-
-_OWED = f"{OF_KEY} AND given_up_at IS NULL"
-
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -56,35 +57,108 @@ def of_task(connection: sqlite3.Connection, key: TaskKey) -> list[Delivery]:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def add(connection: sqlite3.Connection, delivery: Delivery) -> None:
-    """Owe a message: behind those of its task that are owed already."""
-    key = key_values(delivery.key)
-    sql = f"SELECT id, kind, ready_at, given_up_at FROM deliveries WHERE {OF_KEY} ORDER BY id"
-    rows = connection.execute(sql, key).fetchall()
-    owed = [row for row in rows if row[3] is None]
+@frozen
+class Step:
+    """What one change does to what is owed for a task.
+
+    :ivar at: when; what then comes first may be sent from then on.
+    :ivar owes: messages that become owed, behind those that are.
+    :ivar settles: the id of a message that needs not be sent any more.
+    :ivar gives_up: the id of one that is kept, and not tried again.
+    :ivar revives: whether what was given up is tried again, as if it were new: first, for it is older.
+    """
+
+    key: TaskKey
+    at: datetime
+    owes: Sequence[Delivery] = ()
+    settles: int | None = None
+    gives_up: int | None = None
+    revives: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.owes and self.settles is None and self.gives_up is None and not self.revives
+
+
+@define
+class _Line:
+    """A message that is owed, or was given up; `id` is 0 before it has a row. Times are as in their columns."""
+
+    id: int
+    kind: DeliveryKind
+    created_at: int
+    ready_at: int | None
+    attempts: int
+    given_up_at: int | None
+    payload: bytes | None = None
+    """What it says, if that is new."""
+
+
+def carry_out(connection: sqlite3.Connection, steps: Iterable[Step]) -> None:
+    """Do what ``steps`` say, one after the other."""
+    steps = [step for step in steps if not step.is_empty]
+    of_tasks: dict[tuple[str, str, str], list[_Line]] = {key_values(step.key): [] for step in steps}
+    before = {}
+    for task_id, side, peer, *values in bulk.execute(connection, _LINES, {step.key.task_id for step in steps}):
+        lines = of_tasks.get((task_id, side, peer))
+        if lines is not None:
+            lines.append(_Line(*values))
+            before[values[0]] = _Line(*values)  # as it was
+    for step in steps:
+        _take(of_tasks[key_values(step.key)], step)
+    rows = []
+    changed = []
+    for key, lines in of_tasks.items():
+        for line in lines:
+            if not line.id:
+                rows.append((*key, line.kind.value, line.payload, line.created_at, line.ready_at, line.attempts, ""))
+            elif before.pop(line.id) != line:
+                changed.append((line.id, line.created_at, line.ready_at, line.attempts, line.given_up_at))
+                if line.payload is not None:
+                    connection.execute("UPDATE deliveries SET payload = ? WHERE id = ?", (line.payload, line.id))
+    bulk.execute(connection, "DELETE FROM deliveries WHERE id IN {}", before)
+    bulk.update(connection, "deliveries", "id", "created_at, ready_at, attempts, given_up_at", changed)
+    bulk.insert(connection, "deliveries", _NEW_COLUMNS, rows)
+
+
+_LINES = (
+    "SELECT task_id, side, peer, id, kind, created_at, ready_at, attempts, given_up_at FROM deliveries"
+    " WHERE task_id IN {} ORDER BY id"
+)
+_NEW_COLUMNS = "task_id, side, peer, kind, payload, created_at, ready_at, attempts, last_error"
+
+
+def _take(lines: list[_Line], step: Step) -> None:
+    """Change what is owed for one task, all of which is in ``lines``."""
+    at = to_milliseconds(step.at)
+    for delivery in step.owes:
+        _owe(lines, delivery)
+    lines[:] = [line for line in lines if not line.id or line.id != step.settles]
+    for line in lines:
+        if line.id and line.id == step.gives_up:
+            line.given_up_at, line.ready_at = at, None
+        if step.revives and line.given_up_at is not None:
+            line.created_at, line.ready_at, line.attempts, line.given_up_at = at, None, 0, None
+    first, *rest = [line for line in lines if line.given_up_at is None] or (None,)
+    if first is not None and first.ready_at is None:
+        first.ready_at = at
+    for line in rest:
+        line.ready_at = None
+
+
+def _owe(lines: list[_Line], delivery: Delivery) -> None:
+    """Owe a message, behind those that are owed already."""
+    owed = [line for line in lines if line.given_up_at is None]
     if delivery.kind is DeliveryKind.SUBMISSION:
-        same = [(number, given_up_at) for number, kind, _, given_up_at in rows if kind == delivery.kind.value]
-        if any(given_up_at is None for _, given_up_at in same):
+        if any(line.kind == delivery.kind for line in owed):
             return
-        for number, _ in same:  # the new one takes its place
-            connection.execute("DELETE FROM deliveries WHERE id = ?", (number,))
-    if delivery.kind is DeliveryKind.PROGRESS and owed:
-        last_id, last_kind, last_ready_at, _ = owed[-1]
-        if last_kind == delivery.kind.value and last_ready_at is None:
-            connection.execute("UPDATE deliveries SET payload = ? WHERE id = ?", (delivery.payload, last_id))
-            return
-    ready_at = None if owed else delivery.created_at
-    connection.execute(
-        "INSERT INTO deliveries (task_id, side, peer, kind, payload, created_at, ready_at, attempts, last_error)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, 0, '')",
-        (
-            *key,
-            delivery.kind.value,
-            delivery.payload,
-            to_milliseconds(delivery.created_at),
-            optional_milliseconds(ready_at),
-        ),
-    )
+        lines[:] = [line for line in lines if line.kind != delivery.kind]  # the new one takes its place
+    if delivery.kind is DeliveryKind.PROGRESS and owed and owed[-1].kind == delivery.kind and owed[-1].ready_at is None:
+        owed[-1].payload = delivery.payload
+        return
+    created_at = to_milliseconds(delivery.created_at)
+    lines.append(_Line(0, delivery.kind, created_at, None if owed else created_at, 0, None, delivery.payload))
 
 
 def postpone(connection: sqlite3.Connection, delivery_id: int, ready_at: datetime, error: str, is_unsent: bool) -> None:
@@ -104,39 +178,3 @@ def postpone(connection: sqlite3.Connection, delivery_id: int, ready_at: datetim
 def mark_sent(connection: sqlite3.Connection, delivery_id: int, now: datetime) -> None:
     """Note that a message is about to be sent to a peer that may not be sent it twice."""
     connection.execute("UPDATE deliveries SET sent_at = ? WHERE id = ?", (to_milliseconds(now), delivery_id))
-
-
-def settle(connection: sqlite3.Connection, key: TaskKey, delivery_id: int, now: datetime) -> None:
-    """Remove a delivery, and let the next one of its task go."""
-    connection.execute("DELETE FROM deliveries WHERE id = ?", (delivery_id,))
-    _let_next_go(connection, key, now)
-
-
-def give_up(connection: sqlite3.Connection, key: TaskKey, delivery_id: int, now: datetime) -> None:
-    """Keep a delivery, but do not try it again, and let the next one of its task go."""
-    connection.execute(
-        "UPDATE deliveries SET given_up_at = ?, ready_at = NULL WHERE id = ?", (to_milliseconds(now), delivery_id)
-    )
-    _let_next_go(connection, key, now)
-
-
-def revive(connection: sqlite3.Connection, key: TaskKey, now: datetime) -> None:
-    """Try what was given up for a task again, as if it were new: before what is owed, for it is older."""
-    connection.execute(
-        f"UPDATE deliveries SET given_up_at = NULL, ready_at = NULL, attempts = 0, created_at = ? WHERE {OF_KEY}"
-        " AND given_up_at IS NOT NULL",
-        (to_milliseconds(now), *key_values(key)),
-    )
-    connection.execute(
-        f"UPDATE deliveries SET ready_at = NULL WHERE {_OWED} AND id > (SELECT min(id) FROM deliveries WHERE {_OWED})",
-        (*key_values(key), *key_values(key)),
-    )
-    _let_next_go(connection, key, now)
-
-
-def _let_next_go(connection: sqlite3.Connection, key: TaskKey, now: datetime) -> None:
-    connection.execute(
-        "UPDATE deliveries SET ready_at = ? WHERE ready_at IS NULL AND id ="
-        f" (SELECT min(id) FROM deliveries WHERE {_OWED})",
-        (to_milliseconds(now), *key_values(key)),
-    )

@@ -11,7 +11,14 @@ import attrs
 from tasksubmit.lifecycle.change import Delivery
 from tasksubmit.lifecycle.table import TRANSITIONS, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds
-from tasksubmit.stores.rows import EVENT_COLUMNS, TOMBSTONE_COLUMNS, event_from_row, task_values, tombstone_from_row
+from tasksubmit.stores.rows import (
+    EVENT_COLUMNS,
+    TASK_NAMES,
+    TOMBSTONE_COLUMNS,
+    event_from_row,
+    task_values,
+    tombstone_from_row,
+)
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskStatusUpdate
 
@@ -21,10 +28,8 @@ _ALLOWED = {(side, transition.target) for (side, _, _), transition in TRANSITION
 _WITH_RESULTS = (TaskStatus.COMPLETED, TaskStatus.SUCCEEDED)
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "int | None": (int, type(None))}
 
-TASK_DEFAULTS = task_values(
-    Task(side=Side.RECEIVER, peer=Address(0, 0), task_id="", description="", created_at=from_milliseconds(0)),
-    without="",
-)
+_BLANK = Task(side=Side.RECEIVER, peer=Address(0, 0), task_id="", description="", created_at=from_milliseconds(0))
+TASK_DEFAULTS = dict(zip(TASK_NAMES, task_values(_BLANK), strict=True))
 """What a record has in the columns that its schema lacks."""
 
 

@@ -3,48 +3,74 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from attrs import evolve
-
-from tasksubmit.errors import StaleTask, StoreError, TaskForgotten
-from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent
+from tasksubmit.errors import StoreError
+from tasksubmit.lifecycle.change import Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
-from tasksubmit.stores import deliveries, events, retention
+from tasksubmit.stores import bulk, deliveries, events, rows
 from tasksubmit.stores.rows import (
     OF_KEY,
     SHIFTED_COLUMNS,
     TASK_COLUMNS,
+    TOMBSTONE_COLUMNS,
     as_many_as_fit,
-    changed_values,
     key_values,
     task_from_row,
-    task_values,
+    tombstone_from_row,
 )
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.timestamps import format_time
 
 # SQLite would rather take the index by status, and then read and sort all that is in the status; hence INDEXED BY.
-_QUEUE = "tasks INDEXED BY tasks_queue WHERE side = 'receiver' AND status = 'ACCEPTED'"
+QUEUE = "tasks INDEXED BY tasks_queue WHERE side = 'receiver' AND status = 'ACCEPTED'"
+
+_TASKS_AT_ONCE = 32
+"""Tasks that are read to be sent, before it is seen how long they are."""
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def get_task(connection: sqlite3.Connection, key: TaskKey) -> Task | None:
-    """The task known by `key`."""
-    row = connection.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE {OF_KEY}", key_values(key)).fetchone()
-    return task_from_row(row) if row else None
+def find_tasks(connection: sqlite3.Connection, task_ids: Sequence[str]) -> list[list[Task]]:
+    """For each id every record that has it, of either side, from or for whatever peer."""
+    sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN {{}}"
+    found: dict[str, list[Task]] = {}
+    for row in bulk.execute(connection, sql, task_ids):
+        task = task_from_row(row)
+        found.setdefault(task.task_id, []).append(task)
+    return [found.get(task_id, []) for task_id in task_ids]
 
 
-def find_tasks(connection: sqlite3.Connection, task_id: str) -> list[Task]:
-    """Every record with this id, of either side, from or for whatever peer."""
-    return [
-        task_from_row(row)
-        for row in connection.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id = ?", (task_id,))
-    ]
+def tasks_numbered(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, Task]:
+    """The tasks with these numbers."""
+    sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE number IN {{}}"
+    return {task.number: task for task in map(task_from_row, bulk.execute(connection, sql, numbers))}
+
+
+def get_tasks(connection: sqlite3.Connection, keys: Sequence[TaskKey]) -> list[Task | None]:
+    """The task known by each key."""
+    sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN {{}}"
+    tasks = {task.key: task for task in map(task_from_row, bulk.execute(connection, sql, _ids(keys)))}
+    return [tasks.get(key) for key in keys] if tasks else [None] * len(keys)
+
+
+def tombstones(connection: sqlite3.Connection, keys: Sequence[TaskKey]) -> list[Tombstone | None]:
+    """What retention left of the task known by each key."""
+    sql = f"SELECT {TOMBSTONE_COLUMNS} FROM tombstones WHERE task_id IN {{}}"
+    found = {left.key: left for left in map(tombstone_from_row, bulk.execute(connection, sql, _ids(keys)))}
+    return [found.get(key) for key in keys] if found else [None] * len(keys)
+
+
+def recall(connection: sqlite3.Connection, keys: Sequence[TaskKey]) -> list[Task | Tombstone | None]:
+    """The task known by each key, or what retention left of it."""
+    found = zip(get_tasks(connection, keys), tombstones(connection, keys), strict=True)
+    return [task or tombstone for task, tombstone in found]
+
+
+def _ids(keys: Iterable[TaskKey]) -> list[str]:
+    return [key.task_id for key in keys]
 
 
 def list_tasks(
@@ -69,7 +95,7 @@ def list_tasks(
 
 def queue(connection: sqlite3.Connection, limit: int) -> list[Task]:
     """The first `limit` tasks of the queue, head first."""
-    sql = f"SELECT {TASK_COLUMNS} FROM {_QUEUE} ORDER BY queue_position LIMIT ?"
+    sql = f"SELECT {TASK_COLUMNS} FROM {QUEUE} ORDER BY queue_position LIMIT ?"
     return [task_from_row(row) for row in connection.execute(sql, (limit,))]
 
 
@@ -102,8 +128,16 @@ def due_tasks(connection: sqlite3.Connection, deadline: Deadline, before: dateti
 
 def with_tasks(connection: sqlite3.Connection, found: Iterable[Delivery]) -> list[tuple[Delivery, Task]]:
     """Deliveries, each with its task; the first of them, if their tasks are long."""
-    pairs = ((delivery, get_task(connection, delivery.key)) for delivery in found)
-    return list(as_many_as_fit(((delivery, task) for delivery, task in pairs if task), lambda pair: pair[1]))
+    rest = list(found)
+    pairs: list[tuple[Delivery, Task]] = []
+    total = 0
+    while rest and total <= rows.MAX_READ_BYTES:
+        some, rest = rest[:_TASKS_AT_ONCE], rest[_TASKS_AT_ONCE:]
+        for delivery, task in zip(some, get_tasks(connection, [one.key for one in some]), strict=True):
+            if task is not None and total <= rows.MAX_READ_BYTES:
+                pairs.append((delivery, task))
+                total += len(task.description)
+    return pairs
 
 
 def scores(connection: sqlite3.Connection) -> list[tuple[Address, int]]:
@@ -144,59 +178,6 @@ def own_by(connection: sqlite3.Connection, name: str, address: Address) -> None:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def create_task(connection: sqlite3.Connection, task: Task, owed: Iterable[Delivery]) -> tuple[Task, bool]:
-    """Insert a record; returns it and True, or the one that has its key already and False.
-
-    :raises TaskForgotten: when retention has removed the one that had it.
-    """
-    tombstone = retention.tombstone(connection, task.key)
-    if tombstone is not None:
-        raise TaskForgotten(
-            f"task {task.task_id} was {tombstone.status}, and was removed on {format_time(tombstone.removed_at)}; use"
-            " another id"
-        )
-    values = task_values(task, without="number")
-    cursor = connection.execute(
-        f"INSERT INTO tasks ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"
-        " ON CONFLICT (task_id, side, peer) DO NOTHING",
-        tuple(values.values()),
-    )
-    if cursor.rowcount == 0:
-        existing = get_task(connection, task.key)
-        assert existing is not None
-        return existing, False
-    for delivery in owed:
-        deliveries.add(connection, delivery)
-    assert cursor.lastrowid is not None
-    return evolve(task, number=cursor.lastrowid), True
-
-
-def apply_change(connection: sqlite3.Connection, change: Change) -> Task:
-    """Carry out `change` and return the record as it is now; see `ITaskStore.apply`."""
-    before, after = change.before, change.after
-    was_queued, is_queued = _is_queued(before), _is_queued(after)
-    if is_queued != was_queued:
-        after = evolve(after, queue_position=_next_position(connection) if is_queued else None)
-    _compare_and_set(connection, before, after)
-    if is_queued != was_queued:
-        _stage_head(connection, change.at)
-    for event in change.events:
-        events.tell(connection, before.number, event)
-    for delivery in change.deliveries:
-        deliveries.add(connection, delivery)
-    for booking in change.bookings:
-        _book(connection, before.key, booking.party, booking.points, booking.reason, change.at)
-    if change.settles is not None:
-        deliveries.settle(connection, before.key, change.settles, change.at)
-    if change.gives_up is not None:
-        deliveries.give_up(connection, before.key, change.gives_up, change.at)
-    if change.revives:
-        deliveries.revive(connection, before.key, change.at)
-    task = get_task(connection, before.key)
-    assert task is not None
-    return task
-
-
 def postpone_delivery(
     connection: sqlite3.Connection,
     delivery: Delivery,
@@ -209,7 +190,7 @@ def postpone_delivery(
     deliveries.postpone(connection, delivery.id, ready_at, error, is_unsent)
     row = connection.execute(f"SELECT number FROM tasks WHERE {OF_KEY}", key_values(delivery.key)).fetchone()
     if row is not None:
-        events.tell(connection, row[0], event)
+        events.tell(connection, [(row[0], event)])
 
 
 def shift_times(connection: sqlite3.Connection, by: timedelta) -> None:
@@ -243,50 +224,3 @@ def remember_features(connection: sqlite3.Connection, peer: Address, features: I
         " ON CONFLICT (peer) DO UPDATE SET features = excluded.features",
         (str(peer), " ".join(sorted(features))),
     )
-
-
-def _is_queued(task: Task) -> bool:
-    return task.side is Side.RECEIVER and task.status is TaskStatus.ACCEPTED
-
-
-def _next_position(connection: sqlite3.Connection) -> int:
-    row = connection.execute(f"SELECT coalesce(max(queue_position), 0) + 1 FROM {_QUEUE}").fetchone()
-    return int(row[0])
-
-
-def _stage_head(connection: sqlite3.Connection, now: datetime) -> None:
-    connection.execute(
-        "UPDATE tasks SET staged_at = ?, revision = revision + 1 WHERE staged_at IS NULL AND number ="
-        f" (SELECT number FROM {_QUEUE} ORDER BY queue_position LIMIT 1)",
-        (to_milliseconds(now),),
-    )
-
-
-def _compare_and_set(connection: sqlite3.Connection, before: Task, after: Task) -> None:
-    values = changed_values(before, after)
-    if not values:
-        return
-    assignments = "".join(f"{column} = ?, " for column in values)
-    cursor = connection.execute(
-        f"UPDATE tasks SET {assignments}revision = revision + 1 WHERE number = ? AND status = ? AND revision = ?",
-        (*values.values(), before.number, before.status.value, before.revision),
-    )
-    if cursor.rowcount == 0:
-        raise StaleTask(f"task {before.task_id} is no longer {before.status}: it was changed meanwhile")
-
-
-def _book(
-    connection: sqlite3.Connection, key: TaskKey, party: Address, points: int, reason: str, now: datetime
-) -> None:
-    """Add points to the ledger, unless this side of the task has booked for this party before."""
-    cursor = connection.execute(
-        "INSERT INTO bookings (task_id, side, peer, party, points, reason, booked_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT DO NOTHING",
-        (*key_values(key), str(party), points, reason, to_milliseconds(now)),
-    )
-    if cursor.rowcount:
-        connection.execute(
-            "INSERT INTO scores (party, points) VALUES (?, ?)"
-            " ON CONFLICT (party) DO UPDATE SET points = scores.points + excluded.points",
-            (str(party), points),
-        )

@@ -6,7 +6,7 @@ import sqlite3
 from datetime import datetime
 
 from tasksubmit.lifecycle.change import Tombstone
-from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
+from tasksubmit.lifecycle.task import Task, to_milliseconds
 from tasksubmit.stores.rows import (
     OF_KEY,
     TASK_COLUMNS,
@@ -54,13 +54,6 @@ def forget(connection: sqlite3.Connection, task: Task, now: datetime) -> bool:
         (*key, left.status.value, left.description_sha256, left.reward, to_milliseconds(left.removed_at)),
     )
     return True
-
-
-def tombstone(connection: sqlite3.Connection, key: TaskKey) -> Tombstone | None:
-    """What stayed of the task known by `key`."""
-    sql = f"SELECT {TOMBSTONE_COLUMNS} FROM tombstones WHERE {OF_KEY}"
-    row = connection.execute(sql, key_values(key)).fetchone()
-    return tombstone_from_row(row) if row else None
 
 
 def tombstones(connection: sqlite3.Connection, task_id: str) -> list[Tombstone]:

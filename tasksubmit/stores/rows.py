@@ -6,7 +6,8 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import wraps
+from functools import lru_cache, wraps
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import attrs
@@ -22,10 +23,6 @@ _Row = Sequence[Any]
 _Converter = Callable[[Any], Any]
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
 def optional_milliseconds(when: datetime | None) -> int | None:
     """A time as its column holds it."""
     return None if when is None else to_milliseconds(when)
@@ -35,26 +32,42 @@ def _optional_time(milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else from_milliseconds(milliseconds)
 
 
+@lru_cache(maxsize=1024)
+def _written_words(words: tuple[str, ...]) -> str:
+    return json.dumps(words)
+
+
+@lru_cache(maxsize=1024)
+def _read_words(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+# How the values of a type are written and read, unless as they are.
 _BY_TYPE: dict[str, tuple[_Converter, _Converter]] = {
     "Side": (str, Side),
     "TaskStatus": (str, TaskStatus),
     "Address": (str, Address.parse),
     "datetime": (to_milliseconds, from_milliseconds),
-    "datetime | None": (optional_milliseconds, _optional_time),
     "bool": (int, bool),
-    "tuple[str, ...]": (json.dumps, lambda text: tuple(json.loads(text))),
-    "str": (_same, _same),
-    "int": (_same, _same),
-    "int | None": (_same, _same),
+    "tuple[str, ...]": (_written_words, _read_words),
 }
+_FIELDS: tuple[attrs.Attribute[Any], ...] = attrs.fields(Task)
+_CONVERTED = [
+    (index, *_BY_TYPE[kind], kind != str(attribute.type))
+    for index, attribute in enumerate(_FIELDS)
+    if (kind := str(attribute.type).removesuffix(" | None")) in _BY_TYPE
+]
 
-_FIELDS = [(attribute.name, *_BY_TYPE[str(attribute.type)]) for attribute in attrs.fields(Task)]
-TASK_COLUMNS = ", ".join(name for name, _, _ in _FIELDS)
-"""The columns of a task, in the order that `task_from_row` expects."""
+TASK_NAMES = tuple(attribute.name for attribute in _FIELDS)
+"""The columns of a task, in the order that `task_values` gives and `task_from_row` expects."""
+
+TASK_COLUMNS = ", ".join(TASK_NAMES)
+
+_values_of = attrgetter(*TASK_NAMES)
 
 SHIFTED_COLUMNS = [
     attribute.name
-    for attribute in attrs.fields(Task)
+    for attribute in _FIELDS
     if str(attribute.type).startswith("datetime") and attribute.name not in ("expires_at", "result_due_at")
 ]
 """The columns that hold times of the node's own clock; the others were agreed on."""
@@ -77,36 +90,36 @@ def _or_damaged(read: Callable[[_Row], T]) -> Callable[[_Row], T]:
 @_or_damaged
 def task_from_row(row: Sequence[Any]) -> Task:
     """The record that a row of `TASK_COLUMNS` holds."""
-    return Task(**{name: read(value) for (name, _, read), value in zip(_FIELDS, row, strict=True)})
+    values = list(row)
+    for index, _, read, is_optional in _CONVERTED:
+        value = values[index]
+        if value is not None or not is_optional:
+            values[index] = read(value)
+    return Task.of_fields(dict(zip(TASK_NAMES, values, strict=True)))
+
+
+def task_values(task: Task) -> list[Any]:
+    """The columns of a task, as they are written."""
+    values = list(_values_of(task))
+    for index, write, _, _ in _CONVERTED:
+        value = values[index]
+        if value is not None:
+            values[index] = write(value)
+    return values
 
 
 MAX_READ_BYTES = 32 * 1024 * 1024
 """Descriptions that one look at the work to do takes into memory; the next look takes the next ones."""
 
 
-def as_many_as_fit(items: Iterable[T], task_of: Callable[[T], Task] = _same) -> Iterator[T]:
-    """The first of some items, up to `MAX_READ_BYTES` of descriptions of their tasks, and at least one."""
+def as_many_as_fit(tasks: Iterable[Task]) -> Iterator[Task]:
+    """The first of some tasks, up to `MAX_READ_BYTES` of descriptions, and at least one."""
     total = 0
-    for item in items:
-        yield item
-        total += len(task_of(item).description)
+    for task in tasks:
+        yield task
+        total += len(task.description)
         if total > MAX_READ_BYTES:
             return
-
-
-def task_values(task: Task, *, without: str) -> dict[str, Any]:
-    """Every column of `task` but ``without``, as it is written."""
-    return {name: write(getattr(task, name)) for name, write, _ in _FIELDS if name != without}
-
-
-def changed_values(before: Task, after: Task) -> dict[str, Any]:
-    """The columns in which two records differ, as ``after`` has them."""
-    changed = {}
-    for name, write, _ in _FIELDS:
-        value = getattr(after, name)
-        if value != getattr(before, name):
-            changed[name] = write(value)
-    return changed
 
 
 OF_KEY = "task_id = ? AND side = ? AND peer = ?"

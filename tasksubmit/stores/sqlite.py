@@ -23,14 +23,15 @@ from tasksubmit.interfaces import ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.stores import deliveries, disk, events, queries, retention
-from tasksubmit.stores.batches import InlineWorker, ThreadWorker, Worker, run_batch, run_reads
+from tasksubmit.stores import changes, deliveries, disk, events, queries, retention
+from tasksubmit.stores.batches import InlineWorker, Operation, ThreadWorker, Worker, each, run_batch, run_reads
 from tasksubmit.stores.migrations import damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles
 from tasksubmit.stores.wal import fault_of_log
 from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 DATABASE = "tasks.db"
 LOCK = "lock"
@@ -143,16 +144,16 @@ class SQLiteTaskStore:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def _write(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
-        return _run(self._writer, operation)
+    def _write(self, statement: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+        return _run(self._writer, each, statement)
 
     def create(self, task: Task, owed: Sequence[Delivery]) -> Deferred[tuple[Task, bool]]:
         """See `ITaskStore.create`."""
-        return self._write(lambda connection: queries.create_task(connection, task, owed))
+        return _run(self._writer, changes.create_tasks, (task, owed))
 
     def apply(self, change: Change) -> Deferred[Task]:
         """See `ITaskStore.apply`."""
-        done = self._write(lambda connection: queries.apply_change(connection, change))
+        done = _run(self._writer, changes.apply_changes, change)
         before, after = change.before, change.after
         for name, old in ((after.result_file, before.result_file), (after.late_result_file, before.late_result_file)):
             if name and name != old:
@@ -204,16 +205,16 @@ class SQLiteTaskStore:
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def _read(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
-        return _run(self._reader, operation)
+    def _read(self, statement: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+        return _run(self._reader, each, statement)
 
     def get(self, key: TaskKey) -> Deferred[Task | None]:
         """See `ITaskStore.get`."""
-        return self._read(lambda connection: queries.get_task(connection, key))
+        return _run(self._reader, queries.get_tasks, key)
 
     def find(self, task_id: str) -> Deferred[list[Task]]:
         """See `ITaskStore.find`."""
-        return self._read(lambda connection: queries.find_tasks(connection, task_id))
+        return _run(self._reader, queries.find_tasks, task_id)
 
     def list_tasks(
         self,
@@ -233,7 +234,7 @@ class SQLiteTaskStore:
 
     def recall(self, key: TaskKey) -> Deferred[Task | Tombstone | None]:
         """See `ITaskStore.recall`."""
-        return self._read(lambda connection: queries.get_task(connection, key) or retention.tombstone(connection, key))
+        return _run(self._reader, queries.recall, key)
 
     def ended(self, before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
         """See `ITaskStore.ended`."""
@@ -332,8 +333,8 @@ class SQLiteTaskStore:
         return self._in_file_thread(lambda: self._results.read(name, digest))
 
 
-def _run(worker: Worker | None, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
-    return _refuse() if worker is None else worker.run(operation)
+def _run(worker: Worker | None, operation: Operation[A, T], argument: A) -> Deferred[T]:
+    return _refuse() if worker is None else worker.run(operation, argument)
 
 
 def _refuse() -> Deferred[T]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tasksubmit.errors import InvalidAddress
 
@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r"([0-9]{1,10}):([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})\.([0-9A
 _PORT = re.compile(r"[0-9]{1,10}")
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class Address:
     """Where an agent lives in the Pilot overlay. Hashable, and ordered by network, then node.
 
@@ -31,10 +31,13 @@ class Address:
 
     network: int
     node: int
+    _text: str = field(init=False, eq=False, repr=False)
 
-    def __attrs_post_init__(self) -> None:
+    @_text.default
+    def _print(self) -> str:
         if not (0 <= self.network <= _MAX_NETWORK and 0 <= self.node <= _MAX_NODE):
             raise InvalidAddress(f"network {self.network}, node {self.node}: out of range")
+        return f"{self.network}:{self.network:04X}.{self.node >> 16:04X}.{self.node & 0xFFFF:04X}"
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -47,7 +50,7 @@ class Address:
 
     def __str__(self) -> str:
         """Print the canonical text, for example ``1:0001.F291.0004``."""
-        return f"{self.network}:{self.network:04X}.{self.node >> 16:04X}.{self.node & 0xFFFF:04X}"
+        return self._text
 
 
 # Peers are few and messages many: nearly every address that is read has been read before.

@@ -21,12 +21,11 @@ from twisted.trial.unittest import TestCase
 from tasksubmit.errors import StoreDamaged
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import TaskKey
-from tasksubmit.stores import queries
 from tasksubmit.stores.check import check_state
 from tasksubmit.stores.sqlite import DATABASE, RESULTS, SQLiteTaskStore
 from tests.node.helpers import ALICE, BOB
 from tests.node.test_restart import RestartTestCase
-from tests.stores.contract import OWN, new_task
+from tests.stores.contract import OWN, create_task, new_task
 from tests.stores.test_check import make_state
 
 PAGE_BYTES = 4096
@@ -86,7 +85,7 @@ class StartTests(TestCase):
         """Have a state directory as a node leaves it that was killed in the middle; gives its log."""
         with closing(sqlite3.connect(self.pristine / DATABASE, isolation_level=None)) as connection:
             for number in range(5):
-                queries.create_task(connection, new_task(f"logged-{number}", description="x" * 10_000), ())
+                create_task(connection, new_task(f"logged-{number}", description="x" * 10_000), ())
             self.renew()
         return Path(f"{self.database}-wal")
 

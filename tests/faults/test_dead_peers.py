@@ -24,6 +24,7 @@ from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.service import Node
 from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS
 from tasksubmit.stores import queries
+from tasksubmit.stores.changes import create_tasks
 from tasksubmit.stores.migrations import migrate, schema_steps
 from tasksubmit.stores.sqlite import DATABASE, SQLiteTaskStore
 from tasksubmit.wire.address import Address
@@ -340,7 +341,7 @@ def fill(directory: Path, amount: int) -> None:
     created_at = from_milliseconds(1_000_000)
     task = Task(side=Side.SUBMITTER, peer=DEAD, task_id="t0", description="w" * 100, created_at=created_at)
     delivery = Delivery(key=task.key, kind=DeliveryKind.SUBMISSION, created_at=created_at)
-    queries.create_task(connection, task, [delivery])
+    create_tasks(connection, [(task, [delivery])])
     for table, key in (("tasks", "number"), ("deliveries", "id")):
         names = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
         columns = ", ".join(name for name in names if name not in (key, "task_id"))

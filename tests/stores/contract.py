@@ -5,6 +5,7 @@ The rest is in the modules beside this one, `contract_changes` for one.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tasksubmit.interfaces import ITaskStore
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, TaskEvent
 from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.stores.changes import apply_changes, create_tasks
 from tasksubmit.wire.address import Address
 
 if TYPE_CHECKING:
@@ -57,6 +59,16 @@ def step(before: Task, event: Event, milliseconds: int, fields: dict[str, Any] |
     changed = evolve(before, **(fields or {}))
     after = changed.advanced(advance(before.side, before.status, event), at(milliseconds))
     return Change(before=before, after=after, at=at(milliseconds), **more)
+
+
+def create_task(connection: sqlite3.Connection, task: Task, owed: Sequence[Delivery]) -> tuple[Task, bool]:
+    """Keep one new record."""
+    return create_tasks(connection, [(task, owed)])[0]
+
+
+def apply_change(connection: sqlite3.Connection, change: Change) -> Task:
+    """Carry out one change."""
+    return apply_changes(connection, [change])[0]
 
 
 class StoreCase(Base):

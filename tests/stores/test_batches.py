@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError
-from tasksubmit.stores.batches import InlineWorker, Operation, run_batch, run_reads
+from tasksubmit.stores.batches import Call, InlineWorker, Statement, each, run_batch, run_reads
 
 
 class FaultyConnection(sqlite3.Connection):
@@ -52,7 +52,12 @@ def database(path: str = ":memory:") -> FaultyConnection:
     return connection
 
 
-def insert(number: int) -> Operation:
+def alone(*statements: Statement) -> list[Call]:
+    """The calls of some statements."""
+    return [(each, statement) for statement in statements]
+
+
+def insert(number: int) -> Statement:
     """Keeps a number, and returns it."""
 
     def operation(connection: sqlite3.Connection) -> int:
@@ -62,7 +67,7 @@ def insert(number: int) -> Operation:
     return operation
 
 
-def insert_and_fail(number: int) -> Operation:
+def insert_and_fail(number: int) -> Statement:
     """Keeps a number, then finds that it may not."""
 
     def operation(connection: sqlite3.Connection) -> None:
@@ -97,20 +102,20 @@ class RunBatchTests(SynchronousTestCase):
 
     def test_one_transaction(self) -> None:
         """All operations share one transaction, and their results come in their order."""
-        self.assertEqual(run_batch(self.connection, [insert(n) for n in (3, 1, 2)]), [3, 1, 2])
+        self.assertEqual(run_batch(self.connection, alone(*(insert(n) for n in (3, 1, 2)))), [3, 1, 2])
         self.assertEqual(numbers(self.connection), [1, 2, 3])
         self.assertEqual((self.statements.count("BEGIN IMMEDIATE"), self.transactions()), (1, 1))
 
     def test_one_fails(self) -> None:
         """An operation that fails is undone, and spoils no other."""
-        first, failure, third = run_batch(self.connection, [insert(1), insert_and_fail(2), insert(3)])
+        first, failure, third = run_batch(self.connection, alone(insert(1), insert_and_fail(2), insert(3)))
         self.assertEqual((first, third), (1, 3))
         self.assertIsInstance(failure.value, StaleTask)
         self.assertEqual(numbers(self.connection), [1, 3])
 
     def test_error_of_the_database(self) -> None:
         """What SQLite raises in an operation becomes a `StoreError` with its words, for that operation alone."""
-        first, failure, third = run_batch(self.connection, [insert(1), insert(1), insert(3)])
+        first, failure, third = run_batch(self.connection, alone(insert(1), insert(1), insert(3)))
         self.assertEqual((first, third), (1, 3))
         self.assertIs(failure.type, StoreError)
         self.assertIn("UNIQUE constraint failed", str(failure.value))
@@ -123,13 +128,13 @@ class RunBatchTests(SynchronousTestCase):
             self.assertIn(words, str(failure.value))
         self.assertEqual(numbers(self.connection), [])
         self.assertFalse(self.connection.in_transaction)
-        self.assertEqual(run_batch(self.connection, [insert(4)]), [4])
+        self.assertEqual(run_batch(self.connection, alone(insert(4))), [4])
 
     def test_commit_finds_no_room(self) -> None:
         """When there is no room, or no lock, for a commit all operations fail, and the connection stays good."""
         for harmless in (FULL, "database is locked"):
             self.connection.faults["COMMIT"] = [sqlite3.OperationalError(harmless)]
-            results = run_batch(self.connection, [insert(1), insert(2)])
+            results = run_batch(self.connection, alone(insert(1), insert(2)))
             self.assert_all_fail(
                 results, 2, f"memory: could not be used: {harmless}; check the disk and its free space"
             )
@@ -143,7 +148,7 @@ class RunBatchTests(SynchronousTestCase):
             connection.execute("ROLLBACK")  # as SQLite does by itself
             raise sqlite3.OperationalError(FULL)
 
-        self.assert_all_fail(run_batch(self.connection, [insert(1), fill, ran.append]), 3, FULL)
+        self.assert_all_fail(run_batch(self.connection, alone(insert(1), fill, ran.append)), 3, FULL)
         self.assertEqual(ran, [])
 
     def test_commit_fails(self) -> None:
@@ -152,7 +157,7 @@ class RunBatchTests(SynchronousTestCase):
             if error is sqlite3.OperationalError:
                 self.connection.faults["COMMIT"] = [sqlite3.OperationalError(BROKEN)]
             with self.assertRaises(error):
-                run_batch(self.connection, [insert(1), spoiler])
+                run_batch(self.connection, alone(insert(1), spoiler))
             self.assertFalse(self.connection.in_transaction)
             self.assertEqual(numbers(self.connection), [])
 
@@ -161,18 +166,18 @@ class RunBatchTests(SynchronousTestCase):
         self.connection.faults["COMMIT"] = [sqlite3.OperationalError(FULL)]
         rollback = self.connection.rollback
         self.patch(self.connection, "rollback", lambda: None)
-        [failure] = run_batch(self.connection, [insert(1)])
+        [failure] = run_batch(self.connection, alone(insert(1)))
         self.assertIs(failure.type, StoreError)
         self.assertTrue(self.connection.in_transaction)
         self.patch(self.connection, "rollback", rollback)
-        self.assertEqual(run_batch(self.connection, [insert(2)]), [2])
+        self.assertEqual(run_batch(self.connection, alone(insert(2))), [2])
         self.assertEqual(numbers(self.connection), [2])
 
     def test_transaction_lost(self) -> None:
         """When the transaction is gone in the midst of it that is raised; no later operation is run, none is kept."""
         ran: list[object] = []
         with self.assertRaisesRegex(sqlite3.OperationalError, "no such savepoint"):
-            run_batch(self.connection, [insert(1), lose_transaction, ran.append])
+            run_batch(self.connection, alone(insert(1), lose_transaction, ran.append))
         self.assertEqual((numbers(self.connection), ran), ([], []))
 
     def test_begin_fails(self) -> None:
@@ -183,7 +188,7 @@ class RunBatchTests(SynchronousTestCase):
         self.addCleanup(connection.close)
         holder.execute("BEGIN IMMEDIATE")
         ran: list[object] = []
-        results = run_batch(connection, [ran.append, ran.append])
+        results = run_batch(connection, alone(ran.append, ran.append))
         self.assertEqual([failure.type for failure in results], [StoreError] * 2)
         self.assertIn("locked", str(results[0].value))
         self.assertEqual(ran, [])
@@ -192,7 +197,7 @@ class RunBatchTests(SynchronousTestCase):
         """Reads run outside of a transaction of ours, and one that fails spoils no other."""
         insert(7)(self.connection)
         self.statements.clear()
-        first, failure, third = run_reads(self.connection, [numbers, spoil_syntax, numbers])
+        first, failure, third = run_reads(self.connection, alone(numbers, spoil_syntax, numbers))
         self.assertEqual((first, third), ([7], [7]))
         self.assertIs(failure.type, StoreError)
         self.assertNotIn("BEGIN IMMEDIATE", self.statements)
@@ -203,7 +208,7 @@ class RunBatchTests(SynchronousTestCase):
         connection = database(path)
         self.addCleanup(connection.close)
         for run in (run_batch, run_reads):
-            [plain, damaged, too_big] = run(connection, [spoil_syntax, find_damage, ask_for_too_much])
+            [plain, damaged, too_big] = run(connection, alone(spoil_syntax, find_damage, ask_for_too_much))
             self.assertIs(plain.type, StoreError)
             self.assertIn(f"{path} could not be used: near", str(plain.value))
             self.assertIn("check the disk and its free space, then try again", str(plain.value))
@@ -240,19 +245,19 @@ class InlineWorkerTests(SynchronousTestCase):
     def test_run(self) -> None:
         """Each operation is done when `run` returns, and fails alone, whatever it fails with."""
         worker = InlineWorker(database(), run_batch)
-        self.assertEqual(self.successResultOf(worker.run(insert(1))), 1)
-        self.failureResultOf(worker.run(insert_and_fail(2)), StaleTask)
-        error = self.failureResultOf(worker.run(spoil_commit), StoreError).value
+        self.assertEqual(self.successResultOf(worker.run(each, insert(1))), 1)
+        self.failureResultOf(worker.run(each, insert_and_fail(2)), StaleTask)
+        error = self.failureResultOf(worker.run(each, spoil_commit), StoreError).value
         self.assertIn("memory: could not be used: FOREIGN KEY constraint failed", str(error))
-        self.assertEqual(self.successResultOf(worker.run(numbers)), [1])
+        self.assertEqual(self.successResultOf(worker.run(each, numbers)), [1])
         self.successResultOf(worker.close())
-        self.failureResultOf(worker.run(numbers), StoreClosed)
+        self.failureResultOf(worker.run(each, numbers), StoreClosed)
         self.successResultOf(worker.close())
 
     def test_failures_are_failures(self) -> None:
         """What a batch returns for an operation that failed is a `Failure` with its traceback."""
         connection = database()
         self.addCleanup(connection.close)
-        [failure] = run_batch(connection, [insert_and_fail(1)])
+        [failure] = run_batch(connection, alone(insert_and_fail(1)))
         self.assertIsInstance(failure, Failure)
         self.assertIn("someone else was first", failure.getTraceback())

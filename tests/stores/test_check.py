@@ -26,7 +26,7 @@ from tasksubmit.stores.results import INCOMING, ResultFiles
 from tasksubmit.stores.sqlite import DATABASE, LOCK, RESULTS
 from tasksubmit.stores.wal import fault_of_log
 from tasksubmit.wire.messages import TaskStatusUpdate
-from tests.stores.contract import OWN, PEER, at, new_task, step
+from tests.stores.contract import OWN, PEER, apply_change, at, create_task, new_task, step
 
 CONTENT = b"what came of it"
 PAGE_BYTES = 4096
@@ -41,7 +41,7 @@ def opened(directory: Path) -> Iterator[sqlite3.Connection]:
 
 def create(connection: sqlite3.Connection, task: Task, *deliveries: Delivery) -> Task:
     """Keep a record."""
-    return queries.create_task(connection, task, deliveries)[0]
+    return create_task(connection, task, deliveries)[0]
 
 
 def make_state(directory: Path) -> None:
@@ -58,7 +58,7 @@ def make_state(directory: Path) -> None:
         queries.remember_features(connection, PEER, ["ack"])
         for number in (1, 2):
             new = create(connection, new_task(f"queued-{number}"))
-            queries.apply_change(connection, step(new, Event.ACCEPT, number))
+            apply_change(connection, step(new, Event.ACCEPT, number))
         task = create(connection, new_task("done"))
         fields = {
             "result_type": "text",
@@ -73,11 +73,11 @@ def make_state(directory: Path) -> None:
             (Event.COMPLETE, fields, DeliveryKind.RESULTS, b""),
         ):
             deliveries = (Delivery(key=task.key, kind=kind, payload=payload, created_at=at(9)),) if kind else ()
-            task = queries.apply_change(connection, step(task, event, 10, more, deliveries=deliveries))
+            task = apply_change(connection, step(task, event, 10, more, deliveries=deliveries))
         sent = create(connection, new_task("sent", Side.SUBMITTER))
         late = {"late_result_file": files.write("sent", "late.csv", b"1,2\n")}
         bookings = (Booking(PEER, -1, "expired"),)
-        queries.apply_change(connection, step(sent, Event.HEAR_EXPIRED, 10, late, bookings=bookings))
+        apply_change(connection, step(sent, Event.HEAR_EXPIRED, 10, late, bookings=bookings))
         for name in (*late.values(), fields["result_file"]):
             files.settle(str(name))
 
@@ -201,7 +201,7 @@ class WholeTests(CheckCase):
     def test_after_retention(self) -> None:
         """Scores outlive the bookings that retention removes."""
         with opened(self.directory) as connection:
-            task = queries.find_tasks(connection, "sent")[0]
+            task = queries.find_tasks(connection, ["sent"])[0][0]
             self.assertTrue(retention.forget(connection, task, at(0)))
         (self.directory / RESULTS / "sent_late.csv").unlink()
         self.assertEqual(self.check().problems, ())

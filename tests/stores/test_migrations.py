@@ -173,7 +173,7 @@ class SecondStepTests(SynchronousTestCase):
 
     def migrated(self, task_id: str) -> Task:
         """A record, as this version reads it."""
-        [task] = queries.find_tasks(self.connection, task_id)
+        [task] = queries.find_tasks(self.connection, [task_id])[0]
         return task
 
     def migrate(self) -> None:
@@ -307,7 +307,7 @@ class SecondStepTests(SynchronousTestCase):
         for table in tables:
             self.assertEqual(self.connection.execute(f"SELECT * FROM {table}").fetchall(), before[table])
         self.assertEqual(self.connection.execute(f"SELECT {old} FROM deliveries").fetchall(), rows)
-        task = queries.get_task(self.connection, new_task("t-1").key)
+        task = queries.get_tasks(self.connection, [new_task("t-1").key])[0]
         assert task is not None
         self.assertEqual((task.result_file, task.result_sha256, task.number), ("t-1_a.md", "", 1))
         self.assertEqual(events.of_task(self.connection, task.number), [])

@@ -14,6 +14,7 @@ from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
 from tasksubmit.lifecycle.change import Change
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.stores import retention
+from tasksubmit.stores.batches import each
 from tasksubmit.stores.results import INCOMING, ResultFiles
 from tests.stores.contract import START, new_task
 from tests.stores.test_sqlite import DirectoryCase
@@ -136,7 +137,7 @@ class ReopenTests(DirectoryCase):
     async def lose(self) -> None:
         """Let the writer find its transaction gone, which nothing explains."""
         with self.assertRaisesRegex(StoreError, f"{self.path} could not be used: no such savepoint"):
-            await self.writer().run(lambda connection: connection.execute("ROLLBACK"))
+            await self.writer().run(each, lambda connection: connection.execute("ROLLBACK"))
         self.assertIsNone(self.connection())
 
     async def test_goes_on(self) -> None:
@@ -154,7 +155,7 @@ class ReopenTests(DirectoryCase):
     async def test_damaged(self) -> None:
         """A database that is not whole is not written on; once it is restored the store goes on."""
         await self.store.create(new_task("before"), [])
-        root, size = await self.writer().run(self.place_of_scores)
+        root, size = await self.writer().run(each, self.place_of_scores)
         await self.reopen()  # all of it is in the database now, and not in the log
         await self.lose()
         whole = self.path.read_bytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError, StoreUncertain
-from tasksubmit.stores.batches import MAX_BATCH, Operation, ThreadWorker, run_batch
+from tasksubmit.stores.batches import MAX_BATCH, Call, Statement, ThreadWorker, each, run_batch
 from tests.stores.test_batches import BROKEN, FULL, connect, database, insert, insert_and_fail, numbers, spoil_commit
 
 SECONDS = 30
@@ -61,9 +61,9 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.connections.append(connect(self.path))
         return self.connections[-1]
 
-    def run_one(self, operation: Operation) -> Deferred[Any]:
+    def run_one(self, operation: Statement) -> Deferred[Any]:
         """Run an operation in a batch of its own, to the end."""
-        done = self.worker.run(operation)
+        done = self.worker.run(each, operation)
         self.reactor.wait()
         return done
 
@@ -73,10 +73,10 @@ class ThreadWorkerTests(SynchronousTestCase):
         error: StoreError = self.failureResultOf(self.run_one(insert(number)), StoreError).value
         return error
 
-    def run_batch(self, connection: sqlite3.Connection, operations: list[Operation]) -> list[Any]:
-        """Count the operations of each batch."""
-        self.batches.append(len(operations))
-        return run_batch(connection, operations)
+    def run_batch(self, connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
+        """Count the calls of each batch."""
+        self.batches.append(len(calls))
+        return run_batch(connection, calls)
 
     def close(self) -> None:
         """Close the worker and wait for it."""
@@ -100,7 +100,7 @@ class ThreadWorkerTests(SynchronousTestCase):
             entered.set()
             leave.wait(SECONDS)
 
-        held = self.worker.run(operation)
+        held = self.worker.run(each, operation)
         self.assertTrue(entered.wait(SECONDS))
         return held, leave
 
@@ -167,7 +167,7 @@ class ThreadWorkerTests(SynchronousTestCase):
     def test_group_commit(self) -> None:
         """Whatever arrives while a batch is at work goes into the next one together."""
         _, leave = self.hold()
-        fired = [self.worker.run(insert(n)) for n in range(100)]
+        fired = [self.worker.run(each, insert(n)) for n in range(100)]
         leave.set()
         self.reactor.wait()
         self.reactor.wait()
@@ -177,7 +177,7 @@ class ThreadWorkerTests(SynchronousTestCase):
     def test_batch_is_bounded(self) -> None:
         """A batch takes so many operations at most, in their order; the rest goes into the next."""
         _, leave = self.hold()
-        fired = [self.worker.run(insert(n)) for n in range(MAX_BATCH + 5)]
+        fired = [self.worker.run(each, insert(n)) for n in range(MAX_BATCH + 5)]
         leave.set()
         self.reactor.wait()
         self.reactor.wait()
@@ -191,8 +191,8 @@ class ThreadWorkerTests(SynchronousTestCase):
         """No Deferred fires while its batch is at work, and by the time one fires everybody can see its work."""
         fired: list[tuple[int, list[int]]] = []
         _, leave = self.hold()
-        first = self.worker.run(insert(1)).addCallback(lambda n: fired.append((n, self.kept())))
-        second = self.worker.run(insert(2)).addCallback(lambda n: fired.append((n, self.kept())))
+        first = self.worker.run(each, insert(1)).addCallback(lambda n: fired.append((n, self.kept())))
+        second = self.worker.run(each, insert(2)).addCallback(lambda n: fired.append((n, self.kept())))
         self.assertEqual(self.kept(), [])
         leave.set()
         self.reactor.wait()
@@ -204,7 +204,7 @@ class ThreadWorkerTests(SynchronousTestCase):
     def test_commit_fails(self) -> None:
         """A commit that fails is told to everybody whose operation was in it, and to nobody else."""
         held, leave = self.hold()
-        fired = [self.worker.run(operation) for operation in (insert(1), spoil_commit, insert(2))]
+        fired = [self.worker.run(each, operation) for operation in (insert(1), spoil_commit, insert(2))]
         leave.set()
         self.reactor.wait()
         self.reactor.wait()
@@ -218,7 +218,7 @@ class ThreadWorkerTests(SynchronousTestCase):
     def test_one_fails(self) -> None:
         """An operation that fails is told to its caller with what it raised."""
         _, leave = self.hold()
-        good, bad = self.worker.run(insert(1)), self.worker.run(insert_and_fail(2))
+        good, bad = self.worker.run(each, insert(1)), self.worker.run(each, insert_and_fail(2))
         leave.set()
         self.reactor.wait()
         self.reactor.wait()
@@ -229,7 +229,7 @@ class ThreadWorkerTests(SynchronousTestCase):
     def test_cancelled_wait(self) -> None:
         """Cancelling gives up the wait, not the operation, and disturbs nobody."""
         _, leave = self.hold()
-        given_up, other = self.worker.run(insert(1)), self.worker.run(insert(2))
+        given_up, other = self.worker.run(each, insert(1)), self.worker.run(each, insert(2))
         given_up.addErrback(lambda _: None)
         given_up.cancel()
         leave.set()
@@ -241,9 +241,9 @@ class ThreadWorkerTests(SynchronousTestCase):
     def test_close(self) -> None:
         """Closing finishes what was given, refuses more, and fires when the connection is closed."""
         _, leave = self.hold()
-        last = self.worker.run(insert(1))
+        last = self.worker.run(each, insert(1))
         closed = self.worker.close()
-        self.failureResultOf(self.worker.run(insert(2)), StoreClosed)
+        self.failureResultOf(self.worker.run(each, insert(2)), StoreClosed)
         leave.set()
         self.reactor.wait()
         self.reactor.wait()
