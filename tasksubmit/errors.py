@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tasksubmit.lifecycle.change import Tombstone
     from tasksubmit.wire.frames import Frame
 
 
@@ -161,9 +162,16 @@ class TaskConflict(UsageError):
 
 
 class TaskForgotten(UsageError):
-    """The id was used by a task that has ended and was removed by retention; use another id."""
+    """The id was used by a task that has ended and was removed by retention; use another id.
+
+    `tombstone` is what is left of that task.
+    """
 
     code = "id_conflict"
+
+    def __init__(self, message: str, tombstone: Tombstone) -> None:
+        super().__init__(message)
+        self.tombstone = tombstone
 
 
 class NotAccepting(UsageError):

@@ -269,6 +269,13 @@ class IAdmissionPolicy(Interface):
         """
 
 
+class IPureAdmissionPolicy(IAdmissionPolicy):
+    """A policy on which being asked has no effect: the same question gets the same answer however often it is asked.
+
+    A node may then ask it before it has looked whether the task is known already, and saves that look for new ones.
+    """
+
+
 class IPeers(Interface):
     """Who lives where."""
 

@@ -155,7 +155,7 @@ class DeliveryService(Service):
 
     def announced(self, address: Address, features: Iterable[str]) -> None:
         """A peer has announced features in a submission; its answers to ours are heeded by the client itself."""
-        self._clients.learn(address, frozenset(features))
+        self._clients.learn(address, features)
         owed = self._owed.get(address)
         if owed is not None:  # whoever submits can be reached again
             owed.failures, owed.not_before = 0, 0.0

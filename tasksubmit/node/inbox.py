@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from tasksubmit.errors import (
     EmptyQueue,
@@ -18,10 +19,11 @@ from tasksubmit.errors import (
     NotAccepting,
     NotAtHead,
     StoreUncertain,
+    TaskForgotten,
     TooLarge,
     UnknownTask,
 )
-from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
+from tasksubmit.interfaces import IAdmissionPolicy, IPureAdmissionPolicy, Peer, Refusal
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
@@ -45,7 +47,7 @@ _HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # 
 
 
 class Inbox:
-    """What a receiver does with tasks. Its methods are coroutines that return after the commit."""
+    """What a receiver does with tasks. Its methods return, or fire, after the commit."""
 
     _log = Logger()
 
@@ -62,51 +64,77 @@ class Inbox:
         self._records = records
         self._store = records.store
         self._policy = policy
+        self._is_policy_pure = IPureAdmissionPolicy.providedBy(policy)
         self._timeouts = timeouts
         self._announced = announced
         self.is_draining = False
 
     # --- what the submitter asks -------------------------------------------------------------------------------
 
-    async def task_submitted(self, peer: Peer, request: SubmitRequest) -> SubmitResponse:
+    def task_submitted(self, peer: Peer, request: SubmitRequest) -> Deferred[SubmitResponse]:
         """Admit a submission, or answer one that is known already; see wire.md, sections 4 and 6."""
         key = TaskKey(Side.RECEIVER, self._submitter(peer, request), request.task_id)
-        known = await self._store.recall(key)
+        if self._is_policy_pure and not self.is_draining and self._policy.admit(peer, request) is None:
+            return self._create(request, key)
+        return self._store.recall(key).addCallback(self._recalled, peer, request, key)
+
+    def _recalled(
+        self, known: Task | Tombstone | None, peer: Peer, request: SubmitRequest, key: TaskKey
+    ) -> SubmitResponse | Deferred[SubmitResponse]:
         if isinstance(known, Tombstone):
             return _remembered(request, known)
-        if known is None:
-            refusal = _DRAINING if self.is_draining else await self._asked(peer, request)
-            if refusal is not None:
-                self._log.info(
-                    "refused task {task_id} from {peer}: {code}", task_id=key.task_id, peer=key.peer, code=refusal.code
-                )
-                return _rejected(request, refusal)
-            known, is_new = await self._records.create(
-                Task(
-                    side=key.side,
-                    peer=key.peer,
-                    task_id=key.task_id,
-                    description=request.task_description,
-                    justification="A new task was created",
-                    created_at=self._records.now(),
-                    expires_at=recorded_time(request.expires_at) if request.expires_at else None,
-                    features=request.features,
-                )
+        if known is not None:
+            return Deferred.fromCoroutine(self._answer_known(known, request))
+        refusal = _DRAINING if self.is_draining else self._policy.admit(peer, request)
+        if isinstance(refusal, Deferred):
+            return refusal.addCallback(self._judged, request, key)
+        return self._judged(refusal, request, key)
+
+    def _judged(
+        self, refusal: Refusal | None, request: SubmitRequest, key: TaskKey
+    ) -> SubmitResponse | Deferred[SubmitResponse]:
+        if refusal is not None:
+            self._log.info(
+                "refused task {task_id} from {peer}: {code}", task_id=key.task_id, peer=key.peer, code=refusal.code
             )
-            if is_new:
-                self._announced(key.peer, request.features)
-                return _received(request)
+            return _rejected(request, refusal)
+        return self._create(request, key)
+
+    def _create(self, request: SubmitRequest, key: TaskKey) -> Deferred[SubmitResponse]:
+        task = Task(
+            side=key.side,
+            peer=key.peer,
+            task_id=key.task_id,
+            description=request.task_description,
+            justification="A new task was created",
+            created_at=self._records.now(),
+            expires_at=recorded_time(request.expires_at) if request.expires_at else None,
+            features=request.features,
+        )
+        return self._records.create(task).addCallbacks(
+            self._created, self._not_created, callbackArgs=(request,), errbackArgs=(request,)
+        )
+
+    def _created(self, created: tuple[Task, bool], request: SubmitRequest) -> SubmitResponse | Deferred[SubmitResponse]:
+        task, is_new = created
+        if not is_new:
+            return Deferred.fromCoroutine(self._answer_known(task, request))
+        self._announced(task.peer, request.features)
+        return _received(request)
+
+    def _not_created(self, failure: Failure, request: SubmitRequest) -> SubmitResponse:
+        if not isinstance(failure.value, TaskForgotten):
+            failure.raiseException()
+        return _remembered(request, failure.value.tombstone)
+
+    async def _answer_known(self, known: Task, request: SubmitRequest) -> SubmitResponse:
         if known.description != request.task_description:
             return _rejected(request, _CONFLICT)
-        self._announced(key.peer, request.features)
+        self._announced(known.peer, request.features)
         if known.delivery_given_up_at is not None and not known.code:
             with suppress(IllegalTransition, UnknownTask):  # or it was asked twice at once
-                await self._records.retry(key)  # whoever asks is back; but what it refused it would refuse again
+                await self._records.retry(known.key)  # whoever asks is back; but what it refused it would refuse again
         return _received(request, current_status=known.status.value)
-
-    async def _asked(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
-        decision = self._policy.admit(peer, request)
-        return await decision if isinstance(decision, Deferred) else decision
 
     def _submitter(self, peer: Peer, request: SubmitRequest) -> Address:
         submitter = Address.parse(request.from_addr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -60,11 +60,12 @@ class Clients:
             self._features[address] = self._features.get(address, frozenset()) | announced
             self._tell_client(address)
 
-    def learn(self, address: Address, features: frozenset[str]) -> None:
+    def learn(self, address: Address, features: Iterable[str]) -> None:
         """A peer has announced ``features``, elsewhere than in an answer to its client."""
-        features = features.intersection(FEATURES)  # other words mean nothing here
-        self._announced(address, self._features.get(address, frozenset()) | features)
-        self._tell_client(address)
+        known = self._features.get(address, frozenset())
+        if not known.issuperset(features):
+            self._announced(address, known.union(features))
+            self._tell_client(address)
 
     def client(self, address: Address) -> Client:
         """The client for a peer.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from attrs import frozen
 from zope.interface import implementer
 
-from tasksubmit.interfaces import IAdmissionPolicy, IPeers, Peer, Refusal
+from tasksubmit.interfaces import IPeers, IPureAdmissionPolicy, Peer, Refusal
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest
 
 
-@implementer(IAdmissionPolicy)
+@implementer(IPureAdmissionPolicy)
 @frozen
 class PeersOnly:
     """Admits submissions from the peers that are known, and from nobody else."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
 
 from tasksubmit.errors import IllegalTransition, InvalidTime, StaleTask, UnknownTask
 from tasksubmit.interfaces import ITaskStore
@@ -72,14 +72,18 @@ class Records:
         self._owed = owed
         self._locks: dict[TaskKey, DeferredLock] = {}
 
-    async def create(self, task: Task) -> tuple[Task, bool]:
-        """Keep a new task; returns it and True, or the record that has its key and False."""
-        transition = advance(task.side, None, Event.SUBMIT)
-        deliveries = [self._delivery(effect, task, task.created_at) for effect in transition.effects]
-        task, is_new = await self.store.create(task, deliveries)
-        if is_new and deliveries:
+    def create(self, task: Task) -> Deferred[tuple[Task, bool]]:
+        """Keep a new task; fires with it and True, or with the record that has its key and False."""
+        effects = advance(task.side, None, Event.SUBMIT).effects
+        deliveries = [self._delivery(effect, task, task.created_at) for effect in effects]
+        created = self.store.create(task, deliveries)
+        return created.addCallback(self._created) if deliveries else created
+
+    def _created(self, created: tuple[Task, bool]) -> tuple[Task, bool]:
+        task, is_new = created
+        if is_new:
             self._owed(task.peer)
-        return task, is_new
+        return created
 
     async def get(self, key: TaskKey) -> Task:
         """The record known by `key`.

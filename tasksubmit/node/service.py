@@ -8,7 +8,7 @@ from random import Random, SystemRandom
 from typing import Any, TypeVar
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from typing_extensions import override
@@ -34,7 +34,7 @@ from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
-from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS
+from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
@@ -129,7 +129,6 @@ class Node(MultiService):
             clock=clock,
             random=self._random,
         )
-        self._in_hand: set[Deferred[SubmitResponse]] = set()
         self._drains: list[Deferred[Drained]] = []
         self._draining: Deferred[Any] = succeed(None)
         self._drain = Drain(self._records, self._inbox, clock)
@@ -174,15 +173,8 @@ class Node(MultiService):
         self._draining.cancel()
         await maybeDeferred(super().stopService)
         await self.factory.close_connections()
-        await self._finish_in_hand()
         self._live.stop()
         await self.store.close()
-
-    async def _finish_in_hand(self) -> None:
-        """Let what was asked on connections that were lost come to its end, as what was asked on the others has."""
-        finished: Deferred[None] = Deferred()
-        DeferredList(list(self._in_hand)).addCallback(lambda _: finished.callback(None))
-        await finished.addTimeout(CLOSE_TIMEOUT_SECONDS, self.factory.clock).addErrback(lambda _: None)
 
     def drain(self, timeout_seconds: float = DRAIN_SECONDS) -> Deferred[Drained]:
         """Take nothing new, let what runs finish or put it back, and deliver what is owed; fires with what is left.
@@ -209,24 +201,13 @@ class Node(MultiService):
 
     # --- what peers ask: ITaskHandler ----------------------------------------------------------------------------
 
-    def _answer(self, work: Coroutine[Any, Any, SubmitResponse]) -> Deferred[SubmitResponse]:
-        answer = Deferred.fromCoroutine(work)
-        if not answer.called:
-            self._in_hand.add(answer)
-            answer.addBoth(self._answered, answer)
-        return answer
-
-    def _answered(self, result: T, answer: Deferred[SubmitResponse]) -> T:
-        self._in_hand.discard(answer)
-        return result
-
     def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.task_submitted`."""
-        return self._answer(self._inbox.task_submitted(peer, request))
+        return self._inbox.task_submitted(peer, request)
 
     def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.status_updated`."""
-        return self._answer(self._status_updated(peer, update))
+        return Deferred.fromCoroutine(self._status_updated(peer, update))
 
     async def _status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
         tasks = await self._tasks_with(peer, update.task_id)
@@ -241,7 +222,7 @@ class Node(MultiService):
 
     def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.results_received`."""
-        return self._answer(self._results_received(peer, message))
+        return Deferred.fromCoroutine(self._results_received(peer, message))
 
     async def _results_received(self, peer: Peer, message: TaskResultMessage) -> SubmitResponse:
         tasks = await self._tasks_with(peer, message.task_id)

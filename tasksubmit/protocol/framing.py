@@ -24,10 +24,8 @@ MIN_PROGRESS_BYTES = 16 * 1024
 """What must arrive of an unfinished frame within each idle time-out, lest a trickle hold the connection for ever."""
 
 
-class Hold(enum.Flag):
+class Hold(enum.Enum):
     """Why a connection takes no frames at the moment."""
-
-    NOTHING = 0
 
     PEER_NOT_READING = enum.auto()
     """The transport's buffer is full of what the peer has not read."""
@@ -37,6 +35,8 @@ class Hold(enum.Flag):
 
     CLOSING = enum.auto()
     """No further frame will be taken."""
+
+    __hash__ = object.__hash__  # each is what it is; an enumeration's own hash is slow
 
 
 @implementer(IPushProducer)
@@ -62,7 +62,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
         self.is_open = False
-        self._holds = Hold.NOTHING
+        self._holds: set[Hold] = set()
         self._pending: deque[Frame] = deque()
         self._fault: FrameTooLarge | None = None
         self._delivering = False
@@ -101,18 +101,18 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
     def hold(self, why: Hold) -> None:
         """Take no further frame until `release` with the same reason."""
-        self._holds |= why
+        self._holds.add(why)
         self._set_reading()
 
     def release(self, why: Hold) -> None:
         """Take frames again, unless another reason remains. Those that had arrived are handed over at once."""
-        if self._holds & why:
-            self._holds &= ~why
+        if why in self._holds:
+            self._holds.remove(why)
             self._deliver()
 
     def is_held(self, why: Hold) -> bool:
         """Tell whether `hold` was called with this reason, and `release` not yet."""
-        return bool(self._holds & why)
+        return why in self._holds
 
     def close(self) -> None:
         """Take no further frame, write out what was sent, and close; abort if that takes over `close_timeout`."""
@@ -170,7 +170,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         self.is_open = False
         # Whole frames that wait for a hold to end did arrive, and their sender may want no answer and think them
         # delivered. They are the rest of one read, so letting them through passes the limits by little.
-        while self._pending and not self._holds & Hold.CLOSING:
+        while self._pending and Hold.CLOSING not in self._holds:
             self.frameReceived(self._pending.popleft())
         self._stop()
 
@@ -225,7 +225,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
     def _stop(self) -> None:
         self.is_open = False
-        self._holds |= Hold.CLOSING
+        self._holds.add(Hold.CLOSING)
         self._pending.clear()
 
     def _call_transport(self, method: str, *args: object, instead: str = "") -> None:

@@ -120,9 +120,17 @@ class TaskSubmitServer(TaskSubmitProtocol):
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self._factory.connections.discard(self)
         if self._fault_count > 1:
             self._log.info("{peer} sent {count} frames that made no sense", peer=self._origin, count=self._fault_count)
+        self._factory.connections.discard(self)
+        if self._turns:
+            self._factory.unfinished.add(self)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """The connection is gone, and nothing that came on it is in work any more."""
+        self._factory.unfinished.discard(self)
         if self._last_call is not None and self._last_call.active():
             self._last_call.cancel()
         waiting, self._waiting_for_end = self._waiting_for_end, []
@@ -161,19 +169,24 @@ class TaskSubmitServer(TaskSubmitProtocol):
     # --- ending -------------------------------------------------------------------------------------------------------
 
     def drain(self, grace: float) -> Deferred[None]:
-        """Take no further frame, answer those in work, and close.
+        """Take no further frame, finish those in work, and close.
 
         :param grace: seconds on the factory's clock, after which the connection is aborted, whatever is in work.
         :returns: fires with None when the connection is gone; never fails.
         """
-        if self not in self._factory.connections:
+        if self not in self._factory.connections and self not in self._factory.unfinished:
             return succeed(None)
         gone: Deferred[None] = Deferred()
         self._waiting_for_end.append(gone)
         if self._last_call is None:
-            self._last_call = self.clock.callLater(grace, self.abort)
+            self._last_call = self.clock.callLater(grace, self._cut_short)
         self._finish()
         return gone
+
+    def _cut_short(self) -> None:
+        self.abort()
+        if self in self._factory.unfinished:
+            self._end()
 
     def _finish(self) -> None:
         """Close as soon as every frame that was taken is answered."""
@@ -209,7 +222,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         except Exception as error:
             self._refused(request, error, turn)
             return
-        if isinstance(answer, Coroutine):
+        if not isinstance(answer, Deferred) and isinstance(answer, Coroutine):
             answer = Deferred.fromCoroutine(answer)
         if isinstance(answer, Deferred):
             answer.addCallbacks(self._answered, self._failed, callbackArgs=(turn,), errbackArgs=(turn,))
@@ -304,14 +317,16 @@ class TaskSubmitServer(TaskSubmitProtocol):
             first = self._turns.popleft()
             first.is_out = True
             self._unanswered_bytes -= first.size_bytes
-            if first.answer is not None:
+            if first.answer is None:
+                self.resetTimeout()
+            else:
                 self.send_encoded(first.answer)
             for result in first.results:
                 self.send_encoded(result)
         if not self.is_open:
-            return
-        self.resetTimeout()
-        if self.is_held(Hold.CLOSING):
+            if not self._turns and self in self._factory.unfinished:
+                self._end()
+        elif self.is_held(Hold.CLOSING):
             self._finish()
         elif not self._is_full():
             self.release(Hold.WORK_IN_HAND)
@@ -384,6 +399,7 @@ class TaskSubmitFactory(Factory):
     :param identify: asked with the transport when the first frame of a connection came; gives the address that the
         transport has authenticated, or None. If it raises, the peer's requests are refused.
     :ivar connections: those that are open now.
+    :ivar unfinished: those that were lost, and of whose frames some are still in work.
     """
 
     noisy = False
@@ -415,6 +431,7 @@ class TaskSubmitFactory(Factory):
         self.max_control_bytes = max_control_bytes
         self.identify = identify
         self.connections: set[TaskSubmitServer] = set()
+        self.unfinished: set[TaskSubmitServer] = set()
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> TaskSubmitServer:
@@ -434,11 +451,11 @@ class TaskSubmitFactory(Factory):
             raise TooLarge(f"{len(frame.payload)} bytes; a {type_name(frame.type)} frame may have {limit} here")
 
     async def _drain(self, grace: float) -> None:
-        for gone in [connection.drain(grace) for connection in self.connections]:
+        for gone in [connection.drain(grace) for connection in self.connections | self.unfinished]:
             await gone
 
     def close_connections(self, grace: float = CLOSE_TIMEOUT_SECONDS) -> Deferred[None]:
-        """Take no further frames, answer those in work, and close every connection that is open now.
+        """Take no further frames, finish those in work, also of lost connections, and close all that are open now.
 
         Stop listening first, or new ones may come. The factory can be used again afterwards.
 

@@ -41,7 +41,7 @@ Statement = Callable[[sqlite3.Connection], Any]
 Call = tuple[Operation[Any, Any], Any]
 _Item = tuple[Operation[Any, Any], Any, "Deferred[Any]"]
 
-MAX_BATCH = 512
+MAX_BATCH = 1024
 """Operations in one transaction; enough to make the sync cheap, few enough to keep the first of them from waiting."""
 
 
@@ -63,20 +63,23 @@ class Worker(Protocol):
 def run_batch(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
     """Run ``calls`` in one transaction and return the result, or the ``Failure``, of each.
 
-    Those that are carried out together share a savepoint. When it fails each is run in one of its own, so that one that
-    fails spoils no other; when the commit fails, all of them do.
+    When the commit fails, all of them do. When one of them fails all is undone, and each is run again in a savepoint of
+    its own, so that it spoils no other: savepoints cost too much to make them for calls that succeed.
 
     :raises sqlite3.Error: when it cannot be told what became of the transaction, or of the file.
     """
-    results: list[Any] = []
     try:
         if connection.in_transaction:
             connection.rollback()  # what could not be rolled back at once, last time
         connection.execute("BEGIN IMMEDIATE")
-        for operation, group in groupby(calls, itemgetter(0)):
-            arguments = [argument for _, argument in group]
-            for some in ([argument] for argument in arguments) if operation is each else [arguments]:
-                results += _run_together(connection, operation, some)
+        try:
+            results = _run_together(connection, calls)
+        except Exception:
+            if not connection.in_transaction:
+                raise  # the disk is full, for one: SQLite has undone all of it
+            connection.rollback()
+            connection.execute("BEGIN IMMEDIATE")
+            results = [_run_alone(connection, *call) for call in calls]
         connection.execute("COMMIT")
     except Exception as error:
         with suppress(sqlite3.Error):
@@ -88,19 +91,26 @@ def run_batch(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any
     return results
 
 
-def _run_together(connection: sqlite3.Connection, operation: Operation[A, T], arguments: list[A]) -> Sequence[Any]:
+def _run_together(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
+    results: list[Any] = []
+    for operation, group in groupby(calls, itemgetter(0)):
+        results += operation(connection, [argument for _, argument in group])
+    if not connection.in_transaction:
+        raise sqlite3.OperationalError("a statement ended the transaction")
+    return results
+
+
+def _run_alone(connection: sqlite3.Connection, operation: Operation[A, T], argument: A) -> Any:
     connection.execute("SAVEPOINT operation")
     try:
-        results: Sequence[Any] = operation(connection, arguments)
+        result: Any = operation(connection, [argument])[0]
     except Exception:
         if not connection.in_transaction:
-            raise  # the disk is full, for one: SQLite has undone all of it
-        results = [_failure(_name(connection))]
+            raise
+        result = _failure(_name(connection))
         connection.execute("ROLLBACK TO operation")
     connection.execute("RELEASE operation")
-    if len(results) == len(arguments):
-        return results
-    return [result for argument in arguments for result in _run_together(connection, operation, [argument])]
+    return result
 
 
 def run_reads(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:

@@ -1,7 +1,10 @@
-"""Statements on many rows at once, in the SQL that other databases know as well (SQLite since 3.33).
+"""Statements on many rows at once.
 
 A statement lets go of the interpreter's lock while SQLite works, and has to wait for it afterwards; one for many rows
-does that once. The numbers of rows are powers of two, so that few statements are ever prepared.
+does that once. The numbers of rows are small, or powers of two, so that not too many statements are ever prepared.
+
+It is the SQL that other databases know as well (SQLite since 3.33), but for ``OR FAIL``: whoever calls undoes all when
+a statement fails, and without these words SQLite would keep a journal for each, from which to undo that one alone.
 """
 
 from __future__ import annotations
@@ -19,10 +22,14 @@ _MAX_PARAMETERS = 4096
 """In one statement; SQLite takes eight times as many, but what it prepares grows with them."""
 
 
+_SMALL = 16
+
+
 def _chunks(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
     start = 0
     while start < len(items):
-        length = 1 << (min(len(items) - start, most).bit_length() - 1)
+        left = min(len(items) - start, most)
+        length = left if left <= _SMALL else 1 << (left.bit_length() - 1)
         yield items[start : start + length]
         start += length
 
@@ -34,41 +41,44 @@ def _row_chunks(rows: Sequence[Row]) -> Iterator[tuple[int, int, list[Any]]]:
         yield len(chunk), width, list(chain.from_iterable(chunk))
 
 
-@lru_cache(maxsize=256)
 def _marks(count: int, width: int) -> str:
     return ", ".join([f"({', '.join('?' * width)})"] * count)
 
 
+@lru_cache(maxsize=256)
+def _insert_sql(table: str, columns: str, count: int, width: int, source: str) -> str:
+    new = f"VALUES {_marks(count, width)}"
+    return f"INSERT OR FAIL INTO {table} ({columns}) " + (source.format(f"({new}) AS new") if source else new)
+
+
 def insert(
-    connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Row], on_conflict: str = ""
+    connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Row], source: str = ""
 ) -> tuple[int, int]:
-    """Insert rows; how many that were, and the number of the last one."""
+    """Insert rows; how many that were, and the number of the last one.
+
+    :param source: a ``SELECT ... FROM {} ...`` from the rows, which it knows as ``new``, if it is not all of them.
+    """
     inserted = last = 0
     for count, width, values in _row_chunks(rows):
-        cursor = connection.execute(
-            f"INSERT INTO {table} ({columns}) VALUES {_marks(count, width)} {on_conflict}", values
-        )
+        cursor = connection.execute(_insert_sql(table, columns, count, width, source), values)
         inserted += cursor.rowcount
         last = cursor.lastrowid or 0
     return inserted, last
 
 
-@lru_cache(maxsize=64)
-def _assignments(columns: str, keys: int) -> str:
-    return ", ".join(f"{column} = new.column{place}" for place, column in enumerate(columns.split(", "), keys + 1))
+@lru_cache(maxsize=256)
+def _update_sql(table: str, keys: str, columns: str, count: int, width: int) -> str:
+    places = {name: f"new.column{place}" for place, name in enumerate(f"{keys}, {columns}".split(", "), 1)}
+    assignments = ", ".join(f"{name} = {places[name]}" for name in columns.split(", "))
+    where = " AND ".join(f"{table}.{name} = {places[name]}" for name in keys.split(", "))
+    return f"UPDATE OR FAIL {table} SET {assignments} FROM (VALUES {_marks(count, width)}) AS new WHERE {where}"
 
 
 def update(connection: sqlite3.Connection, table: str, keys: str, columns: str, rows: Sequence[Row]) -> int:
     """Set ``columns`` where ``keys`` are as in the rows, which have first the one and then the other; how many did."""
-    names = keys.split(", ")
-    where = " AND ".join(f"{table}.{column} = new.column{place}" for place, column in enumerate(names, 1))
     updated = 0
     for count, width, values in _row_chunks(rows):
-        sql = (
-            f"UPDATE {table} SET {_assignments(columns, len(names))}"
-            f" FROM (VALUES {_marks(count, width)}) AS new WHERE {where}"
-        )
-        updated += connection.execute(sql, values).rowcount
+        updated += connection.execute(_update_sql(table, keys, columns, count, width), values).rowcount
     return updated
 
 

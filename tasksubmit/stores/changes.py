@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+from attrs import frozen
 
 from tasksubmit.errors import StaleTask, TaskForgotten
-from tasksubmit.lifecycle.change import Change, Delivery
+from tasksubmit.lifecycle.change import Change, Delivery, Tombstone
 from tasksubmit.lifecycle.table import Side, TaskStatus
-from tasksubmit.lifecycle.task import Task, to_milliseconds
+from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
 from tasksubmit.stores import bulk, deliveries, events
 from tasksubmit.stores.batches import NotTogether
-from tasksubmit.stores.queries import QUEUE, get_tasks, tasks_numbered, tombstones
-from tasksubmit.stores.rows import TASK_NAMES, key_values, task_values
+from tasksubmit.stores.queries import QUEUE, recall, tasks_numbered
+from tasksubmit.stores.rows import BLANK_TASK, TASK_NAMES, key_values, row_writer
 from tasksubmit.wire.timestamps import format_time
 
-_PLACES = {name: place for place, name in enumerate(TASK_NAMES)}
-_NUMBER, _REVISION = _PLACES["number"], _PLACES["revision"]
-_CREATED = ", ".join(name for name in TASK_NAMES if name != "number")  # which the database gives
-_FIXED = ("number", "revision", "side", "peer", "task_id", "description", "created_at")
-_CHANGED = ", ".join(name for name in TASK_NAMES if name not in _FIXED)
-_CHANGED_PLACES = [_PLACES[name] for name in _CHANGED.split(", ")]
+_ALL = tuple(name for name in TASK_NAMES if name != "number")  # which the database gives
+# What a new record has; all else is as in a blank one, and the statement says so.
+_GIVEN = (
+    *("task_id", "side", "peer", "description", "justification", "created_at"),
+    *("expires_at", "result_due_at", "features"),
+)
+_REST = tuple(name for name in _ALL if name not in _GIVEN)
+_CHANGED = tuple(
+    name for name in _ALL if name not in ("revision", "side", "peer", "task_id", "description", "created_at")
+)
 
 
 # --- new records ---------------------------------------------------------------------------------------------------
@@ -37,31 +45,72 @@ def create_tasks(
 
     :raises TaskForgotten: when retention has removed one that had the key.
     """
-    for left in tombstones(connection, [task.key for task, _ in creations]):
-        if left is not None:
-            raise TaskForgotten(
-                f"task {left.key.task_id} was {left.status}, and was removed on {format_time(left.removed_at)}; use"
-                " another id"
-            )
-    rows = [_new_row(task) for task, _ in creations]
-    created, last = bulk.insert(connection, "tasks", _CREATED, rows, "ON CONFLICT (task_id, side, peer) DO NOTHING")
+    tasks = [task for task, _ in creations]
+    form = _PLAIN if all(map(_is_plain, tasks)) else _FULL
+    rows = list(map(form.write, tasks))
+    created, last = bulk.insert(connection, "tasks", form.columns, rows, form.source)
     if created < len(rows):
         if len(rows) > 1:
             raise NotTogether
-        [existing] = get_tasks(connection, [creations[0][0].key])
-        assert existing is not None
-        return [(existing, False)]
+        return [(_known(connection, creations[0][0].key), False)]
     deliveries.carry_out(
         connection, [deliveries.Step(task.key, task.created_at, owed) for task, owed in creations if owed]
     )
     # Their numbers follow each other: nobody else writes.
-    return [(task.evolved(number=number), True) for number, (task, _) in enumerate(creations, last - created + 1)]
+    return [(task.evolved(number=number), True) for number, task in enumerate(tasks, last - created + 1)]
 
 
-def _new_row(task: Task) -> list[object]:
-    values = task_values(task)
-    del values[_NUMBER]
-    return values
+_rest_of = attrgetter(*_REST)
+_BLANK_REST = _rest_of(BLANK_TASK)
+
+
+def _is_plain(task: Task) -> bool:
+    return bool(_rest_of(task) == _BLANK_REST)
+
+
+@frozen
+class _Form:
+    """One way to insert records.
+
+    :ivar write: what gives the values of a record that vary.
+    :ivar columns: those of these values, and of the ones that do not.
+    :ivar source: where the columns come from: records that are neither known nor forgotten.
+    """
+
+    write: Callable[[Task], list[Any]]
+    columns: str
+    source: str
+
+
+def _form(given: Sequence[str], rest: Sequence[str]) -> _Form:
+    constants = "".join(f", {_literal(value)}" for value in row_writer(rest)(BLANK_TASK)) if rest else ""
+    is_forgotten = " AND ".join(
+        f"tombstones.{name} = new.column{given.index(name) + 1}" for name in ("task_id", "side", "peer")
+    )
+    source = (
+        f"SELECT new.*{constants} FROM {{}} WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE {is_forgotten})"
+        " ON CONFLICT (task_id, side, peer) DO NOTHING"
+    )
+    return _Form(row_writer(given), ", ".join((*given, *rest)), source)
+
+
+def _literal(value: object) -> str:
+    return "NULL" if value is None else repr(value)  # numbers, and texts without quotes
+
+
+_PLAIN, _FULL = _form(_GIVEN, _REST), _form(_ALL, ())
+
+
+def _known(connection: sqlite3.Connection, key: TaskKey) -> Task:
+    [known] = recall(connection, [key])
+    if isinstance(known, Tombstone):
+        raise TaskForgotten(
+            f"task {key.task_id} was {known.status}, and was removed on {format_time(known.removed_at)}; use another"
+            " id",
+            known,
+        )
+    assert known is not None
+    return known
 
 
 # --- changes -------------------------------------------------------------------------------------------------------
@@ -112,6 +161,10 @@ def _last_position(connection: sqlite3.Connection) -> int:
     return int(last or 0)
 
 
+_write_changed = row_writer(_CHANGED)
+_UPDATED = ", ".join(("revision", *_CHANGED))
+
+
 def _compare_and_set(connection: sqlite3.Connection, changes: Sequence[Change], after: list[Task]) -> None:
     """Write the records that differ, with their new revision; the others are put in as they are now."""
     rows = []
@@ -122,9 +175,8 @@ def _compare_and_set(connection: sqlite3.Connection, changes: Sequence[Change], 
             same.append(place)
             continue
         after[place] = task.evolved(revision=before.revision + 1)
-        values = task_values(task)
-        rows.append([before.number, before.revision, before.revision + 1, *[values[at] for at in _CHANGED_PLACES]])
-    if bulk.update(connection, "tasks", "number, revision", f"revision, {_CHANGED}", rows) < len(rows):
+        rows.append([before.number, before.revision, before.revision + 1, *_write_changed(task)])
+    if bulk.update(connection, "tasks", "number, revision", _UPDATED, rows) < len(rows):
         stale = changes[0].before
         raise StaleTask(f"task {stale.task_id} is no longer {stale.status}: it was changed meanwhile")
     current = tasks_numbered(connection, [after[place].number for place in same])
@@ -171,7 +223,7 @@ def _book(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
         "scores",
         "party, points",
         list(points.items()),
-        "ON CONFLICT (party) DO UPDATE SET points = scores.points + excluded.points",
+        "SELECT * FROM {} WHERE TRUE ON CONFLICT (party) DO UPDATE SET points = scores.points + excluded.points",
     )
 
 

@@ -10,13 +10,14 @@ import attrs
 
 from tasksubmit.lifecycle.change import Delivery
 from tasksubmit.lifecycle.table import TRANSITIONS, Side, TaskStatus
-from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.stores.rows import (
+    BLANK_TASK,
     EVENT_COLUMNS,
     TASK_NAMES,
     TOMBSTONE_COLUMNS,
     event_from_row,
-    task_values,
+    row_writer,
     tombstone_from_row,
 )
 from tasksubmit.wire.address import Address
@@ -28,8 +29,7 @@ _ALLOWED = {(side, transition.target) for (side, _, _), transition in TRANSITION
 _WITH_RESULTS = (TaskStatus.COMPLETED, TaskStatus.SUCCEEDED)
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "int | None": (int, type(None))}
 
-_BLANK = Task(side=Side.RECEIVER, peer=Address(0, 0), task_id="", description="", created_at=from_milliseconds(0))
-TASK_DEFAULTS = dict(zip(TASK_NAMES, task_values(_BLANK), strict=True))
+TASK_DEFAULTS = dict(zip(TASK_NAMES, row_writer(TASK_NAMES)(BLANK_TASK), strict=True))
 """What a record has in the columns that its schema lacks."""
 
 

@@ -56,6 +56,11 @@ def get_tasks(connection: sqlite3.Connection, keys: Sequence[TaskKey]) -> list[T
     return [tasks.get(key) for key in keys] if tasks else [None] * len(keys)
 
 
+_ARE_KNOWN = (
+    "SELECT 1 FROM (SELECT task_id FROM tasks UNION ALL SELECT task_id FROM tombstones) AS known WHERE task_id IN {}"
+)
+
+
 def tombstones(connection: sqlite3.Connection, keys: Sequence[TaskKey]) -> list[Tombstone | None]:
     """What retention left of the task known by each key."""
     sql = f"SELECT {TOMBSTONE_COLUMNS} FROM tombstones WHERE task_id IN {{}}"
@@ -65,6 +70,8 @@ def tombstones(connection: sqlite3.Connection, keys: Sequence[TaskKey]) -> list[
 
 def recall(connection: sqlite3.Connection, keys: Sequence[TaskKey]) -> list[Task | Tombstone | None]:
     """The task known by each key, or what retention left of it."""
+    if not bulk.execute(connection, _ARE_KNOWN, _ids(keys)):
+        return [None] * len(keys)
     found = zip(get_tasks(connection, keys), tombstones(connection, keys), strict=True)
     return [task or tombstone for task, tombstone in found]
 

@@ -59,11 +59,12 @@ _CONVERTED = [
 ]
 
 TASK_NAMES = tuple(attribute.name for attribute in _FIELDS)
-"""The columns of a task, in the order that `task_values` gives and `task_from_row` expects."""
+"""The columns of a task, in the order that `task_from_row` expects."""
 
 TASK_COLUMNS = ", ".join(TASK_NAMES)
 
-_values_of = attrgetter(*TASK_NAMES)
+BLANK_TASK = Task(side=Side.RECEIVER, peer=Address(0, 0), task_id="", description="", created_at=from_milliseconds(0))
+"""A record in which nothing is set that need not be."""
 
 SHIFTED_COLUMNS = [
     attribute.name
@@ -98,14 +99,22 @@ def task_from_row(row: Sequence[Any]) -> Task:
     return Task.of_fields(dict(zip(TASK_NAMES, values, strict=True)))
 
 
-def task_values(task: Task) -> list[Any]:
-    """The columns of a task, as they are written."""
-    values = list(_values_of(task))
-    for index, write, _, _ in _CONVERTED:
-        value = values[index]
-        if value is not None:
-            values[index] = write(value)
-    return values
+def row_writer(names: Sequence[str]) -> Callable[[Task], list[Any]]:
+    """What gives some columns of a task, as they are written."""
+    values_of = attrgetter(*names)
+    conversions = [
+        (names.index(TASK_NAMES[place]), write) for place, write, _, _ in _CONVERTED if TASK_NAMES[place] in names
+    ]
+
+    def write_row(task: Task) -> list[Any]:
+        values = list(values_of(task))
+        for place, write in conversions:
+            value = values[place]
+            if value is not None:
+                values[place] = write(value)
+        return values
+
+    return write_row
 
 
 MAX_READ_BYTES = 32 * 1024 * 1024

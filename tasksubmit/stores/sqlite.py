@@ -370,6 +370,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _write_safely(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA temp_store = MEMORY")  # what savepoints need is small, and need not be a file
     # A savepoint that is undone after its pages went to the log makes SQLite 3.40 lose what is committed later.
     connection.execute("PRAGMA cache_spill = OFF")
 

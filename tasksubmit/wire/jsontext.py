@@ -11,9 +11,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import NoReturn
+from json.encoder import encode_basestring
+from json.scanner import make_scanner
+from typing import Any, NoReturn
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
 
@@ -49,19 +51,24 @@ def decode_object(payload: bytes) -> dict[str, object]:
     :returns: the object; integers are exact ints, other numbers finite floats.
     :raises MalformedMessage: it is anything else.
     """
-    if _mark_count(payload) > MAX_VALUES:
+    if len(payload) > MAX_VALUES and _mark_count(payload) > MAX_VALUES:
         _check_values(payload)
     try:
-        document = _DECODER.decode(payload.decode("utf-8"))
+        text = payload.decode("utf-8").strip(" \t\n\r")
+        document, end = _scan(text, 0)
+        if end != len(text):
+            raise ValueError(f"more follows after {end} characters")
+    except StopIteration:
+        raise MalformedMessage("not a JSON document: it does not begin as one") from None
     except ValueError as error:
         raise MalformedMessage(f"not a JSON document: {error}") from None
     except RecursionError:
         raise MalformedMessage(f"nested over {MAX_DEPTH} levels") from None
     if type(document) is not dict:
         raise MalformedMessage(f"{_json_type(document)} where an object is needed")
-    if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
+    if len(payload) > MAX_DEPTH and payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
         _check_depth(document)
-    if _SURROGATE_ESCAPE.search(payload):
+    if b"\\u" in payload and _SURROGATE_ESCAPE.search(payload):
         _check_surrogates(document)
     return document
 
@@ -130,9 +137,10 @@ def _no_constant(name: str) -> NoReturn:
     raise MalformedMessage(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(
+_DECODER: Any = json.JSONDecoder(
     object_pairs_hook=_unique, parse_int=_integer, parse_float=_double, parse_constant=_no_constant
 )
+_scan: Callable[[str, int], tuple[object, int]] = make_scanner(_DECODER)
 
 
 def _check_depth(document: dict[str, object]) -> None:
@@ -159,7 +167,7 @@ def _check_surrogates(document: object) -> None:
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
-string_text = json.JSONEncoder(ensure_ascii=False).encode
+string_text: Callable[[str], str] = encode_basestring
 """Write one string between its quotes. What only web pages mind is escaped later, in `to_bytes`."""
 
 

@@ -103,6 +103,10 @@ def _read_base64(key: str, value: object) -> bytes:
     return content
 
 
+def _write_words(value: tuple[str, ...]) -> str:
+    return f"[{','.join(map(string_text, value))}]"
+
+
 def _write_base64(value: bytes) -> str:
     return '"' + binascii.b2a_base64(value, newline=False).decode("ascii") + '"'
 
@@ -111,7 +115,7 @@ _TEXT = _Kind("", string_text, _read_text)
 _INTEGER = _Kind(0, _write_integer, _read_integer)
 _DOUBLE = _Kind(0.0, double_text, _read_double)
 _FLAG = _Kind(False, value_text, _read_flag)
-_WORDS = _Kind((), value_text, _read_words)
+_WORDS = _Kind((), _write_words, _read_words)
 _BASE64 = _Kind(b"", _write_base64, _read_base64)
 # The document around it is one level more.
 _ANYTHING = _Kind(None, lambda value: value_text(value, MAX_DEPTH - 1), lambda _, value: value)
@@ -246,7 +250,7 @@ class Record:
                 _check_unknown(key, known)
             elif value is not None:
                 name, read = entry
-                values[name] = read(key, value)
+                values[name] = value if read is _read_text and type(value) is str else read(key, value)
         return cls(**values)
 
 
