@@ -67,7 +67,7 @@ def _plan(options: argparse.Namespace, directory: Path) -> Plan:
     return Plan(
         directory,
         is_quick=options.quick,
-        seconds=options.seconds or (0.2 if options.quick else 3.0),
+        seconds=options.seconds or (0.15 if options.quick else 3.0),
         rounds=options.rounds or (1 if options.quick else 3),
         shapes=tuple(options.shape or SHAPES),
         left_out=frozenset(options.without),
@@ -89,12 +89,16 @@ def _check(plan: Plan, sections: Sequence[str]) -> None:
 
 def _introduce(plan: Plan, sections: Sequence[str]) -> dict[str, Any]:
     """Print on what it is measured; returns it."""
-    used = {rival.name: rival.version() for rival in rivals.chosen(plan)} if "rivals" in sections else {}
+    measured = rivals.chosen(plan) if "rivals" in sections else []
+    used = sorted({version for rival in measured for version in rival.versions()})
     print(f"machine: {machine()}\nnode: {versions()}")
     if used:
-        print(f"rivals: {'; '.join(f'{name}: {version}' for name, version in used.items() if version)}")
+        print(f"rivals: {', '.join(used)}")
     print(f"directory: {plan.directory}\n{_fsync(plan)}")
-    print(f"each shape: {plan.rounds} x {plan.seconds:g} s after {plan.warm_up:g} s of warm-up", flush=True)
+    print(
+        f"each shape: {plan.rounds} x {plan.seconds:g} s after {plan.warm_up:g} s of warm-up; the median counts",
+        flush=True,
+    )
     return {"machine": machine(), "node": versions(), "rivals": used, "fsync_ms": fsync_ms(plan.directory)}
 
 
@@ -126,10 +130,11 @@ def _run(plan: Plan, sections: Sequence[str]) -> dict[str, Any]:
     measured: Measured = {}
     if {"submissions", "rivals", "ceilings"}.intersection(sections):
         measured = _compare(plan, sections)
-        found["measured"] = {" ".join(key): asdict(figures) for key, figures in measured.items()}
-    for name, section in (("lifecycles", lifecycles), ("results", results)):
-        if name in sections:
-            found[name] = {str(key): asdict(figures) for key, figures in section(plan).items()}
+        found["measured"] = _named(measured)
+    if "lifecycles" in sections:
+        found["lifecycles"] = _named(lifecycles(plan))
+    if "results" in sections:
+        found["results"] = {size: asdict(passed) for size, passed in results(plan).items()}
     if "scale" in sections:
         found["scale"] = asdict(scale(plan))
     progress("")
@@ -141,6 +146,10 @@ def _run(plan: Plan, sections: Sequence[str]) -> dict[str, Any]:
     if plan.is_quick:
         print("\n--quick: it shows that everything can be measured; the figures are too short to mean much")
     return found
+
+
+def _named(measured: Measured) -> dict[str, Any]:
+    return {" ".join(key): asdict(figures) for key, figures in measured.items()}
 
 
 def _end(signal_number: int, frame: object) -> None:

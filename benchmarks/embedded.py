@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from benchmarks.driver import DESCRIPTION
 from benchmarks.measure import Meter
-from tasksubmit import Address, Node, Peer, SQLiteTaskStore, StaticPeers, SubmitRequest, SubmitResponse, SubmittedTask
+from tasksubmit import Address, Node, Peer, SQLiteTaskStore, StaticPeers, SubmitRequest, SubmitResponse
 from tasksubmit.interfaces import SendResult
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
@@ -38,6 +38,8 @@ HANDS = 4
 """How many tasks the worker begins at a time. All take the head of the queue, so that many get in each other's way."""
 
 _PAUSE_SECONDS = 0.001
+
+_READS_AT_ONCE = 100
 
 
 class Pauses:
@@ -103,7 +105,6 @@ class Submitter(Node):
     """A node that submits to one peer, and waits for the results."""
 
     worker: Address
-    _waited_for: list[SubmittedTask]
 
     async def run(self, warm_up: float, seconds: float, outstanding: int, bytes_each: int) -> Mapping[str, Any]:
         """Keep so many tasks under way until the time is up; answers when the results of all have come.
@@ -126,14 +127,16 @@ class Submitter(Node):
 
     async def prepare(self, count: int) -> Mapping[str, Any]:
         """Submit so many tasks, which nobody takes."""
-        self._waited_for = await gatherResults([self.submit(self.worker, DESCRIPTION) for _ in range(count)])
+        await gatherResults([self.submit(self.worker, DESCRIPTION, task_id=str(n)) for n in range(count)])
         return {}
 
-    async def wait_for_all(self) -> Mapping[str, Any]:
-        """Wait for the results of each; answers once all of that is set up."""
-        for task in self._waited_for:
-            task.result().addErrback(lambda _: None)  # of the stop
-        await self.store.scores()  # comes after all those reads
+    async def wait_for(self, first: int, count: int) -> Mapping[str, Any]:
+        """Wait for the results of so many of those; answers once all of that is set up."""
+        for n in range(first, first + count):
+            self.result(TaskKey(Side.SUBMITTER, self.worker, str(n))).addErrback(lambda _: None)  # of the stop
+            if n % _READS_AT_ONCE == 0:
+                await self.store.scores()  # comes after the reads that the waits begin with
+        await self.store.scores()
         return {}
 
 
@@ -189,7 +192,7 @@ def main(reactor: Any) -> None:
         commands["give"] = node.give
     else:
         node.worker = peer
-        commands |= {"run": node.run, "prepare": node.prepare, "wait": node.wait_for_all}
+        commands |= {"run": node.run, "prepare": node.prepare, "wait": node.wait_for}
     node.startService()
     StandardIO(_Commands(commands, reactor.stop))
     reactor.addSystemEventTrigger("before", "shutdown", node.stopService)

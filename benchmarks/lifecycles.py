@@ -2,32 +2,37 @@
 
 Two programs with an embedded node each, default settings, their stores in directories of one disk. The submitter keeps
 some tasks under way; the worker does nothing for a task but send a short text. A lifecycle counts when its results are
-at the submitter, and in the end every one of them must be SUCCEEDED in both databases, which the worker's record is once
-the results were acknowledged. Both processes share the machine. Nothing is executed, and the network is loopback.
+at the submitter, and in the end every one must be SUCCEEDED in both databases, which the worker's record is once the
+results were acknowledged. Both processes share the machine. Nothing is executed, and the network is loopback.
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from benchmarks.agents import Pair, pair
 from benchmarks.measure import Figures
 from benchmarks.plan import Plan
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import FIGURES, figures_row, table
+from benchmarks.rounds import Measured, measure
 from benchmarks.servers import stored_tasks
 
-OUTSTANDING = (1, 256)
+_OUTSTANDING = (1, 256)
 _SETTLE_SECONDS = 30.0
 
 
-def lifecycles(plan: Plan) -> dict[int, Figures]:
+def lifecycles(plan: Plan) -> Measured:
     """Measure and print; returns what went with each number of tasks under way."""
-    measured = {outstanding: _measured(plan, outstanding) for outstanding in OUTSTANDING}
+    measured = measure(
+        {("lifecycles", f"{count} under way"): partial(_measured, plan, count) for count in _OUTSTANDING},
+        plan.rounds,
+    )
     table(
         "full lifecycles through two nodes, with acknowledged results",
-        ["under way", *FIGURES],
-        [[str(outstanding), *figures_row(figures)] for outstanding, figures in measured.items()],
+        ["what", *FIGURES],
+        [[how, *figures_row(figures)] for (_, how), figures in measured.items()],
         "p50 and p99: from submit() to result(). driver: the submitter's process, its node and store included.",
     )
     return measured
@@ -35,14 +40,14 @@ def lifecycles(plan: Plan) -> dict[int, Figures]:
 
 def _measured(plan: Plan, outstanding: int) -> Figures:
     with plan.work_directory() as directory, pair(directory) as agents:
-        figures = run_tasks(agents, plan, outstanding)
+        agents.worker.ask("give", bytes_each=0)
+        figures = run_tasks(agents, plan, outstanding, 0)
         settle(agents, figures.total)
     return figures
 
 
-def run_tasks(agents: Pair, plan: Plan, outstanding: int, bytes_each: int = 0) -> Figures:
-    """Keep so many tasks under way, with results of this size, or with a text when it is 0."""
-    agents.worker.ask("give", bytes_each=bytes_each)
+def run_tasks(agents: Pair, plan: Plan, outstanding: int, bytes_each: int) -> Figures:
+    """Keep so many tasks under way, whose results are files of this size, or texts when it is 0."""
     report = agents.submitter.ask(
         "run",
         plan.longest_seconds,

@@ -46,7 +46,8 @@ class Figures:
     :ivar count: how many were done in the window.
     :ivar total: how many were done at all.
     :ivar busy: the share of one core that the driver itself took; near 1 it measured itself.
-    :ivar spread: how far the rates of several runs lie apart, as a share of this one, which is their median.
+    :ivar spread: how far the rates of several runs lie apart, as a share of this one, which is their median; None of a
+        single run.
     """
 
     rate: float
@@ -55,18 +56,20 @@ class Figures:
     count: int
     total: int
     busy: float
-    spread: float = 0.0
+    spread: float | None = None
 
 
 class Meter:
-    """A window of time that opens after the warm-up; several threads may note what they did."""
+    """A window of time that opens after the warm-up; several threads may note what they did.
+
+    When nothing was done in time, it stays open until something is.
+    """
 
     def __init__(self, warm_up: float, seconds: float) -> None:
         self._cpu = time.process_time()
         self._began = time.perf_counter()
         self._opens = self._began + warm_up
-        self._seconds = seconds
-        self.closes = self._opens + seconds
+        self._closes = self._last = self._opens + seconds
         # Lists, because one call extends them for all threads to see, which adding to a number does not.
         self._within: list[float] = []
         self._outside: list[float] = []
@@ -74,25 +77,23 @@ class Meter:
     @property
     def is_open(self) -> bool:
         """Whether more is to be begun."""
-        return time.perf_counter() < self.closes
+        return time.perf_counter() < self._closes or not self._within
 
     def note(self, began: float, ended: float, times: int = 1) -> None:
         """So many were begun together and done together, by `time.perf_counter`."""
-        latencies = self._within if self._opens <= ended < self.closes else self._outside
+        is_within = self._opens <= ended and (ended < self._closes or not self._within)
+        latencies = self._within if is_within else self._outside
         latencies.extend([ended - began] * times)
+        if is_within:
+            self._last = max(self._last, ended)
 
     def figures(self) -> Figures:
-        """Sum up, once everything is done.
-
-        :raises SystemExit: nothing was done in the window.
-        """
+        """Sum up, once everything is done."""
         busy = (time.process_time() - self._cpu) / (time.perf_counter() - self._began)
         latencies = sorted(self._within)
         count = len(latencies)
-        if not count:
-            raise SystemExit(f"nothing was done within {self._seconds:g} s; try more --seconds")
         return Figures(
-            rate=count / self._seconds,
+            rate=count / (self._last - self._opens),
             p50_ms=latencies[count // 2] * 1000,
             p99_ms=latencies[count * 99 // 100] * 1000,
             count=count,

@@ -37,7 +37,7 @@ class Plan:
     @property
     def warm_up(self) -> float:
         """Seconds before the measurement."""
-        return 0.1 if self.is_quick else 0.5
+        return 0.05 if self.is_quick else 0.5
 
     @property
     def longest_seconds(self) -> float:

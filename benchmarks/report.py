@@ -26,7 +26,7 @@ def figures_row(figures: Figures) -> list[str]:
     """The cells of `FIGURES`."""
     return [
         f"{figures.rate:,.0f}",
-        f"{figures.spread:.0%}",
+        "" if figures.spread is None else f"{figures.spread:.0%}",
         f"{figures.p50_ms:,.2f}",
         f"{figures.p99_ms:,.2f}",
         f"{figures.busy:.0%}",

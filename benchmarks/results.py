@@ -48,9 +48,10 @@ def results(plan: Plan) -> dict[str, Passed]:
 
 def _measured(plan: Plan, size: int, outstanding: int) -> Passed:
     with plan.work_directory() as directory, pair(directory) as agents:
+        agents.worker.ask("give", bytes_each=size)
         for agent in (agents.submitter, agents.worker):
             agent.ask("begin_pauses")
-        figures = run_tasks(agents, plan, outstanding, bytes_each=size)
+        figures = run_tasks(agents, plan, outstanding, size)
         pauses = [agent.ask("end_pauses")["longest_ms"] for agent in (agents.submitter, agents.worker)]
         settle(agents, figures.total)
     return Passed(figures, figures.rate * size / _MIB, *pauses)

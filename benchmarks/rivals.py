@@ -32,7 +32,7 @@ class Rival:
     """Something that takes submissions.
 
     :ivar durability: in words, what is on disk when it answers.
-    :ivar programs: the Debian packages it needs, by their program.
+    :ivar programs: the programs it needs.
     :ivar packages: the Python packages it needs, as pip knows them.
     :ivar run: starts it in a directory and measures it.
     """
@@ -46,24 +46,20 @@ class Rival:
 
     def key(self, shape: Shape) -> Key:
         """Under which it is measured at a shape."""
-        return self.name, f"{shape.threads} threads" if self.is_threaded else str(shape)
+        return self.name, f"threads: {shape.threads}" if self.is_threaded else str(shape)
 
     def missing(self) -> list[str]:
-        """What has to be installed first."""
-        programs = [f"the Debian package {name}" for name in self.programs if not _program(name)]
+        """How to install what is not there; the programs are Debian packages of their own names."""
+        programs = [f"apt install {name}" for name in self.programs if not shutil.which(name)]
         return programs + [f"pip install {name}" for name in self.packages if not _package_version(name)]
 
-    def version(self) -> str:
-        """Which version is measured."""
-        versions = [_program_version(name) for name in self.programs]
-        return ", ".join(versions + [f"{name} {_package_version(name)}" for name in self.packages])
+    def versions(self) -> list[str]:
+        """What is measured."""
+        programs = [_program_version(name) for name in self.programs]
+        return programs + [f"{name} {_package_version(name)} for Python" for name in self.packages]
 
 
 _PROGRAM_VERSIONS: Mapping[str, str] = {"redis-server": "--version", "beanstalkd": "-v"}
-
-
-def _program(name: str) -> str | None:
-    return shutil.which(name)
 
 
 def _program_version(name: str) -> str:
@@ -161,7 +157,7 @@ def chosen(plan: Plan) -> list[Rival]:
 def complaints(plan: Plan) -> list[str]:
     """One line for each rival that cannot be measured here."""
     return [
-        f"{rival.name} cannot be measured: it needs {' and '.join(missing)}; or leave it out, --without {rival.name}"
+        f"{rival.name} is missing: {', '.join(missing)}; or leave it out with --without {rival.name}"
         for rival in chosen(plan)
         if (missing := rival.missing())
     ]
@@ -189,7 +185,7 @@ def show(plan: Plan, measured: Measured) -> None:
     rows = []
     for shape in plan.shapes:
         ours = measured[NAME, str(shape)]
-        rows.append([str(shape), NAME, "fsync", *figures_row(ours), ""])
+        rows.append([str(shape), NAME, "SQLite with fsync", *figures_row(ours), ""])
         for rival in chosen(plan):
             figures = measured[rival.key(shape)]
             what = f"{rival.name}, {rival.key(shape)[1]}" if rival.is_threaded else rival.name

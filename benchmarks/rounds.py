@@ -33,6 +33,8 @@ def measure(measurements: Measurements, rounds: int) -> dict[Key, Figures]:
 
 
 def _median(several: list[Figures]) -> Figures:
+    if len(several) == 1:
+        return several[0]
     ordered = sorted(several, key=lambda figures: figures.rate)
     median = ordered[len(ordered) // 2]
     return replace(median, spread=(ordered[-1].rate - ordered[0].rate) / median.rate)

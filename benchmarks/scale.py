@@ -4,7 +4,7 @@ connection or one waiting caller takes.
 A node with default settings is started on a directory with 10,000, 100,000 and 1,000,000 tasks (``filler.py`` says
 which). The page cache is warm, since the tasks were written just before. The cost of a tick is all CPU time of the idle
 node, so that it includes whatever else it does once a second. Idle connections have sent nothing. Waiting callers are
-tasks of an embedded submitter whose ``result()`` somebody waits for; the record of each is stored before, and not
+tasks of an embedded submitter whose ``result()`` somebody waits for; their records were stored before, and are not
 counted. Memory is what the kernel says is resident, which grows in steps.
 """
 
@@ -25,6 +25,9 @@ from benchmarks.rounds import progress
 from benchmarks.servers import check_stored, node, stored_tasks
 
 _TICK_SECONDS = 1.0
+
+_FIRST = 100
+"""Connections and callers that come before memory is looked at, for what is made with the first of them."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _row(count: int, found: Stored, least: Stored) -> list[str]:
 
 
 def _with_stored(plan: Plan, count: int) -> Stored:
-    idle_seconds = 2 if plan.is_quick else 10
+    idle_seconds = 1 if plan.is_quick else 10
     with plan.work_directory() as directory:
         state_dir = directory / "node"
         drive("benchmarks.filler", 600, directory=str(state_dir), count=count)
@@ -103,20 +106,26 @@ def _with_stored(plan: Plan, count: int) -> Stored:
 def _connection_kib(plan: Plan, count: int) -> float:
     _allow_files(count + 200)
     with plan.work_directory() as directory, node(directory) as server, ExitStack() as open_ones:
-        time.sleep(0.5)
-        before = _resident_kib(server.pid)
-        for _ in range(count):
-            open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        time.sleep(1)
-        return (_resident_kib(server.pid) - before) / count
+        resident = []
+        for connections in (_FIRST, count):
+            for _ in range(connections):
+                open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            time.sleep(0.5)
+            resident.append(_resident_kib(server.pid))
+        return (resident[1] - resident[0]) / count
 
 
 def _waiting_kib(plan: Plan, count: int) -> float:
-    with plan.work_directory() as directory, agent("submitter", directory, free_port(), free_port()) as submitter:
-        submitter.ask("prepare", count=count)
-        before = _resident_kib(submitter.pid)
-        submitter.ask("wait")
-        return (_resident_kib(submitter.pid) - before) / count
+    with plan.work_directory() as directory:
+        with agent("submitter", directory, free_port(), free_port()) as submitter:
+            submitter.ask("prepare", count=count + _FIRST)
+            submitter.stop()
+        # Another process, in which no memory is free that was used for something else.
+        with agent("submitter", directory, free_port(), free_port()) as submitter:
+            submitter.ask("wait", first=0, count=_FIRST)
+            before = _resident_kib(submitter.pid)
+            submitter.ask("wait", first=_FIRST, count=count)
+            return (_resident_kib(submitter.pid) - before) / count
 
 
 def _allow_files(count: int) -> None:
