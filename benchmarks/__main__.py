@@ -7,7 +7,7 @@ Run from the top of the checkout, with the extra ``bench`` installed::
     python -m benchmarks --only rivals --without huey --shape 16x64 --json figures.json
 
 Figures are of this machine at this time; compare those of one run. The submissions, the rivals and the ceilings are
-measured in turn, several rounds of it. Server and driver share the machine, as they would on a laptop and would not in
+measured in turn, in several rounds. Server and driver share the machine, as they would on a laptop and would not in
 production; the column "driver" tells which share of a core the driver took.
 """
 
@@ -54,13 +54,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--shape",
         action="append",
-        type=Shape.parse,
+        type=_shape,
         metavar="CxO",
         help=f"connections x outstanding requests; may be repeated ({' '.join(map(str, SHAPES))})",
     )
     parser.add_argument("--directory", type=Path, help="where everything is stored (a temporary directory)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here, too")
     return parser.parse_args(arguments)
+
+
+def _shape(text: str) -> Shape:
+    try:
+        return Shape.parse(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not CONNECTIONSxOUTSTANDING, such as 16x64") from None
 
 
 def _plan(options: argparse.Namespace, directory: Path) -> Plan:
@@ -79,6 +86,8 @@ def _check(plan: Plan, sections: Sequence[str]) -> None:
 
     :raises BenchmarkError: naming each reason in a line.
     """
+    if plan.seconds <= 0 or plan.rounds < 1:
+        raise BenchmarkError("--seconds and --rounds must be more than 0")
     if plan.warm_up + plan.seconds > LONGEST_SECONDS:
         raise BenchmarkError(
             f"--seconds {plan.seconds:g} is too long: by default a node cancels what nobody accepts for a minute"
@@ -94,24 +103,16 @@ def _introduce(plan: Plan, sections: Sequence[str]) -> dict[str, Any]:
     print(f"machine: {machine()}\nnode: {versions()}")
     if used:
         print(f"rivals: {', '.join(used)}")
-    print(f"directory: {plan.directory}\n{_fsync(plan)}")
-    print(
-        f"each shape: {plan.rounds} x {plan.seconds:g} s after {plan.warm_up:g} s of warm-up; the median counts",
-        flush=True,
-    )
-    return {"machine": machine(), "node": versions(), "rivals": used, "fsync_ms": fsync_ms(plan.directory)}
-
-
-def _fsync(plan: Plan) -> str:
     p50, p99 = fsync_ms(plan.directory)
-    return f"fsync there: p50 {p50:.2f} ms, p99 {p99:.2f} ms"
+    print(f"directory: {plan.directory}\nfsync there: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+    median = f", the median of {plan.rounds} runs" if plan.rounds > 1 else ""
+    print(f"each shape: {plan.seconds:g} s after {plan.warm_up:g} s of warm-up{median}", flush=True)
+    return {"machine": machine(), "node": versions(), "rivals": used, "fsync_p50_ms": p50, "fsync_p99_ms": p99}
 
 
 def _compare(plan: Plan, sections: Sequence[str]) -> Measured:
     """Measure what is compared with each other in turn, and print it; returns the figures."""
-    measurements = dict(ours.lean_measurements(plan))
-    if "submissions" in sections:
-        measurements |= ours.client_measurements(plan)
+    measurements = dict(ours.measurements(plan))
     if "ceilings" in sections:
         measurements |= ceilings.measurements(plan)
     if "rivals" in sections:
@@ -138,7 +139,9 @@ def _run(plan: Plan, sections: Sequence[str]) -> dict[str, Any]:
     if "scale" in sections:
         found["scale"] = asdict(scale(plan))
     progress("")
-    print(f"\n{_fsync(plan)} in the end")
+    p50, p99 = fsync_ms(plan.directory)
+    found |= {"fsync_p50_ms_in_the_end": p50, "fsync_p99_ms_in_the_end": p99}
+    print(f"\nfsync in the end: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
     if "rivals" in sections:
         found["summary"] = rivals.summary(plan, measured)
         print("\nsummary, by submissions per second (ours/theirs), the worst first")

@@ -34,7 +34,7 @@ from tasksubmit.lifecycle.task import TaskKey
 
 Command = Callable[..., Coroutine[Any, Any, Mapping[str, Any]]]
 
-HANDS = 4
+_HANDS = 4
 """How many tasks the worker begins at a time. All take the head of the queue, so that many get in each other's way."""
 
 _PAUSE_SECONDS = 0.001
@@ -76,7 +76,7 @@ class Worker(Node):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._hands = DeferredSemaphore(HANDS)
+        self._hands = DeferredSemaphore(_HANDS)
 
     @override
     def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> Deferred[SubmitResponse]:

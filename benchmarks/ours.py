@@ -20,22 +20,18 @@ from benchmarks.servers import Server, check_stored, node, stored_tasks
 
 NAME = "tasksubmit"
 _CLIENT_SHAPE = Shape(16, 64)
-_CLIENT = ("tasksubmit by Client", str(_CLIENT_SHAPE))
+CLIENT = ("tasksubmit by Client", str(_CLIENT_SHAPE))
 
 
-def lean_measurements(plan: Plan) -> Measurements:
-    """The node at every shape: what everything else is compared with."""
-    return {(NAME, str(shape)): partial(_on_a_node, plan, partial(_lean, plan, shape)) for shape in plan.shapes}
-
-
-def client_measurements(plan: Plan) -> Measurements:
-    """The node, driven by ``Client``."""
-    return {_CLIENT: partial(_on_a_node, plan, partial(_by_client, plan))}
+def measurements(plan: Plan) -> Measurements:
+    """The node at every shape, which everything else is compared with; and once as ``Client`` drives it."""
+    lean = {(NAME, str(shape)): partial(_on_a_node, plan, partial(_lean, plan, shape)) for shape in plan.shapes}
+    return {**lean, CLIENT: partial(_on_a_node, plan, partial(_by_client, plan))}
 
 
 def show(plan: Plan, measured: Measured) -> None:
     """Print the table."""
-    keys = [(NAME, str(shape)) for shape in plan.shapes] + [_CLIENT]
+    keys = [(NAME, str(shape)) for shape in plan.shapes] + [CLIENT]
     table(
         "durable submissions to a node, answered after fsync",
         ["what", "shape", *FIGURES],

@@ -35,4 +35,4 @@ def figures_row(figures: Figures) -> list[str]:
 
 def times(ratio: float) -> str:
     """A ratio, as it is printed."""
-    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
+    return f"{ratio:.{3 if ratio < 0.1 else 2 if ratio < 10 else 0}f}x"

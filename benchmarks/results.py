@@ -41,7 +41,7 @@ def results(plan: Plan) -> dict[str, Passed]:
         "results through two nodes, with acknowledgement",
         ["size", "under way", *FIGURES, "MiB/s", "pause submitter", "pause worker"],
         [_row(name, outstanding, passed[name]) for _, name, outstanding in _SIZES],
-        "pause: the longest time, in ms, in which the node's reactor came to nothing else.",
+        "pause: the longest time, in ms, in which the node's reactor came to nothing else. One run of each.",
     )
     return passed
 
