@@ -2,9 +2,9 @@
 
 The same JSON goes to all of them. What has a wire protocol of its own is driven by the same lean driver as the node;
 the task queues for Python are driven through their clients (``clients.py``), by up to 64 threads of one process. What
-they store is counted and compared with what they acknowledged. AMP stores nothing: it tells what Twisted's own protocol
-does with the same four fields. None of them does the rest of what a node does, such as to admit by peer, to refuse an id
-that was used for something else, and to keep deadlines; nor does a node do the rest of what they do.
+they store is counted and compared with what they acknowledged. AMP stores nothing: it tells what Twisted's own
+protocol does with the same four fields. None of them does the rest of what a node does, such as to admit by peer, to
+refuse an id that was used for something else, and to keep deadlines; nor does a node do the rest of what they do.
 """
 
 from __future__ import annotations

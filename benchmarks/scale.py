@@ -52,7 +52,7 @@ class Scale:
 def scale(plan: Plan) -> Scale:
     """Measure and print."""
     counts = (1_000, 5_000) if plan.is_quick else (10_000, 100_000, 1_000_000)
-    connections, waiting = (200, 1_000) if plan.is_quick else (2_000, 10_000)
+    connections, waiting = (100, 200) if plan.is_quick else (2_000, 10_000)
     stored = {}
     for count in counts:
         progress(f"{count:,} stored tasks")
