@@ -166,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     began = time.monotonic()
     try:
+        if options.json:
+            options.json.touch()  # better now than after all the measuring
         with ExitStack() as end:
             directory = options.directory or Path(end.enter_context(TemporaryDirectory(prefix="tasksubmit-")))
             directory.mkdir(parents=True, exist_ok=True)
