@@ -25,6 +25,7 @@ from tasksubmit.errors import ConfigurationError, TaskSubmitError
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer
 from tasksubmit.node.clock import use_steady_timers
+from tasksubmit.node.tuning import tune_interpreter
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.retention import Retention
@@ -223,6 +224,7 @@ class AgentService(MultiService):
         if self._reactor is not None:
             use_steady_timers(self._reactor)
         self._or_exit(super().startService)
+        tune_interpreter()
 
     def _or_exit(self, start: Callable[[], None]) -> None:
         try:
