@@ -25,11 +25,11 @@ from tasksubmit.errors import ConfigurationError, TaskSubmitError
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer
 from tasksubmit.node.clock import use_steady_timers
-from tasksubmit.node.tuning import tune_interpreter
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
+from tasksubmit.node.tuning import tune_interpreter
 from tasksubmit.settings import Settings, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.web import control_site

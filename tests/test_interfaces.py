@@ -33,7 +33,7 @@ from zope.interface.verify import verifyObject
 
 import tasksubmit
 from tasksubmit import interfaces
-from tasksubmit.interfaces import IAdmissionPolicy, IPeers, ITaskHandler, ITaskStore
+from tasksubmit.interfaces import IAdmissionPolicy, IPeers, IPureAdmissionPolicy, ITaskHandler, ITaskStore
 from tasksubmit.logs import json_observer
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.peers import StaticPeers
@@ -70,6 +70,7 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ITaskHandler, function_handler),
     (ITaskHandler, WaitingHandler),
     (IAdmissionPolicy, lambda: PeersOnly(PEERS)),
+    (IPureAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPeers, lambda: PEERS),
     # Twisted's
     (IService, node),

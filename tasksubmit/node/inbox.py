@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,8 +18,10 @@ from tasksubmit.errors import (
     InvalidMessage,
     NotAccepting,
     NotAtHead,
+    StoreError,
     StoreUncertain,
     TaskForgotten,
+    TaskSubmitError,
     TooLarge,
     UnknownTask,
 )
@@ -73,7 +75,10 @@ class Inbox:
 
     def task_submitted(self, peer: Peer, request: SubmitRequest) -> Deferred[SubmitResponse]:
         """Admit a submission, or answer one that is known already; see wire.md, sections 4 and 6."""
-        key = TaskKey(Side.RECEIVER, self._submitter(peer, request), request.task_id)
+        try:
+            key = TaskKey(Side.RECEIVER, self._submitter(peer, request), request.task_id)
+        except TaskSubmitError:
+            return fail()
         if self._is_policy_pure and not self.is_draining and self._policy.admit(peer, request) is None:
             return self._create(request, key)
         return self._store.recall(key).addCallback(self._recalled, peer, request, key)
@@ -112,7 +117,8 @@ class Inbox:
             features=request.features,
         )
         return self._records.create(task).addCallbacks(
-            self._created, self._not_created, callbackArgs=(request,), errbackArgs=(request,)
+            lambda created: self._created(created, request),
+            lambda failure: Deferred.fromCoroutine(self._not_created(failure, request, task)),
         )
 
     def _created(self, created: tuple[Task, bool], request: SubmitRequest) -> SubmitResponse | Deferred[SubmitResponse]:
@@ -122,10 +128,18 @@ class Inbox:
         self._announced(task.peer, request.features)
         return _received(request)
 
-    def _not_created(self, failure: Failure, request: SubmitRequest) -> SubmitResponse:
-        if not isinstance(failure.value, TaskForgotten):
-            failure.raiseException()
-        return _remembered(request, failure.value.tombstone)
+    async def _not_created(self, failure: Failure, request: SubmitRequest, task: Task) -> SubmitResponse:
+        error = failure.value
+        if isinstance(error, TaskForgotten):
+            return _remembered(request, error.tombstone)
+        # When nothing can be written, what was taken before can still be answered for.
+        if isinstance(error, StoreError):
+            known = await self._store.recall(task.key)
+            if isinstance(known, Tombstone):
+                return _remembered(request, known)
+            if known is not None and known.created_at < task.created_at:  # else this is the one that may be lost
+                return await self._answer_known(known, request)
+        failure.raiseException()
 
     async def _answer_known(self, known: Task, request: SubmitRequest) -> SubmitResponse:
         if known.description != request.task_description:

@@ -108,6 +108,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self._fault_count = 0
         self._is_all_read = False
         self._last_call: IDelayedCall | None = None
+        self._is_cut_short = False
         self._waiting_for_end: list[Deferred[None]] = []
 
     # --- what the transport and the framing call ----------------------------------------------------------------------
@@ -123,7 +124,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if self._fault_count > 1:
             self._log.info("{peer} sent {count} frames that made no sense", peer=self._origin, count=self._fault_count)
         self._factory.connections.discard(self)
-        if self._turns:
+        if self._turns and not self._is_cut_short:
             self._factory.unfinished.add(self)
         else:
             self._end()
@@ -184,6 +185,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         return gone
 
     def _cut_short(self) -> None:
+        self._is_cut_short = True
         self.abort()
         if self in self._factory.unfinished:
             self._end()

@@ -94,9 +94,11 @@ def run_batch(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any
 def _run_together(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
     results: list[Any] = []
     for operation, group in groupby(calls, itemgetter(0)):
-        results += operation(connection, [argument for _, argument in group])
-    if not connection.in_transaction:
-        raise sqlite3.OperationalError("a statement ended the transaction")
+        arguments = [argument for _, argument in group]
+        for some in [[argument] for argument in arguments] if operation is each else [arguments]:
+            results += operation(connection, some)
+            if not connection.in_transaction:
+                raise sqlite3.OperationalError("a statement ended the transaction")
     return results
 
 

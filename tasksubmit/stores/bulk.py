@@ -68,9 +68,9 @@ def insert(
 
 @lru_cache(maxsize=256)
 def _update_sql(table: str, keys: str, columns: str, count: int, width: int) -> str:
-    places = {name: f"new.column{place}" for place, name in enumerate(f"{keys}, {columns}".split(", "), 1)}
-    assignments = ", ".join(f"{name} = {places[name]}" for name in columns.split(", "))
-    where = " AND ".join(f"{table}.{name} = {places[name]}" for name in keys.split(", "))
+    names, changing = keys.split(", "), columns.split(", ")
+    where = " AND ".join(f"{table}.{name} = new.column{place}" for place, name in enumerate(names, 1))
+    assignments = ", ".join(f"{name} = new.column{place}" for place, name in enumerate(changing, len(names) + 1))
     return f"UPDATE OR FAIL {table} SET {assignments} FROM (VALUES {_marks(count, width)}) AS new WHERE {where}"
 
 

@@ -100,7 +100,7 @@ def carry_out(connection: sqlite3.Connection, steps: Iterable[Step]) -> None:
     steps = [step for step in steps if not step.is_empty]
     of_tasks: dict[tuple[str, str, str], list[_Line]] = {key_values(step.key): [] for step in steps}
     before = {}
-    for task_id, side, peer, *values in bulk.execute(connection, _LINES, {step.key.task_id for step in steps}):
+    for task_id, side, peer, *values in sorted(bulk.execute(connection, _LINES, {step.key.task_id for step in steps})):
         lines = of_tasks.get((task_id, side, peer))
         if lines is not None:
             lines.append(_Line(*values))
@@ -124,7 +124,7 @@ def carry_out(connection: sqlite3.Connection, steps: Iterable[Step]) -> None:
 
 _LINES = (
     "SELECT task_id, side, peer, id, kind, created_at, ready_at, attempts, given_up_at FROM deliveries"
-    " WHERE task_id IN {} ORDER BY id"
+    " WHERE task_id IN {}"
 )
 _NEW_COLUMNS = "task_id, side, peer, kind, payload, created_at, ready_at, attempts, last_error"
 

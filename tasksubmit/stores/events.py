@@ -19,7 +19,7 @@ MAX_LINES = 1000
 
 _LAST_LINES = (
     "SELECT task, line, name, detail FROM (SELECT task, max(line) AS line FROM events WHERE task IN {} GROUP BY task)"
-    " JOIN events USING (task, line)"
+    " AS last JOIN events USING (task, line)"
 )
 
 

@@ -615,15 +615,29 @@ class EndingTests(ServerTestCase):
         self.reply("a")
 
     def test_close_connections_cut(self) -> None:
-        """A connection that is lost meanwhile is gone, too; and closing none fires at once."""
+        """What came on a connection that is lost meanwhile is finished first; and closing none fires at once."""
         peer = self.start()
         self.deliver(peer, encoded(request("a")))
         closed = self.factory.close_connections()
         self.network.cut_all()
+        self.assert_lost(peer, ConnectionLost)
+        self.assertNoResult(closed)
+        self.reply("a")
         self.assertIsNone(self.successResultOf(closed))
         self.assertIsNone(self.successResultOf(self.factory.close_connections()))
-        self.reply("a")
+
+    def test_close_connections_cut_grace(self) -> None:
+        """Work that does not end is not waited for any longer than the grace period, though its connection is lost."""
+        peer = self.start()
+        self.deliver(peer, encoded(request("a")))
+        self.network.cut_all()
         self.assert_lost(peer, ConnectionLost)
+        closed = self.factory.close_connections(grace=5)
+        self.advance(4.9)
+        self.assertNoResult(closed)
+        self.advance(0.2)
+        self.assertIsNone(self.successResultOf(closed))
+        self.reply("a")
 
     def test_again(self) -> None:
         """After closing its connections a factory serves new ones."""

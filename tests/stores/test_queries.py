@@ -19,8 +19,8 @@ OF_TASK = "deliveries_of_task (task_id=? AND side=? AND peer=?)"
 
 
 WITHOUT_SCAN = (
-    r"^(SEARCH|(CORRELATED )?SCALAR SUBQUERY|SCAN \w+ USING INDEX tasks_queue|MATERIALIZE|SCAN (new|CONSTANT ROW|\d+"
-    r" CONSTANT ROWS)|$)"
+    r"^(SEARCH|(CORRELATED )?SCALAR SUBQUERY|SCAN \w+ USING INDEX tasks_queue|MATERIALIZE"
+    r"|SCAN (new|last|CONSTANT ROW|\d+ CONSTANT ROWS)|$)"
 )
 """Steps of a plan that read through nothing but the queue, and the values that they were given."""
 

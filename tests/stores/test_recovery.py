@@ -136,7 +136,7 @@ class ReopenTests(DirectoryCase):
 
     async def lose(self) -> None:
         """Let the writer find its transaction gone, which nothing explains."""
-        with self.assertRaisesRegex(StoreError, f"{self.path} could not be used: no such savepoint"):
+        with self.assertRaisesRegex(StoreError, f"{self.path} could not be used: a statement ended the transaction"):
             await self.writer().run(each, lambda connection: connection.execute("ROLLBACK"))
         self.assertIsNone(self.connection())
 
