@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -48,6 +50,15 @@ _LONGEST_MS = 2**63 - 1
 _HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # whatever a submitter says
 
 
+@define(eq=False)
+class _Asked:
+    """Somebody who wants to begin the next task, which has to be `key` if that is given."""
+
+    key: TaskKey | None
+    lease: Lease
+    begun: Deferred[Task] = field(factory=Deferred)
+
+
 class Inbox:
     """What a receiver does with tasks. Its methods return, or fire, after the commit."""
 
@@ -70,6 +81,8 @@ class Inbox:
         self._timeouts = timeouts
         self._announced = announced
         self.is_draining = False
+        self._asked: list[_Asked] = []
+        self._is_handing_out = False
 
     # --- what the submitter asks -------------------------------------------------------------------------------
 
@@ -166,7 +179,7 @@ class Inbox:
         if update.status != TaskStatus.CANCELLED.value:
             return acknowledgement(task)
         try:
-            task = await self._records.change(task.key, always(Event.CANCEL, justification=update.justification))
+            task = await self._records.change(task, always(Event.CANCEL, justification=update.justification))
         except IllegalTransition:
             task = await self._records.get(task.key)
         return acknowledgement(task)
@@ -200,23 +213,61 @@ class Inbox:
         :raises NotAtHead: when `key` is not the next.
         :raises IllegalTransition: when `key` does not wait to be begun, or its time has passed.
         """
-        while True:
+        asked = _Asked(key, lease)
+        self._asked.append(asked)
+        if not self._is_handing_out:
+            self._is_handing_out = True
+            Deferred.fromCoroutine(self._hand_out()).addErrback(
+                lambda failure: self._log.failure("what was asked for could not be begun", failure)
+            )
+        return await asked.begun
+
+    async def _hand_out(self) -> None:
+        """Begin as many tasks at once as were asked for meanwhile, one after the other from the head of the queue."""
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, []
+                try:
+                    waiting = await self._store.put_back(len(asked))
+                    if len(waiting) < len(asked):
+                        waiting += await self._store.queue(len(asked) - len(waiting))
+                except Exception:
+                    for one in asked:
+                        one.begun.errback()
+                    continue
+                heads = deque(waiting)
+                await DeferredList([Deferred.fromCoroutine(self._begin_for(one, heads)) for one in asked])
+        finally:
+            self._is_handing_out = False
+
+    async def _begin_for(self, asked: _Asked, heads: deque[Task]) -> None:
+        try:
             if self.is_draining:
                 raise NotAccepting("the node is being drained: it begins nothing new")
-            waiting = await self._store.put_back(1) or await self._store.queue(1)
-            if key is not None and (not waiting or waiting[0].key != key):
-                task = await self._records.get(key)
-                if task.put_back_at is None:
-                    advance(key.side, task.status, Event.EXECUTE)
-                raise NotAtHead(f"task {key.task_id} is not at the head of the queue; see `tasksubmit queue`")
-            if not waiting:
+            if asked.key is not None and (not heads or heads[0].key != asked.key):
+                raise await self._why_not(asked.key)
+            if not heads:
                 raise EmptyQueue("the queue is empty; accept a task first")
-            try:
-                return await self._take(waiting[0], lease)
-            except IllegalTransition:
-                if key is not None:
-                    raise
-                # The head was withdrawn or its time has passed: the next one is head now.
+            task = await self._take(heads.popleft(), asked.lease)
+        except IllegalTransition:
+            if asked.key is None:
+                self._asked.append(asked)  # the head was withdrawn or its time has passed: the next one is head now
+            else:
+                asked.begun.errback()
+        except Exception:
+            asked.begun.errback()
+        else:
+            asked.begun.callback(task)
+
+    async def _why_not(self, key: TaskKey) -> NotAtHead:
+        """Why a task that is not the next cannot be begun.
+
+        :raises IllegalTransition: when it does not wait to be begun.
+        """
+        task = await self._records.get(key)
+        if task.put_back_at is None:
+            advance(key.side, task.status, Event.EXECUTE)
+        return NotAtHead(f"task {key.task_id} is not at the head of the queue; see `tasksubmit queue`")
 
     async def _take(self, task: Task, lease: Lease) -> Task:
         terms = {
@@ -225,7 +276,7 @@ class Inbox:
             "is_lease_bound": lease.ends_with_node,
         }
         if task.put_back_at is None:
-            return await self._begin(task.key, Event.EXECUTE, justification="The task is being executed", **terms)
+            return await self._begin(task, Event.EXECUTE, justification="The task is being executed", **terms)
 
         def take_again(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if task.put_back_at is None:
@@ -236,7 +287,7 @@ class Inbox:
                 **again,
             }
 
-        return await self._records.change(task.key, take_again)
+        return await self._records.change(task, take_again)
 
     async def progress(self, key: TaskKey, text: str) -> Task:
         """Tell how far the execution is, which renews its lease.
@@ -323,18 +374,18 @@ class Inbox:
             "result_bytes": len(data),
         }
         try:
-            return await self._records.change(key, always(Event.COMPLETE, **fields))
+            return await self._records.change(task, always(Event.COMPLETE, **fields))
         except StoreUncertain:
             raise  # the next start finds out whether a record names it
         except Exception:
             await self._store.discard_result(saved.name)
             raise
 
-    async def _begin(self, key: TaskKey, event: Event, **fields: Any) -> Task:
+    async def _begin(self, what: Task | TaskKey, event: Event, **fields: Any) -> Task:
         """Let ``event`` happen, unless a deadline has passed that the clock's last tick did not see."""
-        task = await self._records.change(key, self._unless_overdue(event, fields))
+        task = await self._records.change(what, self._unless_overdue(event, fields))
         if task.status in (TaskStatus.CANCELLED, TaskStatus.EXPIRED):
-            raise IllegalTransition(f"too late: task {key.task_id} is {task.status} ({task.outcome})")
+            raise IllegalTransition(f"too late: task {task.task_id} is {task.status} ({task.outcome})")
         return task
 
     def _unless_overdue(self, event: Event, fields: Mapping[str, Any]) -> Decision:
@@ -359,21 +410,21 @@ class Inbox:
             code = clipped(response.code) or "refused"
             fields = {**given_up(task, delivery, self._records.now()), "code": code, "error": why}
             note = Note.RESULTS_REFUSED, f"{response.code}: {response.message}"
-            await self._records.change(task.key, always(**fields), gives_up=delivery, note=note)
+            await self._records.change(task, always(**fields), gives_up=delivery, note=note)
             return
         reward = min(response.reward, _HIGHEST_REWARD) if response is not None and response.reward > 0 else None
         delivered = always(Event.DELIVER, reward=reward, justification="The results were delivered")
-        await self._records.change(task.key, delivered, settles=delivery)
+        await self._records.change(task, delivered, settles=delivery)
 
     async def delivery_given_up(self, task: Task, delivery: Delivery) -> None:
         """What was to be told is too old; somebody may have it tried again."""
         fields = given_up(task, delivery, self._records.now())
         note = Note.DELIVERY_GIVEN_UP, described(delivery)
-        await self._records.change(task.key, always(**fields), gives_up=delivery, note=note)
+        await self._records.change(task, always(**fields), gives_up=delivery, note=note)
 
     async def status_taken(self, task: Task, delivery: Delivery) -> None:
         """The submitter has a status update, or does not want it: whichever, it is not sent again."""
-        await self._records.change(task.key, always(), settles=delivery)
+        await self._records.change(task, always(), settles=delivery)
 
 
 _CONFLICT = Refusal("id_conflict", "this task id was used for another description")

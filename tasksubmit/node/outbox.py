@@ -90,27 +90,27 @@ class Outbox:
         else:
             refusal = {"code": clipped(response.code), "justification": clipped(response.message)}
             decision = self._heed((Event.REFUSE,), refusal, anyway=answered)
-        await self._records.change(task.key, decision, settles=delivery)
+        await self._records.change(task, decision, settles=delivery)
 
     async def submission_unconfirmed(self, task: Task, error: str, delivery: Delivery) -> None:
         """The answer was lost, and the peer is of the kind that may not be asked again (wire.md, section 6)."""
         lost = always(code="unconfirmed", error=f"the answer to the submission was lost: {error}")
-        await self._records.change(task.key, lost, settles=delivery, note=(Note.UNCONFIRMED, error))
+        await self._records.change(task, lost, settles=delivery, note=(Note.UNCONFIRMED, error))
 
     async def submission_settled(self, task: Task, delivery: Delivery) -> None:
         """The task has ended before the submission could be sent, or the question how it stands."""
         note = Note.DELIVERED, "nothing: the task has ended"
-        await self._records.change(task.key, always(), settles=delivery, note=note)
+        await self._records.change(task, always(), settles=delivery, note=note)
 
     async def question_dropped(self, task: Task, delivery: Delivery) -> None:
         """The receiver is not of the kind any longer that may be asked how a task stands."""
         note = Note.UNCONFIRMED, "the receiver has ceased to answer such questions"
-        await self._records.change(task.key, always(heard_at=None), settles=delivery, note=note)
+        await self._records.change(task, always(heard_at=None), settles=delivery, note=note)
 
     async def withdrawn_unsent(self, task: Task, delivery: Delivery) -> None:
         """The cancellation came before the submission was sent: there is nothing to withdraw."""
         note = Note.DELIVERED, "nothing: the submission was never sent"
-        await self._records.change(task.key, self._heed((Event.WITHDRAW,), {}), settles=delivery, note=note)
+        await self._records.change(task, self._heed((Event.WITHDRAW,), {}), settles=delivery, note=note)
 
     async def delivery_given_up(self, task: Task, delivery: Delivery) -> None:
         """What was to be sent is too old: a cancellation then holds without an answer (section 4)."""
@@ -118,7 +118,7 @@ class Outbox:
         events = (Event.WITHDRAW,) if is_withdrawal else ()
         fields = given_up(task, delivery, self._records.now())
         note = Note.DELIVERY_GIVEN_UP, described(delivery)
-        await self._records.change(task.key, self._heed(events, {}, anyway=fields), gives_up=delivery, note=note)
+        await self._records.change(task, self._heed(events, {}, anyway=fields), gives_up=delivery, note=note)
 
     async def cancellation_answered(self, task: Task, response: SubmitResponse | None, delivery: Delivery) -> None:
         """The receiver answered a cancellation: with the status that won, or, being deployed, with silence."""
@@ -128,7 +128,7 @@ class Outbox:
             events = (Event.CONFIRM_CANCEL,)
         else:
             events = _heard(response.current_status)
-        await self._records.change(task.key, self._heed(events, {}), settles=delivery)
+        await self._records.change(task, self._heed(events, {}), settles=delivery)
 
     # --- what the receiver tells ---------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Outbox:
             }
             if task.heard_at is not None:
                 fields["heard_at"] = self._records.now()
-            task = await self._records.change(task.key, self._heed(events, fields))
+            task = await self._records.change(task, self._heed(events, fields))
         return acknowledgement(task)
 
     async def results_received(self, task: Task, message: TaskResultMessage) -> SubmitResponse:
@@ -158,7 +158,7 @@ class Outbox:
             return events, {**named, **self._result_fields(task, message, now)}
 
         try:
-            after = await self._records.change(task.key, decide)
+            after = await self._records.change(task, decide)
         except IllegalTransition:  # it became final while the file was written
             await self._store.discard_result(saved.name)
             return await self._late(await self._records.get(task.key), message)
@@ -202,7 +202,7 @@ class Outbox:
         if not task.result_file and not task.late_result_file:
             name = (await self._save(message)).name
             try:
-                task = await self._records.change(task.key, _keep_late(name), note=(Note.LATE_RESULTS, name))
+                task = await self._records.change(task, _keep_late(name), note=(Note.LATE_RESULTS, name))
             except StoreUncertain:
                 raise
             except Exception:

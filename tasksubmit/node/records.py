@@ -24,6 +24,10 @@ from tasksubmit.wire.timestamps import format_time, parse_time
 MAX_KEPT_TEXT = 1000
 """Characters of a refusal or an error that are kept."""
 
+_MAX_REMEMBERED = 4096
+_MAX_REMEMBERED_TEXT = 4096
+"""How many records are remembered, and how long the description of each may be, in characters."""
+
 Decision = Callable[[Task, datetime], tuple[Sequence[Event], Mapping[str, Any]]]
 """Given a record as it is and the time: what happens to it, and the fields that this sets besides."""
 
@@ -71,6 +75,7 @@ class Records:
         self._live = live
         self._owed = owed
         self._locks: dict[TaskKey, DeferredLock] = {}
+        self._recent: dict[TaskKey, Task] = {}
 
     def create(self, task: Task) -> Deferred[tuple[Task, bool]]:
         """Keep a new task; fires with it and True, or with the record that has its key and False."""
@@ -98,7 +103,7 @@ class Records:
 
     async def change(
         self,
-        key: TaskKey,
+        what: Task | TaskKey,
         decide: Decision,
         *,
         settles: Delivery | None = None,
@@ -106,8 +111,9 @@ class Records:
         revives: bool = False,
         note: tuple[Note, str] | None = None,
     ) -> Task:
-        """Carry out what ``decide`` says about the record known by `key`; returns the record after the commit.
+        """Carry out what ``decide`` says about a record; returns the record after the commit.
 
+        :param what: the record as it was read a moment ago, or what it is known by.
         :param settles: a delivery that ends with the change.
         :param gives_up: a delivery that is not to be tried again by itself.
         :param revives: whether to try what was given up again.
@@ -117,21 +123,38 @@ class Records:
         :raises IllegalTransition: when the table does not allow it; nothing changed.
         :raises StoreError: when it could not be committed; nothing changed.
         """
+        key = what.key if isinstance(what, Task) else what
         async with self._one_at_a_time(key):
+            remembered = self._recent.pop(key, None)
+            if isinstance(what, Task) and (remembered is None or remembered.revision < what.revision):
+                remembered = what
             while True:
-                before = await self.get(key)
-                change = self._plan(before, decide, settles, gives_up, revives, note)
-                if change.is_empty:
-                    return before
+                before = remembered or await self.get(key)
                 try:
-                    after = await self.store.apply(change)
+                    change = self._plan(before, decide, settles, gives_up, revives, note)
+                    if not change.is_empty:
+                        after = await self.store.apply(change)
+                        break
+                    if remembered is None:
+                        return before
                 except StaleTask:
-                    continue  # someone else was first, another node on the same store for one
-                break
+                    pass  # someone else was first: the queue, the clock, another node on the same store
+                except IllegalTransition:
+                    if remembered is None:
+                        raise
+                remembered = None  # what was not carried out is decided again on what the store has
+            self._remember(after)
         self._live.changed(after)
         if change.deliveries or settles or gives_up or revives:
             self._owed(after.peer)
         return after
+
+    def _remember(self, task: Task) -> None:
+        """Keep a record for the next change of it, which often comes soon."""
+        if len(task.description) <= _MAX_REMEMBERED_TEXT and not task.status.is_final:
+            self._recent[task.key] = task
+            if len(self._recent) > _MAX_REMEMBERED:
+                del self._recent[next(iter(self._recent))]
 
     async def retry(self, key: TaskKey) -> Task:
         """Have what was given up for a task tried again, as if it were new.

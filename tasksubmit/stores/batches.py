@@ -25,10 +25,10 @@ from tasksubmit.stores.migrations import damaged
 
 T = TypeVar("T")
 A = TypeVar("A")
-Operation = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T]]
-"""Carries out calls of one kind: takes their arguments, and returns the result of each, or raises for all of them.
+Operation = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T | Failure]]
+"""Carries out calls of one kind: takes their arguments, and returns the result, or the ``Failure``, of each.
 
-It is then called again with each argument alone."""
+When it raises instead, all is undone, and it is called again with each argument alone."""
 
 
 class NotTogether(Exception):

@@ -83,8 +83,8 @@ def update(connection: sqlite3.Connection, table: str, keys: str, columns: str, 
 
 
 def execute(connection: sqlite3.Connection, sql: str, values: Iterable[Any]) -> list[Any]:
-    """Carry out a statement with ``IN {}`` for the values; the rows that it gives."""
+    """Carry out a statement with ``IN {}`` for the values; the rows that it gives, each once."""
     rows: list[Any] = []
-    for chunk in _chunks(list(values), _MAX_PARAMETERS):
+    for chunk in _chunks(list(dict.fromkeys(values)), _MAX_PARAMETERS):
         rows += connection.execute(sql.format(_marks(1, len(chunk))), chunk).fetchall()
     return rows

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from attrs import frozen
+from twisted.python.failure import Failure
 
 from tasksubmit.errors import StaleTask, TaskForgotten
 from tasksubmit.lifecycle.change import Change, Delivery, Tombstone
@@ -116,72 +117,69 @@ def _known(connection: sqlite3.Connection, key: TaskKey) -> Task:
 # --- changes -------------------------------------------------------------------------------------------------------
 
 
-def apply_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Task]:
-    """Carry out changes of different records, and return each record as it is now; see `ITaskStore.apply`.
-
-    :raises StaleTask: when one is not as its change has it before.
-    """
-    after = _with_positions(connection, changes)
-    _compare_and_set(connection, changes, after)
-    staged = _stage_head(connection, [one for one in changes if _is_queued(one.before) != _is_queued(one.after)])
-    events.tell(connection, [(one.before.number, event) for one in changes for event in one.events])
+def apply_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Task | Failure]:
+    """Carry out changes, and return each record as it is now, or a `StaleTask`; see `ITaskStore.apply`."""
+    results = _decided(connection, changes)
+    made = [(change, task) for change, task in zip(changes, results, strict=True) if isinstance(task, Task)]
+    bulk.update(
+        connection,
+        "tasks",
+        "number, revision",
+        _UPDATED,
+        [
+            (task.number, change.before.revision, task.revision, *_write_changed(task))
+            for change, task in made
+            if task.revision != change.before.revision
+        ],
+    )
+    staged = _stage_head(connection, [one for one, _ in made if _is_queued(one.before) != _is_queued(one.after)])
+    events.tell(connection, [(task.number, event) for change, task in made for event in change.events])
     deliveries.carry_out(
         connection,
         [
-            deliveries.Step(one.before.key, one.at, one.deliveries, one.settles, one.gives_up, one.revives)
-            for one in changes
+            deliveries.Step(task.key, one.at, one.deliveries, one.settles, one.gives_up, one.revives)
+            for one, task in made
+            if one.owes_otherwise
         ],
     )
-    _book(connection, changes)
-    return [staged if staged is not None and staged.number == task.number else task for task in after]
-
-
-def _is_queued(task: Task) -> bool:
-    return task.side is Side.RECEIVER and task.status is TaskStatus.ACCEPTED
-
-
-def _with_positions(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Task]:
-    """The records after the changes; those that join the queue do so at its end, in the order of the changes."""
-    position = None
-    after = []
-    for change in changes:
-        task = change.after
-        if _is_queued(task) != _is_queued(change.before):
-            if not _is_queued(task):
-                task = task.evolved(queue_position=None)
-            else:
-                position = (_last_position(connection) if position is None else position) + 1
-                task = task.evolved(queue_position=position)
-        after.append(task)
-    return after
-
-
-def _last_position(connection: sqlite3.Connection) -> int:
-    (last,) = connection.execute(f"SELECT max(queue_position) FROM {QUEUE}").fetchone()
-    return int(last or 0)
+    _book(connection, [change for change, _ in made if change.bookings])
+    if staged is not None:
+        results = [staged if isinstance(task, Task) and task.number == staged.number else task for task in results]
+    return results
 
 
 _write_changed = row_writer(_CHANGED)
 _UPDATED = ", ".join(("revision", *_CHANGED))
 
 
-def _compare_and_set(connection: sqlite3.Connection, changes: Sequence[Change], after: list[Task]) -> None:
-    """Write the records that differ, with their new revision; the others are put in as they are now."""
-    rows = []
-    same = []
-    for place, (change, task) in enumerate(zip(changes, after, strict=True)):
-        before = change.before
-        if task == before:
-            same.append(place)
+def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Task | Failure]:
+    """The record after each change, with its new revision if it differs: those that join the queue do so at its end."""
+    numbers = {change.before.number for change in changes}
+    revisions = dict(bulk.execute(connection, "SELECT number, revision FROM tasks WHERE number IN {}", numbers))
+    position = None
+    results: list[Task | Failure] = []
+    for change in changes:
+        before, after = change.before, change.after
+        if revisions.get(before.number) != before.revision:
+            results.append(Failure(StaleTask(f"task {before.task_id} is not as it was: it was changed meanwhile")))
             continue
-        after[place] = task.evolved(revision=before.revision + 1)
-        rows.append([before.number, before.revision, before.revision + 1, *_write_changed(task)])
-    if bulk.update(connection, "tasks", "number, revision", _UPDATED, rows) < len(rows):
-        stale = changes[0].before
-        raise StaleTask(f"task {stale.task_id} is no longer {stale.status}: it was changed meanwhile")
-    current = tasks_numbered(connection, [after[place].number for place in same])
-    for place in same:
-        after[place] = current.get(after[place].number, after[place])
+        if after != before:
+            revisions[before.number] = revision = before.revision + 1
+            after = after.evolved(revision=revision)
+            if _is_queued(after) != _is_queued(before):
+                position = (_last_position(connection) if position is None else position) + 1
+                after = after.evolved(queue_position=position if _is_queued(after) else None)
+        results.append(after)
+    return results
+
+
+def _is_queued(task: Task) -> bool:
+    return task.side is Side.RECEIVER and task.status is TaskStatus.ACCEPTED
+
+
+def _last_position(connection: sqlite3.Connection) -> int:
+    (last,) = connection.execute(f"SELECT max(queue_position) FROM {QUEUE}").fetchone()
+    return int(last or 0)
 
 
 def _stage_head(connection: sqlite3.Connection, changes: Sequence[Change]) -> Task | None:

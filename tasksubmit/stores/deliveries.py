@@ -6,7 +6,7 @@ Of the messages of one task only the first may be sent; one that was given up co
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from attrs import define, frozen
@@ -75,11 +75,6 @@ class Step:
     gives_up: int | None = None
     revives: bool = False
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self.owes and self.settles is None and self.gives_up is None and not self.revives
-
 
 @define
 class _Line:
@@ -95,9 +90,8 @@ class _Line:
     """What it says, if that is new."""
 
 
-def carry_out(connection: sqlite3.Connection, steps: Iterable[Step]) -> None:
+def carry_out(connection: sqlite3.Connection, steps: Sequence[Step]) -> None:
     """Do what ``steps`` say, one after the other."""
-    steps = [step for step in steps if not step.is_empty]
     of_tasks: dict[tuple[str, str, str], list[_Line]] = {key_values(step.key): [] for step in steps}
     before = {}
     for task_id, side, peer, *values in sorted(bulk.execute(connection, _LINES, {step.key.task_id for step in steps})):

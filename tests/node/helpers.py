@@ -90,13 +90,15 @@ def deployed(peer: RawPeer, frame: Frame) -> None:
 class SlowStore(SQLiteTaskStore):
     """A store in memory that keeps its tasks when it is closed.
 
-    While it `is_slow` the answers of its `slow_methods` wait for `release`; what was asked for is done at once.
+    While it `is_slow` the answers of its `slow_methods` wait for `release`; what was asked for is done at once. With
+    `holds_changes` a change is carried out by `release` only.
     """
 
     def __init__(self) -> None:
         super().__init__(None)
         self.is_slow = False
         self.slow_methods: Collection[str] = ("apply", "ready_deliveries")
+        self.holds_changes = False
         self._waiting: list[Callable[[], object]] = []
 
     def _later(self, method: str, answer: Deferred[T]) -> Deferred[T]:
@@ -108,6 +110,11 @@ class SlowStore(SQLiteTaskStore):
 
     @override
     def apply(self, change: Change) -> Deferred[Task]:
+        if self.holds_changes:
+            later: Deferred[Task] = Deferred()
+            apply = super().apply
+            self._waiting.append(lambda: apply(change).chainDeferred(later))
+            return later
         return self._later("apply", super().apply(change))
 
     @override
@@ -129,7 +136,7 @@ class SlowStore(SQLiteTaskStore):
 
     def release(self) -> None:
         """Give every answer that waits, and those to what is asked for in consequence."""
-        self.is_slow = False
+        self.is_slow = self.holds_changes = False
         while self._waiting:
             self._waiting.pop(0)()
 

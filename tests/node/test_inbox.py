@@ -298,17 +298,17 @@ class QueueTests(PairTestCase):
         self.assertEqual([self.done(task).key for task in begun], [first, second])
 
     def test_staged_meanwhile(self) -> None:
-        """A task that becomes head between the reading and the writing of its record is read again."""
+        """A task that becomes head while a change of it is under way is read, and the change decided, again."""
         store = SlowStore()
         bob = self.make_node(CAROL, ALICE, store=store)
         keys = [TaskKey(Side.RECEIVER, ALICE, task_id) for task_id in ("head", "next")]
         for key in keys:
             self.ask(CAROL, SubmitRequest(key.task_id, "work", str(ALICE), str(CAROL)))
             self.done(bob.accept(key))
-        store.slow_methods, store.is_slow = ["get"], True
+        store.holds_changes = True
         withdrawal = TaskStatusUpdate("next", "CANCELLED", "", outcome="cancelled_by_submitter")
         answer = bob.status_updated(Peer(ALICE, "test"), withdrawal)
-        store.is_slow = False
+        store.holds_changes = False
         self.done(bob.execute())
         self.assertIsNotNone(self.task(bob, keys[1]).staged_at)
         store.release()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import evolve
 from twisted.internet.defer import DeferredList, gatherResults
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from tasksubmit.errors import StaleTask, StoreClosed
@@ -68,7 +69,10 @@ def create_task(connection: sqlite3.Connection, task: Task, owed: Sequence[Deliv
 
 def apply_change(connection: sqlite3.Connection, change: Change) -> Task:
     """Carry out one change."""
-    return apply_changes(connection, [change])[0]
+    [result] = apply_changes(connection, [change])
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
 
 
 class StoreCase(Base):
