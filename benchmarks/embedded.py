@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -31,11 +31,9 @@ from tasksubmit import Address, Node, Peer, SQLiteTaskStore, StaticPeers, Submit
 from tasksubmit.interfaces import SendResult
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.tuning import tune_interpreter
 
 Command = Callable[..., Coroutine[Any, Any, Mapping[str, Any]]]
-
-_HANDS = 4
-"""How many tasks the worker begins at a time. All take the head of the queue, so that many get in each other's way."""
 
 _PAUSE_SECONDS = 0.001
 
@@ -74,10 +72,6 @@ class Worker(Node):
 
     results: Mapping[str, Any] = {"text": "done"}
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._hands = DeferredSemaphore(_HANDS)
-
     @override
     def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> Deferred[SubmitResponse]:
         answer = maybeDeferred(super().task_submitted, peer, request, send_result)
@@ -92,7 +86,7 @@ class Worker(Node):
     async def _work(self, key: TaskKey) -> None:
         """Put a task into the queue, and do whichever is the first of the queue then."""
         await self.accept(key)
-        task = await self._hands.run(self.execute)
+        task = await self.execute()
         await self.send_results(task.key, **self.results)
 
     async def give(self, bytes_each: int) -> Mapping[str, Any]:
@@ -194,6 +188,7 @@ def main(reactor: Any) -> None:
         node.worker = peer
         commands |= {"run": node.run, "prepare": node.prepare, "wait": node.wait_for}
     node.startService()
+    tune_interpreter()
     StandardIO(_Commands(commands, reactor.stop))
     reactor.addSystemEventTrigger("before", "shutdown", node.stopService)
     reactor.run()

@@ -178,8 +178,13 @@ class ITaskStore(Interface):
         The cost grows with what is due, not with what is stored.
         """
 
-    def ready_deliveries(peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
-        """Fires with up to `limit` messages that may be sent to ``peer`` now, at most one for each task."""
+    def ready_deliveries(
+        peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+    ) -> Deferred[list[tuple[Delivery, Task]]]:
+        """Fires with up to `limit` messages that may be sent to ``peer`` now, at most one for each task.
+
+        Those whose ids are in ``skip`` are left out; the collection is not to be changed until then.
+        """
 
     def next_delivery(peer: Address) -> Deferred[datetime | None]:
         """Fires with when the next message may be sent to ``peer``; None when nothing is owed to it."""

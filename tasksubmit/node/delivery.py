@@ -225,8 +225,8 @@ class DeliveryService(Service):
             while self.running and owed.may_be_sent_to(self._clock.seconds()):
                 owed.has_more = False
                 owed.ended.clear()
-                limit = 2 * self._at_once(address)
-                ready = await self._store.ready_deliveries(address, self._records.now(), limit)
+                room = max(1, self._at_once(address) - len(owed.in_work))
+                ready = await self._store.ready_deliveries(address, self._records.now(), room, frozenset(owed.in_work))
                 if not self.running:
                     return  # the clients are closed; another would stay behind
                 self._send(address, owed, ready)
@@ -262,8 +262,7 @@ class DeliveryService(Service):
             if len(owed.in_work) >= self._at_once(address):
                 return
             size = _SIZES.get(delivery.kind, _small)(task)
-            is_known = delivery.id in owed.in_work or delivery.id in owed.ended
-            if is_known or (bytes_in_work and bytes_in_work + size > _BYTES_AT_ONCE):
+            if delivery.id in owed.ended or (bytes_in_work and bytes_in_work + size > _BYTES_AT_ONCE):
                 continue
             bytes_in_work += size
             owed.in_work[delivery.id] = size

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
 
 from tasksubmit.errors import IllegalTransition, InvalidTime, StaleTask, UnknownTask
@@ -198,7 +197,7 @@ class Records:
     ) -> Change:
         now = self.now()
         events, fields = decide(before, now)
-        after = evolve(before, **fields)
+        after = before.evolved(**fields)
         story: list[TaskEvent] = []
         deliveries: list[Delivery] = []
         bookings: list[Booking] = []

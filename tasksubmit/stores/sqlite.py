@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
@@ -260,9 +260,11 @@ class SQLiteTaskStore:
         """See `ITaskStore.due`."""
         return self._read(lambda connection: queries.due_tasks(connection, deadline, before, limit))
 
-    def ready_deliveries(self, peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
+    def ready_deliveries(
+        self, peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+    ) -> Deferred[list[tuple[Delivery, Task]]]:
         """See `ITaskStore.ready_deliveries`."""
-        return self._read_with_tasks(lambda connection: deliveries.ready(connection, peer, now, limit))
+        return self._read_with_tasks(lambda connection: deliveries.ready(connection, peer, now, limit, skip))
 
     def aged_deliveries(self, before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
         """See `ITaskStore.aged_deliveries`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -314,8 +314,10 @@ class CountingStore(SQLiteTaskStore):
         return super()._write(operation)
 
     @override
-    def ready_deliveries(self, peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
-        ready = super().ready_deliveries(peer, now, limit)
+    def ready_deliveries(
+        self, peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+    ) -> Deferred[list[tuple[Delivery, Task]]]:
+        ready = super().ready_deliveries(peer, now, limit, skip)
         return ready.addCallback(self._count) if peer == DEAD else ready
 
     def _count(self, ready: list[tuple[Delivery, Task]]) -> list[tuple[Delivery, Task]]:

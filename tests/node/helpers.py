@@ -118,8 +118,10 @@ class SlowStore(SQLiteTaskStore):
         return self._later("apply", super().apply(change))
 
     @override
-    def ready_deliveries(self, peer: Address, now: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
-        return self._later("ready_deliveries", super().ready_deliveries(peer, now, limit))
+    def ready_deliveries(
+        self, peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+    ) -> Deferred[list[tuple[Delivery, Task]]]:
+        return self._later("ready_deliveries", super().ready_deliveries(peer, now, limit, skip))
 
     @override
     def next_delivery(self, peer: Address) -> Deferred[datetime | None]:
