@@ -1,8 +1,8 @@
-"""Group commit: one thread owns a connection and runs whatever arrived meanwhile as one transaction.
+"""Group commit: what arrived while the last transaction was committed is run as one transaction.
 
-What is asked is an operation and an argument. Calls of the same operation that follow each other are carried out
-together, with few statements on many rows: each statement costs a thread the interpreter's lock, which a busy reactor
-gives back late.
+Calls of the same operation that follow each other are carried out together, with few statements on many rows: each
+statement costs a thread the interpreter's lock, which a busy reactor gives back late. When an operation raises, all is
+undone, and it is called again with each argument alone.
 """
 
 from __future__ import annotations
@@ -12,23 +12,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreUncertain
+from tasksubmit.errors import StoreDamaged, StoreError, StoreUncertain
 from tasksubmit.stores.migrations import damaged
+from tasksubmit.stores.threads import Call, Operation
 
 T = TypeVar("T")
 A = TypeVar("A")
-Operation = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T | Failure]]
-"""Carries out calls of one kind: takes their arguments, and returns the result, or the ``Failure``, of each.
-
-When it raises instead, all is undone, and it is called again with each argument alone."""
 
 
 class NotTogether(Exception):
@@ -38,26 +31,10 @@ class NotTogether(Exception):
 Statement = Callable[[sqlite3.Connection], Any]
 """What needs not be carried out together with others; `each` is the operation."""
 
-Call = tuple[Operation[Any, Any], Any]
-_Item = tuple[Operation[Any, Any], Any, "Deferred[Any]"]
-
-MAX_BATCH = 1024
-"""Operations in one transaction; enough to make the sync cheap, few enough to keep the first of them from waiting."""
-
 
 def each(connection: sqlite3.Connection, statements: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T]:
     """The operation whose arguments are functions of the connection."""
     return [statement(connection) for statement in statements]
-
-
-class Worker(Protocol):
-    """Runs operations on one connection, in the order in which they were given."""
-
-    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
-        """Fires with what ``operation`` returned once it is committed, or fails with what it raised, undone."""
-
-    def close(self) -> Deferred[None]:
-        """Finish what was given, refuse more with `StoreClosed`, close the connection; then fires."""
 
 
 def run_batch(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
@@ -163,114 +140,40 @@ def _is_harmless(error: Exception) -> bool:
     )
 
 
-class ThreadWorker:
-    """A `Worker` in a thread of its own; the results of a batch come back to the reactor in one call.
+class Connected:
+    """A connection, and what runs batches on it: when that raises, the connection is not trusted again.
 
-    :param run: runs the operations of a batch; when it raises, the connection is closed and not trusted again.
-    :param reopen: connects again, and raises when there is nothing to be trusted.
+    :param run: runs the calls of a batch on a connection.
+    :param reopen: connects again, and raises when there is nothing to be trusted; None to what is in memory alone.
     """
 
     def __init__(
         self,
-        name: str,
         connection: sqlite3.Connection,
         run: Callable[[sqlite3.Connection, Sequence[Call]], list[Any]],
-        reactor: IReactorFromThreads,
-        reopen: Callable[[], sqlite3.Connection],
+        reopen: Callable[[], sqlite3.Connection] | None = None,
     ) -> None:
         self._connection: sqlite3.Connection | None = connection
         self._name = _name(connection)
         self._run = run
         self._reopen = reopen
-        self._reactor = reactor
-        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
-        self._closed: Deferred[None] | None = None
-        self._thread = Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
 
-    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
-        """See `Worker`."""
-        if self._closed is not None:
-            return fail(StoreClosed("the store is closed"))
-        done: Deferred[T] = Deferred()
-        self._queue.put((operation, argument, done))
-        return done
+    def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Run a batch; returns the result, or the ``Failure``, of each call."""
+        try:
+            if self._connection is None and self._reopen is not None:
+                self._connection = self._reopen()
+            assert self._connection is not None
+            return self._run(self._connection, calls)
+        except Exception as error:
+            is_begun = self._reopen is not None and self._connection is not None
+            if is_begun:
+                self.close()
+            return [Failure(_store_error(error, self._name, is_begun))] * len(calls)
 
-    def close(self) -> Deferred[None]:
-        """See `Worker`."""
-        if self._closed is None:
-            self._closed = Deferred()
-            self._queue.put(None)
-        return self._closed
-
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            batch = [item]
-            last = self._fill(batch)
-            try:
-                if self._connection is None:
-                    self._connection = self._reopen()
-                results = self._run(self._connection, [(operation, argument) for operation, argument, _ in batch])
-            except Exception as error:  # whatever it is, nobody may wait for ever
-                is_begun = self._connection is not None
-                self._close_connection()
-                results = [Failure(_store_error(error, self._name, is_begun))] * len(batch)
-            self._reactor.callFromThread(_fire, batch, results)
-            if last:
-                break
-        self._close_connection()
-        assert self._closed is not None
-        self._reactor.callFromThread(self._closed.callback, None)
-
-    def _close_connection(self) -> None:
+    def close(self) -> None:
+        """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
-
-    def _fill(self, batch: list[_Item]) -> bool:
-        """Take what else has arrived; whether the end of the queue was among it."""
-        while len(batch) < MAX_BATCH:
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                return False
-            if item is None:
-                return True
-            batch.append(item)
-        return False
-
-
-def _fire(batch: list[_Item], results: list[Any]) -> None:
-    for (_, _, done), result in zip(batch, results, strict=True):
-        done.callback(result)  # a Failure starts the errback chain
-
-
-class InlineWorker:
-    """A `Worker` without a thread, for tests: each operation is a batch of one, done before `run` returns."""
-
-    def __init__(
-        self,
-        connection: sqlite3.Connection,
-        run: Callable[[sqlite3.Connection, Sequence[Call]], list[Any]],
-    ) -> None:
-        self._connection = connection
-        self._run = run
-        self._is_closed = False
-
-    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
-        """See `Worker`."""
-        if self._is_closed:
-            return fail(StoreClosed("the store is closed"))
-        try:
-            [result] = self._run(self._connection, [(operation, argument)])
-        except Exception as error:
-            return fail(_store_error(error, _name(self._connection)))
-        return succeed(result) if not isinstance(result, Failure) else fail(result)
-
-    def close(self) -> Deferred[None]:
-        """See `Worker`."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._connection.close()
-        return succeed(None)

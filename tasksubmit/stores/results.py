@@ -9,17 +9,24 @@ with the stored files.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any, TypeVar
 
+from twisted.python.failure import Failure
 from typing_extensions import override
 
 from tasksubmit.errors import StoreDamaged, StoreError
+from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.results import disk_name, numbered
 from tasksubmit.stores.disk import sync_directory
+from tasksubmit.stores.threads import Call
+
+T = TypeVar("T")
 
 INCOMING = ".incoming"
 
@@ -44,15 +51,48 @@ class ResultFiles:
         """Keep ``content`` durably; returns the file's name in the directory, numbered if others have the name.
 
         Call `settle` with that name once a record names it, or `discard`.
+
+        :raises StoreError: when it could not be written.
         """
+        [name] = self.write_all([(task_id, filename, content)])
+        if isinstance(name, Failure):
+            name.raiseException()
+        return name
+
+    def write_all(self, files: Iterable[tuple[str, str, bytes]]) -> list[str | Failure]:
+        """Like `write`, for several at once: their names become durable together."""
+        names: list[str | Failure] = []
+        for task_id, filename, content in files:
+            try:
+                names.append(self._write(disk_name(task_id, filename), content))
+            except Exception as error:
+                names.append(self._not_written(error))
         try:
-            for name in _candidates(disk_name(task_id, filename)):
-                if self._write_as(name, content):
-                    return name
+            self._sync_names()
         except OSError as error:
-            why = f"{error.strerror}; check the disk and its free space"
-            raise StoreError(f"the result could not be written to {self._directory}: {why}") from error
+            failure = self._not_written(error)
+            for name in names:
+                if isinstance(name, str):
+                    self.discard(name)
+            return [failure if isinstance(name, str) else name for name in names]
+        return names
+
+    def _write(self, wanted: str, content: bytes) -> str:
+        for name in _candidates(wanted):
+            if self._write_as(name, content):
+                return name
         raise AssertionError("unreachable: the names are endless")
+
+    def _not_written(self, error: Exception) -> Failure:
+        if not isinstance(error, OSError):
+            return Failure(error)
+        why = f"{error.strerror}; check the disk and its free space"
+        refusal = StoreError(f"the result could not be written to {self._directory}: {why}")
+        refusal.__cause__ = error
+        return Failure(refusal)
+
+    def _sync_names(self) -> None:
+        sync_directory(self._directory)
 
     def settle(self, name: str) -> None:
         """A committed record names the file: it stays."""
@@ -121,11 +161,6 @@ class ResultFiles:
         except OSError:
             incoming.unlink(missing_ok=True)
             raise
-        try:
-            sync_directory(self._directory)
-        except OSError:
-            self.discard(name)
-            raise
         return True
 
 
@@ -154,6 +189,10 @@ class MemoryResultFiles(ResultFiles):
         """Memory needs no notes."""
 
     @override
+    def _sync_names(self) -> None:
+        """There are none to lose."""
+
+    @override
     def _content(self, path: Path) -> bytes:
         try:
             return self._contents[path.name]
@@ -166,6 +205,33 @@ class MemoryResultFiles(ResultFiles):
             return False
         self._contents[name] = content
         return True
+
+
+def save(files: ResultFiles, wanted: Sequence[tuple[str, str, bytes]]) -> list[SavedResult | Failure]:
+    """The operation that keeps results, given the id of the task, the name and the content of each."""
+    return [
+        name if isinstance(name, Failure) else SavedResult(name, sha256(content).hexdigest())
+        for name, (_, _, content) in zip(files.write_all(wanted), wanted, strict=True)
+    ]
+
+
+def each_file(files: ResultFiles, calls: Sequence[Callable[[ResultFiles], T]]) -> list[T | Failure]:
+    """The operation whose arguments are functions of the files."""
+    results: list[T | Failure] = []
+    for call in calls:
+        try:
+            results.append(call(files))
+        except Exception:
+            results.append(Failure())
+    return results
+
+
+def run_files(files: ResultFiles, calls: Sequence[Call]) -> list[Any]:
+    """Carry out calls on files; those of the same operation that follow each other together."""
+    results: list[Any] = []
+    for operation, group in groupby(calls, itemgetter(0)):
+        results += operation(files, [argument for _, argument in group])
+    return results
 
 
 def _within(directory: Path, name: str) -> Path:

@@ -8,13 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorThreads
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -24,9 +22,10 @@ from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.stores import changes, deliveries, disk, events, queries, retention
-from tasksubmit.stores.batches import InlineWorker, Operation, ThreadWorker, Worker, each, run_batch, run_reads
+from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
 from tasksubmit.stores.migrations import damaged, migrate, schema_steps
-from tasksubmit.stores.results import MemoryResultFiles, ResultFiles
+from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
+from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
 from tasksubmit.stores.wal import fault_of_log
 from tasksubmit.wire.address import Address
 
@@ -67,8 +66,7 @@ class SQLiteTaskStore:
         self._lock: int | None = None
         self._writer: Worker | None = None
         self._reader: Worker | None = None
-        self._files_in_work = 0
-        self._files_done: Deferred[None] | None = None
+        self._files: Worker | None = None
 
     def open(self, owner: Address | None = None) -> None:
         """See `ITaskStore.open`; makes the state directory with mode 0700."""
@@ -82,8 +80,10 @@ class SQLiteTaskStore:
     def _open_memory(self, owner: Address | None) -> None:
         connection = sqlite3.connect(":memory:", isolation_level=None)
         self._prepare(connection, "memory:", owner)
-        self._writer = InlineWorker(connection, run_batch)
-        self._reader = InlineWorker(connection, run_reads)
+        database = Connected(connection, run_batch)
+        self._writer = InlineWorker(database.run, database.close)
+        self._reader = InlineWorker(partial(run_reads, connection), _nothing)
+        self._files = InlineWorker(partial(run_files, self._results), _nothing)
 
     def _prepare(self, connection: sqlite3.Connection, name: str, owner: Address | None) -> None:
         version = migrate(connection, name, self._schema)
@@ -118,19 +118,22 @@ class SQLiteTaskStore:
             raise StoreError(f"{path} cannot be used: {error}") from error
         except sqlite3.Error as error:
             raise StoreDamaged(damaged(str(path), error)) from error
-        self._writer = ThreadWorker("tasksubmit-writer", connection, run_batch, self._reactor, partial(_reopen, path))
-        self._reader = ThreadWorker("tasksubmit-reader", reader, run_reads, self._reactor, partial(_connect, path))
+        writing = Connected(connection, run_batch, partial(_reopen, path))
+        reading = Connected(reader, run_reads, partial(_connect, path))
+        self._writer = BatchThread("tasksubmit-writer", writing.run, writing.close, self._reactor)
+        self._reader = BatchThread("tasksubmit-reader", reading.run, reading.close, self._reactor)
+        self._files = BatchThread("tasksubmit-files", partial(run_files, self._results), _nothing, self._reactor)
 
     async def _close(self) -> None:
         if self._writer is None:
             return
-        workers = [worker for worker in (self._writer, self._reader) if worker is not None]
+        assert self._reader is not None and self._files is not None
+        databases = self._writer, self._reader
         self._writer = self._reader = None
-        for worker in workers:
+        for worker in databases:
             await worker.close()
-        while self._files_in_work:
-            self._files_done = Deferred()
-            await self._files_done
+        files, self._files = self._files, None  # last: what was written may have left something to do with files
+        await files.close()
         self._unlock()
 
     def close(self) -> Deferred[None]:
@@ -186,13 +189,10 @@ class SQLiteTaskStore:
 
     async def _forget(self, task: Task, now: datetime) -> bool:
         names = [name for name in (task.result_file, task.late_result_file) if name]
-        for name in names:
-            await self._in_file_thread(partial(self._results.condemn, name))
+        await self._with_files(lambda files: files.condemn, names)
         # When this fails it is not known whether the record went: the next open looks.
         is_forgotten = await self._write(lambda connection: retention.forget(connection, task, now))
-        end = self._results.discard if is_forgotten else self._results.settle
-        for name in names:
-            await self._in_file_thread(partial(end, name))
+        await self._with_files(lambda files: files.discard if is_forgotten else files.settle, names)
         return is_forgotten
 
     def drop_tombstones(self, before: datetime, limit: int) -> Deferred[int]:
@@ -297,42 +297,37 @@ class SQLiteTaskStore:
 
     # --- result files --------------------------------------------------------------------------------------------
 
-    def _in_file_thread(self, call: Callable[[], T]) -> Deferred[T]:
-        if self._directory is None:
-            return maybeDeferred(call) if self._writer is not None else _refuse()
-        if self._lock is None or self._reactor is None:
-            return _refuse()
-        self._files_in_work += 1
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call).addBoth(self._file_done)
+    def _with_files(
+        self, action: Callable[[ResultFiles], Callable[[str], None]], names: Sequence[str]
+    ) -> Deferred[None]:
+        def act(files: ResultFiles) -> None:
+            for name in names:
+                action(files)(name)
 
-    def _file_done(self, result: T) -> T:
-        self._files_in_work -= 1
-        if not self._files_in_work and self._files_done is not None:
-            done, self._files_done = self._files_done, None
-            # Later, so that whoever asked for the last file hears of it before the close is over.
-            assert self._reactor is not None
-            self._reactor.callFromThread(done.callback, None)
-        return result
+        return _run(self._files, each_file, act)
 
     def save_result(self, task_id: str, filename: str, content: bytes) -> Deferred[SavedResult]:
         """See `ITaskStore.save_result`."""
-        return self._in_file_thread(
-            lambda: SavedResult(self._results.write(task_id, filename, content), sha256(content).hexdigest())
-        )
+        return _run(self._files, save, (task_id, filename, content))
 
-    def _settle_result(self, task: Task, name: str) -> Deferred[Task]:
+    def _settle_result(self, task: Task, name: str) -> Task:
         # The change is committed, whatever becomes of this: what is not settled now is at the next open.
-        settled = self._in_file_thread(lambda: self._results.settle(name))
-        settled.addErrback(lambda failure: self._log.failure("the result {name} was not settled", failure, name=name))
-        return settled.addCallback(lambda _: task)
+        self._with_files(lambda files: files.settle, [name]).addErrback(
+            lambda failure: self._log.failure("the result {name} was not settled", failure, name=name)
+        )
+        return task
 
     def discard_result(self, name: str) -> Deferred[None]:
         """See `ITaskStore.discard_result`."""
-        return self._in_file_thread(lambda: self._results.discard(name))
+        return self._with_files(lambda files: files.discard, [name])
 
     def read_result(self, name: str, digest: str = "") -> Deferred[bytes]:
         """See `ITaskStore.read_result`."""
-        return self._in_file_thread(lambda: self._results.read(name, digest))
+        return _run(self._files, each_file, lambda files: files.read(name, digest))
+
+
+def _nothing() -> None:
+    """There is nothing to let go of."""
 
 
 def _run(worker: Worker | None, operation: Operation[A, T], argument: A) -> Deferred[T]:

@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError
-from tasksubmit.stores.batches import Call, InlineWorker, Statement, each, run_batch, run_reads
+from tasksubmit.stores.batches import Connected, Statement, each, run_batch, run_reads
+from tasksubmit.stores.threads import Call, InlineWorker
 
 
 class FaultyConnection(sqlite3.Connection):
@@ -244,7 +245,8 @@ class InlineWorkerTests(SynchronousTestCase):
 
     def test_run(self) -> None:
         """Each operation is done when `run` returns, and fails alone, whatever it fails with."""
-        worker = InlineWorker(database(), run_batch)
+        connected = Connected(database(), run_batch)
+        worker = InlineWorker(connected.run, connected.close)
         self.assertEqual(self.successResultOf(worker.run(each, insert(1))), 1)
         self.failureResultOf(worker.run(each, insert_and_fail(2)), StaleTask)
         error = self.failureResultOf(worker.run(each, spoil_commit), StoreError).value

@@ -132,7 +132,7 @@ class ReopenTests(DirectoryCase):
 
     def connection(self) -> Any:
         """Its connection, while it has nothing to do."""
-        return vars(self.writer())["_connection"]
+        return vars(self.writer())["_run"].__self__._connection
 
     async def lose(self) -> None:
         """Let the writer find its transaction gone, which nothing explains."""

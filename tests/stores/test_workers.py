@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError, StoreUncertain
-from tasksubmit.stores.batches import MAX_BATCH, Call, Statement, ThreadWorker, each, run_batch
+from tasksubmit.stores.batches import Connected, Statement, each, run_batch
+from tasksubmit.stores.threads import MAX_BATCH, BatchThread, Call
 from tests.stores.test_batches import BROKEN, FULL, connect, database, insert, insert_and_fail, numbers, spoil_commit
 
 SECONDS = 30
@@ -50,9 +51,10 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.worker = self.make()
         self.addCleanup(self.close)
 
-    def make(self) -> ThreadWorker:
+    def make(self) -> BatchThread:
         """A worker on the last of the connections."""
-        return ThreadWorker("test-writer", self.connections[-1], self.run_batch, self.reactor, self.reopen)
+        database = Connected(self.connections[-1], self.run_batch, self.reopen)
+        return BatchThread("test-writer", database.run, database.close, self.reactor)
 
     def reopen(self) -> sqlite3.Connection:
         """Connect again, unless there is a reason against it."""

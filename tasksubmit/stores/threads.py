@@ -1,0 +1,127 @@
+"""A thread that carries out what was asked meanwhile, all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+
+from tasksubmit.errors import StoreClosed
+
+T = TypeVar("T")
+A = TypeVar("A")
+Operation = Callable[[Any, Sequence[A]], Sequence[T | Failure]]
+"""Carries out calls of one kind: takes what they work on and their arguments, and returns the result, or the
+``Failure``, of each."""
+
+Call = tuple[Operation[Any, Any], Any]
+"""An operation, and the argument of one call of it."""
+
+Run = Callable[[Sequence[Call]], Sequence[Any]]
+"""Carries out calls in their order, and returns the result, or the ``Failure``, of each."""
+
+MAX_BATCH = 1024
+"""Calls in one batch; enough to make a sync cheap, few enough to keep the first of them from waiting."""
+
+
+class Worker(Protocol):
+    """Carries out calls in the order in which they were given."""
+
+    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
+        """Fires with what ``operation`` returned, once that holds, or fails with what it raised, undone."""
+
+    def close(self) -> Deferred[None]:
+        """Finish what was given, refuse more with `StoreClosed`, let go of everything; then fires."""
+
+
+class BatchThread:
+    """A `Worker` in a thread of its own; the results of a batch come back to the reactor in one call.
+
+    :param run: carries out a batch.
+    :param end: is called in the thread when it ends.
+    """
+
+    def __init__(self, name: str, run: Run, end: Callable[[], None], reactor: IReactorFromThreads) -> None:
+        self._run = run
+        self._end = end
+        self._reactor = reactor
+        self._queue: SimpleQueue[tuple[Operation[Any, Any], Any, Deferred[Any]] | None] = SimpleQueue()
+        self._closed: Deferred[None] | None = None
+        Thread(target=self._work, name=name, daemon=True).start()
+
+    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
+        """See `Worker`."""
+        if self._closed is not None:
+            return fail(StoreClosed("the store is closed"))
+        done: Deferred[T] = Deferred()
+        self._queue.put((operation, argument, done))
+        return done
+
+    def close(self) -> Deferred[None]:
+        """See `Worker`."""
+        if self._closed is None:
+            self._closed = Deferred()
+            self._queue.put(None)
+        return self._closed
+
+    def _work(self) -> None:
+        is_last = False
+        while not is_last and (item := self._queue.get()) is not None:
+            batch = [item]
+            is_last = self._fill(batch)
+            try:
+                results = self._run([(operation, argument) for operation, argument, _ in batch])
+            except BaseException:  # whatever it is, nobody may wait for ever
+                results = [Failure()] * len(batch)
+            self._reactor.callFromThread(_fire, [done for *_, done in batch], results)
+        self._end()
+        assert self._closed is not None
+        self._reactor.callFromThread(self._closed.callback, None)
+
+    def _fill(self, batch: list[Any]) -> bool:
+        """Take what else has arrived; whether the end of the queue was among it."""
+        while len(batch) < MAX_BATCH:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return False
+            if item is None:
+                return True
+            batch.append(item)
+        return False
+
+
+def _fire(waiting: Sequence[Deferred[Any]], results: Sequence[Any]) -> None:
+    for done, result in zip(waiting, results, strict=True):
+        done.callback(result)  # a Failure starts the errback chain
+
+
+class InlineWorker:
+    """A `Worker` without a thread, for tests: each call is a batch of one, done before `run` returns."""
+
+    def __init__(self, run: Run, end: Callable[[], None]) -> None:
+        self._run = run
+        self._end = end
+        self._is_closed = False
+
+    def run(self, operation: Operation[A, T], argument: A) -> Deferred[T]:
+        """See `Worker`."""
+        if self._is_closed:
+            return fail(StoreClosed("the store is closed"))
+        try:
+            [result] = self._run([(operation, argument)])
+        except Exception:
+            return fail()
+        return fail(result) if isinstance(result, Failure) else succeed(result)
+
+    def close(self) -> Deferred[None]:
+        """See `Worker`."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._end()
+        return succeed(None)
