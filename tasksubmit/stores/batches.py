@@ -8,7 +8,7 @@ undone, and it is called again with each argument alone.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -69,14 +69,31 @@ def run_batch(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any
 
 
 def _run_together(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
-    results: list[Any] = []
-    for operation, group in groupby(calls, itemgetter(0)):
-        arguments = [argument for _, argument in group]
-        for some in [[argument] for argument in arguments] if operation is each else [arguments]:
-            results += operation(connection, some)
-            if not connection.in_transaction:
-                raise sqlite3.OperationalError("a statement ended the transaction")
+    results: list[Any] = [None] * len(calls)
+    for operation, places in _groups(calls):
+        found = operation(connection, [calls[place][1] for place in places])
+        if not connection.in_transaction:
+            raise sqlite3.OperationalError("a statement ended the transaction")
+        for place, result in zip(places, found, strict=True):
+            results[place] = result
     return results
+
+
+def _groups(calls: Sequence[Call]) -> Iterator[tuple[Operation[Any, Any], list[int]]]:
+    """The places of the calls that are carried out together, in the order of each operation's first one.
+
+    Those of different operations may change their order: they are about different tasks, since whoever changes a record
+    has seen its creation committed. Only a statement, which may be about anything, keeps its place.
+    """
+    groups: dict[Operation[Any, Any], list[int]] = {}
+    for place, (operation, _) in enumerate(calls):
+        if operation is each:
+            yield from groups.items()
+            groups = {}
+            yield each, [place]
+        else:
+            groups.setdefault(operation, []).append(place)
+    yield from groups.items()
 
 
 def _run_alone(connection: sqlite3.Connection, operation: Operation[A, T], argument: A) -> Any:

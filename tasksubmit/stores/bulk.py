@@ -21,11 +21,15 @@ Row = Sequence[Any]
 _MAX_PARAMETERS = 4096
 """In one statement; SQLite takes eight times as many, but what it prepares grows with them."""
 
+_MOST_ROWS = 64
+_MOST_VALUES = 1024
+
 
 _SMALL = 16
 
 
 def _chunks(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Cut into pieces of few lengths."""
     start = 0
     while start < len(items):
         left = min(len(items) - start, most)
@@ -34,11 +38,16 @@ def _chunks(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
         start += length
 
 
-def _row_chunks(rows: Sequence[Row]) -> Iterator[tuple[int, int, list[Any]]]:
-    """How many rows, of how many values, and all those values."""
-    width = len(rows[0]) if rows else 1
-    for chunk in _chunks(rows, _MAX_PARAMETERS // width):
-        yield len(chunk), width, list(chain.from_iterable(chunk))
+def _padded(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Cut into pieces of few lengths; where it makes no difference that the last item comes several times."""
+    for start in range(0, len(items), most):
+        chunk = items[start : start + most]
+        length = len(chunk) if len(chunk) <= _SMALL else 1 << (len(chunk) - 1).bit_length()
+        yield [*chunk, *[chunk[-1]] * (length - len(chunk))]
+
+
+def _flat(rows: Sequence[Row]) -> list[Any]:
+    return list(chain.from_iterable(rows))
 
 
 def _marks(count: int, width: int) -> str:
@@ -59,8 +68,9 @@ def insert(
     :param source: a ``SELECT ... FROM {} ...`` from the rows, which it knows as ``new``, if it is not all of them.
     """
     inserted = last = 0
-    for count, width, values in _row_chunks(rows):
-        cursor = connection.execute(_insert_sql(table, columns, count, width, source), values)
+    width = len(rows[0]) if rows else 1
+    for chunk in _chunks(rows, _MAX_PARAMETERS // width):
+        cursor = connection.execute(_insert_sql(table, columns, len(chunk), width, source), _flat(chunk))
         inserted += cursor.rowcount
         last = cursor.lastrowid or 0
     return inserted, last
@@ -74,17 +84,16 @@ def _update_sql(table: str, keys: str, columns: str, count: int, width: int) -> 
     return f"UPDATE OR FAIL {table} SET {assignments} FROM (VALUES {_marks(count, width)}) AS new WHERE {where}"
 
 
-def update(connection: sqlite3.Connection, table: str, keys: str, columns: str, rows: Sequence[Row]) -> int:
-    """Set ``columns`` where ``keys`` are as in the rows, which have first the one and then the other; how many did."""
-    updated = 0
-    for count, width, values in _row_chunks(rows):
-        updated += connection.execute(_update_sql(table, keys, columns, count, width), values).rowcount
-    return updated
+def update(connection: sqlite3.Connection, table: str, keys: str, columns: str, rows: Sequence[Row]) -> None:
+    """Set ``columns`` where ``keys`` are as in the rows, which have first the one and then the other."""
+    width = len(rows[0]) if rows else 1
+    for chunk in _padded(rows, _MOST_ROWS):
+        connection.execute(_update_sql(table, keys, columns, len(chunk), width), _flat(chunk))
 
 
 def execute(connection: sqlite3.Connection, sql: str, values: Iterable[Any]) -> list[Any]:
     """Carry out a statement with ``IN {}`` for the values; the rows that it gives, each once."""
     rows: list[Any] = []
-    for chunk in _chunks(list(dict.fromkeys(values)), _MAX_PARAMETERS):
+    for chunk in _padded(list(dict.fromkeys(values)), _MOST_VALUES):
         rows += connection.execute(sql.format(_marks(1, len(chunk))), chunk).fetchall()
     return rows
