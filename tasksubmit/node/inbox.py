@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 
 from tasksubmit.errors import (
     EmptyQueue,
-    FrameTooLarge,
     IllegalTransition,
     InvalidMessage,
     NotAccepting,
@@ -35,6 +34,7 @@ from tasksubmit.lifecycle.table import Event, Lease, Side, TaskStatus, Timeouts,
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
 from tasksubmit.wire.address import Address
+from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.messages import (
     FEATURES,
     ResponseStatus,
@@ -70,10 +70,13 @@ class Inbox:
         policy: IAdmissionPolicy,
         timeouts: Timeouts,
         announced: Callable[[Address, Sequence[str]], None],
+        elsewhere: Callable[[int, Callable[[], int]], Deferred[int]],
     ) -> None:
         """
         :param announced: is called with a submitter and the features that it announced.
+        :param elsewhere: does what is about so many bytes.
         """
+        self._elsewhere = elsewhere
         self._records = records
         self._store = records.store
         self._policy = policy
@@ -356,13 +359,11 @@ class Inbox:
             ack=True,
         )
         message.validate()
-        try:
-            message.to_frame().encode()
-        except FrameTooLarge as error:
+        if await self._elsewhere(len(text) + len(content), message.frame_bytes) > MAX_FRAME:
             raise TooLarge(
                 "the results do not fit into one frame of 16 MiB, which takes a file of just under 12 MiB: send less, "
                 "or a reference"
-            ) from error
+            )
         data = content if filename else text.encode()
         saved = await self._store.save_result(key.task_id, filename or TEXT_RESULT, data)
         fields = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random, SystemRandom
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
+from tasksubmit.protocol.elsewhere import do_elsewhere
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.wire.address import Address
@@ -118,6 +120,7 @@ class Node(MultiService):
             policy or PeersOnly(peers),
             timeouts,
             lambda peer, features: self._delivery.announced(peer, features),
+            partial(do_elsewhere, clock),
         )
         self._outbox = Outbox(self._records, formula)
         self._delivery = DeliveryService(

@@ -14,8 +14,9 @@ from twisted.python.failure import Failure
 
 from tasksubmit.errors import InvalidAddress, InvalidMessage, PeerError, PeerUnreachable, PeerVanished, TooLarge
 from tasksubmit.protocol.conversation import Conversation, ConversationFactory, Request
+from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.frames import MAX_FRAME
+from tasksubmit.wire.frames import MAX_FRAME, Frame
 from tasksubmit.wire.messages import (
     ACK,
     MAX_FEATURES,
@@ -141,7 +142,12 @@ class Client:
 
         :returns: see `update`.
         """
-        return self._enqueue(evolve(message, ack=True))
+        message = evolve(message, ack=True)
+        size_bytes = len(message.file_data) + len(message.result_text)
+        if size_bytes < LARGE_BYTES:
+            return self._enqueue(message)
+        frame = do_elsewhere(self.clock, size_bytes, message.to_frame)
+        return frame.addCallback(self._enqueue_frame, message.task_id)
 
     def next_result(self) -> Deferred[TaskResult]:
         """Wait for the old synchronous result, on the connection of the last submission.
@@ -226,16 +232,19 @@ class Client:
     def _enqueue(
         self, message: SubmitRequest | TaskStatusUpdate | TaskResultMessage
     ) -> Deferred[SubmitResponse | None]:
-        if self._is_closed:
-            return fail(PeerUnreachable(f"the client of {self.name} was closed"))
         try:
             frame = message.to_frame()
         except InvalidMessage:
             return fail()
+        return self._enqueue_frame(frame, message.task_id)
+
+    def _enqueue_frame(self, frame: Frame, task_id: str) -> Deferred[SubmitResponse | None]:
+        if self._is_closed:
+            return fail(PeerUnreachable(f"the client of {self.name} was closed"))
         if len(frame.payload) > MAX_FRAME:
-            return fail(TooLarge(f"{len(frame.payload)} bytes for task {message.task_id}; a frame has {MAX_FRAME}"))
+            return fail(TooLarge(f"{len(frame.payload)} bytes for task {task_id}; a frame has {MAX_FRAME}"))
         answered: Deferred[SubmitResponse | None] = Deferred(lambda _: self._cancelled(request))
-        request = Request(frame, message.task_id, answered)
+        request = Request(frame, task_id, answered)
         self._queue.append(request)
         self._proceed()
         return answered

@@ -33,6 +33,9 @@ class Hold(enum.Enum):
     WORK_IN_HAND = enum.auto()
     """As many requests are unanswered as may be."""
 
+    READING_A_LARGE_ONE = enum.auto()
+    """A frame is being read in a thread; those behind it keep their place."""
+
     CLOSING = enum.auto()
     """No further frame will be taken."""
 

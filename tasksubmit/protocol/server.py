@@ -26,6 +26,7 @@ from tasksubmit.errors import (
     TooLarge,
 )
 from tasksubmit.interfaces import ITaskHandler, Peer
+from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
 from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS, Hold, TaskSubmitProtocol
 from tasksubmit.protocol.functions import FunctionHandler, SubmissionFunction
 from tasksubmit.wire.address import Address
@@ -212,12 +213,32 @@ class TaskSubmitServer(TaskSubmitProtocol):
             raise _Unanswerable(f"a {type_name(frame.type)} frame is no request")
         try:
             self._factory.check_size(frame)
-            turn.request = request = kind.from_frame(frame)
+            if len(frame.payload) >= LARGE_BYTES:
+                self._read_elsewhere(kind, frame, turn)
+                return
+            request = kind.from_frame(frame)
         except (MalformedMessage, TooLarge) as error:
-            if kind is not SubmitRequest:
-                raise _Unanswerable(f"{type_name(frame.type)}: {error}") from error
-            self._complete(_encode(self._refuse(kind.__name__, "", error.code, error)), turn)
-            return
+            self._not_read(kind, error, turn)
+        else:
+            self._handle(request, turn)
+
+    def _read_elsewhere(self, kind: type[Request], frame: Frame, turn: _Turn) -> None:
+        self.hold(Hold.READING_A_LARGE_ONE)
+        reading = do_elsewhere(self.clock, len(frame.payload), lambda: kind.from_frame(frame))
+        handled = reading.addCallbacks(
+            lambda request: self._handle(request, turn),
+            lambda failure: self._not_read(kind, _malformed(failure), turn),
+        )
+        handled.addErrback(self._give_up, turn)
+        handled.addCallback(lambda _: self.release(Hold.READING_A_LARGE_ONE))
+
+    def _not_read(self, kind: type[Request], error: MalformedMessage | TooLarge, turn: _Turn) -> None:
+        if kind is not SubmitRequest:
+            raise _Unanswerable(f"{type_name(kind.frame_type)}: {error}") from error
+        self._complete(_encode(self._refuse(kind.__name__, "", error.code, error)), turn)
+
+    def _handle(self, request: Request, turn: _Turn) -> None:
+        turn.request = request
         try:
             request.validate(self._factory.max_description_bytes)
             answer = self._ask(request, turn)
@@ -349,6 +370,12 @@ class TaskSubmitServer(TaskSubmitProtocol):
             self.send_encoded(frame)
         else:
             turn.results.append(frame)
+
+
+def _malformed(failure: Failure) -> MalformedMessage:
+    if isinstance(failure.value, MalformedMessage):
+        return failure.value
+    failure.raiseException()
 
 
 def _response(answer: object, task_id: str) -> SubmitResponse:

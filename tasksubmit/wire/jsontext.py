@@ -68,7 +68,7 @@ def decode_object(payload: bytes) -> dict[str, object]:
         raise MalformedMessage(f"{_json_type(document)} where an object is needed")
     if len(payload) > MAX_DEPTH and payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
         _check_depth(document)
-    if b"\\u" in payload and _SURROGATE_ESCAPE.search(payload):
+    if b"\\" in payload and _SURROGATE_ESCAPE.search(payload):
         _check_surrogates(document)
     return document
 

@@ -15,8 +15,8 @@ zero value as its default, which is also what a missing key, or null, reads as.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, TypeVar, cast
 
 import attrs
 from attrs import frozen
@@ -34,6 +34,8 @@ from tasksubmit.wire.jsontext import (
     value_text,
     wrong_type,
 )
+
+P = TypeVar("P", str, bytes)
 
 _INT64_MIN = -(2**63)
 _INT64_MAX = 2**63 - 1
@@ -94,7 +96,7 @@ def _read_base64(key: str, value: object) -> bytes:
     encoded = _read_text(key, value)
     padding = len(encoded) - len(encoded.rstrip("="))
     try:
-        content = binascii.a2b_base64(encoded)
+        content = b"".join([binascii.a2b_base64(piece) for piece in _pieces(encoded, 4 * _PIECE)])
     except ValueError:
         content = b""
     # a2b_base64 skips what is not base64, or stops at it, differently on each Python; but then bytes are missing.
@@ -108,7 +110,15 @@ def _write_words(value: tuple[str, ...]) -> str:
 
 
 def _write_base64(value: bytes) -> str:
-    return '"' + binascii.b2a_base64(value, newline=False).decode("ascii") + '"'
+    pieces = [binascii.b2a_base64(piece, newline=False).decode("ascii") for piece in _pieces(value, 3 * _PIECE)]
+    return "".join(('"', *pieces, '"'))
+
+
+_PIECE = 64 * 1024  # of four characters, or three bytes: whoever waits for the interpreter gets his turn in between
+
+
+def _pieces(value: P, length: int) -> Iterator[P]:
+    return (value[start : start + length] for start in range(0, len(value), length))
 
 
 _TEXT = _Kind("", string_text, _read_text)
@@ -230,7 +240,7 @@ class Record:
         except InvalidMessage as error:
             raise InvalidMessage(f"{name}: {error}", name) from error
         layout = self.layout
-        return to_bytes(layout.opening + layout.comma.join(members) + layout.closing)
+        return to_bytes("".join((layout.opening, layout.comma.join(members), layout.closing)))
 
     @classmethod
     def from_json(cls, document: bytes) -> Self:
