@@ -119,17 +119,18 @@ class FrameDecoder:
         """
         if self._refusal:
             raise FrameTooLarge(self._refusal)
+        stream: bytes | memoryview = data
         if self._pending:
             self._pending += data
             if len(self._pending) < self._needed:
                 return []
-            data = bytes(self._pending)
+            stream = memoryview(self._pending)
             self._pending = bytearray()
         frames: list[Frame] = []
         start = 0
-        end = len(data)
+        end = len(stream)
         while (payload_start := start + _HEADER_BYTES) <= end:
-            frame_type, length = _unpack_header(data, start)
+            frame_type, length = _unpack_header(stream, start)
             if length > self._max_frame:
                 self._refusal = f"a frame of {length} bytes is announced; the limit is {self._max_frame} bytes"
                 raise FrameTooLarge(self._refusal, frames)
@@ -137,12 +138,12 @@ class FrameDecoder:
             if payload_end > end:
                 self._needed = _HEADER_BYTES + length
                 break
-            frames.append(Frame(frame_type, data[payload_start:payload_end]))
+            frames.append(Frame(frame_type, bytes(stream[payload_start:payload_end])))
             start = payload_end
         else:
             self._needed = _HEADER_BYTES
         if start < end:
-            self._pending += data[start:] if start else data
+            self._pending += stream[start:] if start else stream
         return frames
 
     def finish(self) -> None:

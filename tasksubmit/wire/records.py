@@ -230,17 +230,22 @@ class Record:
         :returns: one JSON object, byte for byte as the reference writes it.
         :raises InvalidMessage: a field holds what cannot be written; ``field`` names it.
         """
-        members = []
+        layout = self.layout
+        parts: list[str] = []
+        between = layout.opening
         name = ""
         try:
             for name, before, write, omit in self._written:
                 value = getattr(self, name)
                 if value or not omit:
-                    members.append(before + write(value))
+                    parts += between, before, write(value)
+                    between = layout.comma
         except InvalidMessage as error:
             raise InvalidMessage(f"{name}: {error}", name) from error
-        layout = self.layout
-        return to_bytes("".join((layout.opening, layout.comma.join(members), layout.closing)))
+        if not parts:
+            parts.append(layout.opening)
+        parts.append(layout.closing)
+        return to_bytes("".join(parts))
 
     @classmethod
     def from_json(cls, document: bytes) -> Self:
