@@ -168,9 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.json:
             options.json.touch()  # better now than after all the measuring
+        if options.directory:
+            options.directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as end:
-            directory = options.directory or Path(end.enter_context(TemporaryDirectory(prefix="tasksubmit-")))
-            directory.mkdir(parents=True, exist_ok=True)
+            own = TemporaryDirectory(prefix="tasksubmit-", dir=options.directory, ignore_cleanup_errors=True)
+            directory = Path(end.enter_context(own))
             found = _run(_plan(options, directory.resolve()), options.only or _SECTIONS)
         if options.json:
             options.json.write_text(json.dumps(found, indent=2) + "\n")

@@ -58,20 +58,21 @@ def _alone_row(plan: Plan, count: int, measured: Measured) -> list[str]:
 
 
 def _without_store(plan: Plan, shape: Shape) -> Figures:
-    with plan.work_directory() as directory, bare("tasksubmit", directory) as server:
+    directory = plan.work_directory()
+    with bare("tasksubmit", directory) as server:
         return load(server.port, "tasksubmit", shape, plan)
 
 
 def _without_network(plan: Plan, outstanding: int) -> Figures:
-    with plan.work_directory() as directory:
-        measured = drive(
-            "benchmarks.lone_store",
-            plan.longest_seconds,
-            directory=str(directory),
-            outstanding=outstanding,
-            warm_up=plan.warm_up,
-            seconds=plan.seconds,
-        )
-        figures = Figures(**measured)
-        check_stored("the store", figures.total, stored_tasks(directory))
+    directory = plan.work_directory()
+    measured = drive(
+        "benchmarks.lone_store",
+        plan.longest_seconds,
+        directory=str(directory),
+        outstanding=outstanding,
+        warm_up=plan.warm_up,
+        seconds=plan.seconds,
+    )
+    figures = Figures(**measured)
+    check_stored("the store", figures.total, stored_tasks(directory))
     return figures

@@ -42,7 +42,8 @@ def lifecycles(plan: Plan) -> Measured:
 
 
 def _measured(plan: Plan, outstanding: int) -> Figures:
-    with plan.work_directory() as directory, pair(directory) as agents:
+    directory = plan.work_directory()
+    with pair(directory) as agents:
         agents.worker.ask("give", bytes_each=0)
         figures = run_tasks(agents, plan, outstanding, 0)
         settle(agents, figures.total)

@@ -40,10 +40,10 @@ def show(plan: Plan, measured: Measured) -> None:
 
 
 def _on_a_node(plan: Plan, run: Callable[[Server], Figures]) -> Figures:
-    with plan.work_directory() as directory:
-        with node(directory) as server:
-            figures = run(server)
-        check_stored("the node", figures.total, stored_tasks(directory / "node"))
+    directory = plan.work_directory()
+    with node(directory) as server:
+        figures = run(server)
+    check_stored("the node", figures.total, stored_tasks(directory / "node"))
     return figures
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 from benchmarks.measure import Shape
 
@@ -20,7 +18,7 @@ LONGEST_SECONDS = 50.0
 class Plan:
     """The options of a run.
 
-    :ivar directory: everything is stored below it; it is what is measured.
+    :ivar directory: everything is stored below it; it is what is measured, and empty in the beginning.
     :ivar is_quick: measure everything, but so short that the figures mean little.
     :ivar seconds: how long each shape is measured, after the warm-up.
     :ivar rounds: how often; the median counts.
@@ -44,8 +42,10 @@ class Plan:
         """How long a driver may take, before it counts as stuck."""
         return self.seconds + 120
 
-    @contextmanager
-    def work_directory(self) -> Iterator[Path]:
-        """An empty directory for one measurement, which is removed after it."""
-        with TemporaryDirectory(prefix="tasksubmit-", dir=self.directory, ignore_cleanup_errors=True) as name:
-            yield Path(name)
+    def work_directory(self) -> Path:
+        """An empty directory for one measurement.
+
+        All go together at the end of the run: ext4 without a journal looks long for an inode for a new file when many
+        were deleted in the minutes before.
+        """
+        return Path(mkdtemp(dir=self.directory))

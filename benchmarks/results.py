@@ -47,7 +47,8 @@ def results(plan: Plan) -> dict[str, Passed]:
 
 
 def _measured(plan: Plan, size: int, outstanding: int) -> Passed:
-    with plan.work_directory() as directory, pair(directory) as agents:
+    directory = plan.work_directory()
+    with pair(directory) as agents:
         agents.worker.ask("give", bytes_each=size)
         for agent in (agents.submitter, agents.worker):
             agent.ask("begin_pauses")

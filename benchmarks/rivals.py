@@ -178,8 +178,8 @@ def measurements(plan: Plan) -> Measurements:
 
 
 def _in_a_directory(plan: Plan, rival: Rival, shape: Shape) -> Figures:
-    with plan.work_directory() as directory:
-        return rival.run(plan, shape, directory)
+    directory = plan.work_directory()
+    return rival.run(plan, shape, directory)
 
 
 def show(plan: Plan, measured: Measured) -> None:

@@ -88,24 +88,25 @@ def _row(count: int, found: Stored, least: Stored) -> list[str]:
 
 def _with_stored(plan: Plan, count: int) -> Stored:
     idle_seconds = 1 if plan.is_quick else 10
-    with plan.work_directory() as directory:
-        state_dir = directory / "node"
-        drive("benchmarks.filler", 600, directory=str(state_dir), count=count)
-        check_stored("the filled directory", count, stored_tasks(state_dir))
-        size = (state_dir / "tasks.db").stat().st_size
-        began = time.perf_counter()
-        with node(directory) as server:
-            start_seconds = time.perf_counter() - began
-            time.sleep(idle_seconds / 2)  # until it has settled
-            before = _cpu_seconds(server.pid)
-            time.sleep(idle_seconds)
-            tick_ms = (_cpu_seconds(server.pid) - before) / (idle_seconds / _TICK_SECONDS) * 1000
-            return Stored(start_seconds, _resident_kib(server.pid) / 1024, tick_ms, size / 2**20)
+    directory = plan.work_directory()
+    state_dir = directory / "node"
+    drive("benchmarks.filler", 600, directory=str(state_dir), count=count)
+    check_stored("the filled directory", count, stored_tasks(state_dir))
+    size = (state_dir / "tasks.db").stat().st_size
+    began = time.perf_counter()
+    with node(directory) as server:
+        start_seconds = time.perf_counter() - began
+        time.sleep(idle_seconds / 2)  # until it has settled
+        before = _cpu_seconds(server.pid)
+        time.sleep(idle_seconds)
+        tick_ms = (_cpu_seconds(server.pid) - before) / (idle_seconds / _TICK_SECONDS) * 1000
+        return Stored(start_seconds, _resident_kib(server.pid) / 1024, tick_ms, size / 2**20)
 
 
 def _connection_kib(plan: Plan, count: int) -> float:
     _allow_files(count + 200)
-    with plan.work_directory() as directory, node(directory) as server, ExitStack() as open_ones:
+    directory = plan.work_directory()
+    with node(directory) as server, ExitStack() as open_ones:
         resident = []
         for connections in (_FIRST, count):
             for _ in range(connections):
@@ -116,16 +117,16 @@ def _connection_kib(plan: Plan, count: int) -> float:
 
 
 def _waiting_kib(plan: Plan, count: int) -> float:
-    with plan.work_directory() as directory:
-        with agent("submitter", directory, free_port(), free_port()) as submitter:
-            submitter.ask("prepare", count=count + _FIRST)
-            submitter.stop()
-        # Another process, in which no memory is free that was used for something else.
-        with agent("submitter", directory, free_port(), free_port()) as submitter:
-            submitter.ask("wait", first=0, count=_FIRST)
-            before = _resident_kib(submitter.pid)
-            submitter.ask("wait", first=_FIRST, count=count)
-            return (_resident_kib(submitter.pid) - before) / count
+    directory = plan.work_directory()
+    with agent("submitter", directory, free_port(), free_port()) as submitter:
+        submitter.ask("prepare", count=count + _FIRST)
+        submitter.stop()
+    # Another process, in which no memory is free that was used for something else.
+    with agent("submitter", directory, free_port(), free_port()) as submitter:
+        submitter.ask("wait", first=0, count=_FIRST)
+        before = _resident_kib(submitter.pid)
+        submitter.ask("wait", first=_FIRST, count=count)
+        return (_resident_kib(submitter.pid) - before) / count
 
 
 def _allow_files(count: int) -> None:

@@ -141,6 +141,7 @@ class Inbox:
         task, is_new = created
         if not is_new:
             return Deferred.fromCoroutine(self._answer_known(task, request))
+        self._records.remember(task)
         self._announced(task.peer, request.features)
         return _received(request)
 
@@ -231,9 +232,7 @@ class Inbox:
             while self._asked:
                 asked, self._asked = self._asked, []
                 try:
-                    waiting = await self._store.put_back(len(asked))
-                    if len(waiting) < len(asked):
-                        waiting += await self._store.queue(len(asked) - len(waiting))
+                    waiting = await self._waiting(len(asked))
                 except Exception:
                     for one in asked:
                         one.begun.errback()
@@ -242,6 +241,16 @@ class Inbox:
                 await DeferredList([Deferred.fromCoroutine(self._begin_for(one, heads)) for one in asked])
         finally:
             self._is_handing_out = False
+
+    async def _waiting(self, limit: int) -> list[Task]:
+        """The tasks that wait to be begun, in the order in which they are."""
+        looks = [self._store.put_back(limit), self._store.queue(limit)]
+        waiting: list[Task] = []
+        for is_found, found in await DeferredList(looks, consumeErrors=True):
+            if not is_found:
+                found.raiseException()
+            waiting += found
+        return waiting
 
     async def _begin_for(self, asked: _Asked, heads: deque[Task]) -> None:
         try:
@@ -343,8 +352,10 @@ class Inbox:
             raise InvalidMessage("give either a text or a file: the text beside a file would be lost", "result_text")
         if content and not filename:
             raise InvalidMessage("a file needs a name, which tells what kind it is", "filename")
-        task = await self._records.get(key)
-        advance(task.side, task.status, Event.COMPLETE)
+        task = self._records.remembered(key)
+        if task is None or task.status is not TaskStatus.EXECUTING:
+            task = await self._records.get(key)
+            advance(task.side, task.status, Event.COMPLETE)
         message = TaskResultMessage(
             task_id=key.task_id,
             result_type="file" if filename else "text",

@@ -142,18 +142,22 @@ class Records:
                     if remembered is None:
                         raise
                 remembered = None  # what was not carried out is decided again on what the store has
-            self._remember(after)
+            self.remember(after)
         self._live.changed(after)
         if change.deliveries or settles or gives_up or revives:
             self._owed(after.peer)
         return after
 
-    def _remember(self, task: Task) -> None:
+    def remember(self, task: Task) -> None:
         """Keep a record for the next change of it, which often comes soon."""
         if len(task.description) <= _MAX_REMEMBERED_TEXT and not task.status.is_final:
             self._recent[task.key] = task
             if len(self._recent) > _MAX_REMEMBERED:
                 del self._recent[next(iter(self._recent))]
+
+    def remembered(self, key: TaskKey) -> Task | None:
+        """The record as it was a moment ago, if it is kept: good enough to begin with what a change will decide."""
+        return self._recent.get(key)
 
     async def retry(self, key: TaskKey) -> Task:
         """Have what was given up for a task tried again, as if it were new.
