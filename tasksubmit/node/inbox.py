@@ -245,12 +245,9 @@ class Inbox:
     async def _waiting(self, limit: int) -> list[Task]:
         """The tasks that wait to be begun, in the order in which they are."""
         looks = [self._store.put_back(limit), self._store.queue(limit)]
-        waiting: list[Task] = []
-        for is_found, found in await DeferredList(looks, consumeErrors=True):
-            if not is_found:
-                found.raiseException()
-            waiting += found
-        return waiting
+        await DeferredList(looks)  # one failure is told below, and the other is the same
+        looks[1].addErrback(lambda _: [])
+        return [*await looks[0], *await looks[1]]
 
     async def _begin_for(self, asked: _Asked, heads: deque[Task]) -> None:
         try:

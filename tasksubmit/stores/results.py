@@ -150,10 +150,7 @@ class ResultFiles:
         except FileExistsError:
             return False  # another write of the same name is under way
         try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_durably(descriptor, content)
             os.link(incoming, final)
         except FileExistsError:
             incoming.unlink()
@@ -205,6 +202,17 @@ class MemoryResultFiles(ResultFiles):
             return False
         self._contents[name] = content
         return True
+
+
+def _write_durably(descriptor: int, content: bytes) -> None:
+    """Write a file whole, sync and close it, with no call to the system more than that takes."""
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save(files: ResultFiles, wanted: Sequence[tuple[str, str, bytes]]) -> list[SavedResult | Failure]:
