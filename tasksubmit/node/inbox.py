@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tasksubmit.errors import (
-    EmptyQueue,
     IllegalTransition,
     InvalidMessage,
     NotAccepting,
-    NotAtHead,
     StoreError,
     StoreUncertain,
     TaskForgotten,
@@ -32,6 +28,7 @@ from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import Event, Lease, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.handout import HandOut
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME
@@ -48,15 +45,6 @@ from tasksubmit.wire.timestamps import format_time
 
 _LONGEST_MS = 2**63 - 1
 _HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # whatever a submitter says
-
-
-@define(eq=False)
-class _Asked:
-    """Somebody who wants to begin the next task, which has to be `key` if that is given."""
-
-    key: TaskKey | None
-    lease: Lease
-    begun: Deferred[Task] = field(factory=Deferred)
 
 
 class Inbox:
@@ -84,8 +72,7 @@ class Inbox:
         self._timeouts = timeouts
         self._announced = announced
         self.is_draining = False
-        self._asked: list[_Asked] = []
-        self._is_handing_out = False
+        self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
 
     # --- what the submitter asks -------------------------------------------------------------------------------
 
@@ -210,73 +197,8 @@ class Inbox:
         return await self._begin(key, Event.DECLINE, justification=justification)
 
     async def execute(self, key: TaskKey | None, lease: Lease) -> Task:
-        """Begin the next task, which has to be `key` if that is given: what was put back comes before the queue.
-
-        :raises NotAccepting: when the node is being drained.
-        :raises EmptyQueue: when there is none.
-        :raises NotAtHead: when `key` is not the next.
-        :raises IllegalTransition: when `key` does not wait to be begun, or its time has passed.
-        """
-        asked = _Asked(key, lease)
-        self._asked.append(asked)
-        if not self._is_handing_out:
-            self._is_handing_out = True
-            Deferred.fromCoroutine(self._hand_out()).addErrback(
-                lambda failure: self._log.failure("what was asked for could not be begun", failure)
-            )
-        return await asked.begun
-
-    async def _hand_out(self) -> None:
-        """Begin as many tasks at once as were asked for meanwhile, one after the other from the head of the queue."""
-        try:
-            while self._asked:
-                asked, self._asked = self._asked, []
-                try:
-                    waiting = await self._waiting(len(asked))
-                except Exception:
-                    for one in asked:
-                        one.begun.errback()
-                    continue
-                heads = deque(waiting)
-                await DeferredList([Deferred.fromCoroutine(self._begin_for(one, heads)) for one in asked])
-        finally:
-            self._is_handing_out = False
-
-    async def _waiting(self, limit: int) -> list[Task]:
-        """The tasks that wait to be begun, in the order in which they are."""
-        looks = [self._store.put_back(limit), self._store.queue(limit)]
-        await DeferredList(looks)  # one failure is told below, and the other is the same
-        looks[1].addErrback(lambda _: [])
-        return [*await looks[0], *await looks[1]]
-
-    async def _begin_for(self, asked: _Asked, heads: deque[Task]) -> None:
-        try:
-            if self.is_draining:
-                raise NotAccepting("the node is being drained: it begins nothing new")
-            if asked.key is not None and (not heads or heads[0].key != asked.key):
-                raise await self._why_not(asked.key)
-            if not heads:
-                raise EmptyQueue("the queue is empty; accept a task first")
-            task = await self._take(heads.popleft(), asked.lease)
-        except IllegalTransition:
-            if asked.key is None:
-                self._asked.append(asked)  # the head was withdrawn or its time has passed: the next one is head now
-            else:
-                asked.begun.errback()
-        except Exception:
-            asked.begun.errback()
-        else:
-            asked.begun.callback(task)
-
-    async def _why_not(self, key: TaskKey) -> NotAtHead:
-        """Why a task that is not the next cannot be begun.
-
-        :raises IllegalTransition: when it does not wait to be begun.
-        """
-        task = await self._records.get(key)
-        if task.put_back_at is None:
-            advance(key.side, task.status, Event.EXECUTE)
-        return NotAtHead(f"task {key.task_id} is not at the head of the queue; see `tasksubmit queue`")
+        """Begin the next task; see `HandOut.begin`."""
+        return await self._hand_out.begin(key, lease)
 
     async def _take(self, task: Task, lease: Lease) -> Task:
         terms = {

@@ -166,9 +166,11 @@ def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[
         if after != before:
             revisions[before.number] = revision = before.revision + 1
             after = after.evolved(revision=revision)
-            if _is_queued(after) != _is_queued(before):
+            if _is_queued(before) and not _is_queued(after):
+                after = after.evolved(queue_position=None)
+            elif _is_queued(after) and not _is_queued(before):
                 position = (_last_position(connection) if position is None else position) + 1
-                after = after.evolved(queue_position=position if _is_queued(after) else None)
+                after = after.evolved(queue_position=position)
         results.append(after)
     return results
 
