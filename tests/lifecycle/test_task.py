@@ -453,3 +453,54 @@ class OverdueTests(SynchronousTestCase):
         overdue = head.overdue(later(3_600_001), Timeouts())
         assert overdue is not None
         self.assertIs(overdue.event, Event.PASS_DEADLINE)
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "description": st.text(max_size=5),
+    "status": st.sampled_from(TaskStatus),
+    "staged_at": st.none() | st.integers(0, 10**6).map(later),
+    "attempt": st.integers(0, 9),
+    "is_lease_bound": st.booleans(),
+    "features": st.lists(st.text(max_size=3), max_size=2).map(tuple),
+    "number": st.integers(0, 9),
+}
+
+
+class EvolvedTests(SynchronousTestCase):
+    """Records out of records."""
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.fixed_dictionaries({}, optional=VALUES), st.fixed_dictionaries({}, optional=VALUES))
+    def test_as_attrs_does(self, before: dict[str, Any], changes: dict[str, Any]) -> None:
+        """A record with some fields changed is the one that attrs makes, and the other stays as it was."""
+        record, same = evolve(task(), **before), evolve(task(), **before)
+        found, expected = record.evolved(**changes), evolve(record, **changes)
+        self.assertEqual((found, repr(found), hash(found)), (expected, repr(expected), hash(expected)))
+        self.assertEqual((type(found), vars(found)), (Task, vars(expected)))
+        self.assertEqual(record, same)
+        self.assertEqual(Task.of_fields(vars(found)), expected)
+
+    def test_no_such_field(self) -> None:
+        """A field that there is not is refused, beside others too, and named."""
+        for changes in ({"colour": 1}, {"attempt": 1, "colour": 1}, {"key": None}, {"_attempt": 1}, {"": 1}):
+            error = self.assertRaises(TypeError, task().evolved, **changes)
+            self.assertIn(repr([*changes][-1]), str(error))
+
+    def test_all_fields(self) -> None:
+        """A record is made of all of its fields, and of nothing else."""
+        values = vars(task())
+        for bad in (
+            {},
+            {name: value for name, value in values.items() if name != "attempt"},
+            {**values, "colour": 1},
+        ):
+            self.assertRaises(TypeError, Task.of_fields, bad)
+
+    def test_frozen(self) -> None:
+        """A record that was made of another cannot be changed, nor does it change with what it was made of."""
+        values = dict(vars(task()))
+        record = Task.of_fields(values)
+        values["attempt"] = 7
+        self.assertEqual(record.attempt, 0)
+        with self.assertRaises(FrozenInstanceError):
+            record.attempt = 7  # type: ignore[misc]  # that is the point

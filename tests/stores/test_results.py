@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import StoreDamaged, StoreError
@@ -173,6 +174,71 @@ class ResultFilesTests(SynchronousTestCase):
         error = self.assertRaises(StoreError, self.files.write, "t-1", "a.md", b"a")
         self.assertIn(f"{self.directory}: Input/output error", str(error))
         self.assertEqual(self.names(), set())
+
+    def test_many(self) -> None:
+        """Results that are written together have names like those that are written one after the other."""
+        wanted = [("t-1", "a.md", b"1"), ("t-2", "a.md", b"2"), ("t-1", "a.md", b"3"), ("t-1", "a.md", b"")]
+        names = self.files.write_all(wanted)
+        self.assertEqual(names, ["t-1_a.md", "t-2_a.md", "t-1_a-2.md", "t-1_a-3.md"])
+        self.assertEqual([self.files.read(str(name)) for name in names], [content for *_, content in wanted])
+        self.assertEqual(self.files.write_all([]), [])
+
+    def test_many_names_are_synced_once(self) -> None:
+        """The names of results that are written together become durable together, after all of their contents."""
+        calls: list[str] = []
+        fsync = os.fsync
+
+        def recorded_fsync(descriptor: int) -> None:
+            calls.append("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+            fsync(descriptor)
+
+        self.patch(os, "fsync", recorded_fsync)
+        self.files.write_all([(f"t-{n}", "a.md", b"x") for n in range(3)])
+        self.assertEqual(calls, ["file", "file", "file", "directory"])
+
+    def test_one_of_many_fails(self) -> None:
+        """A result that cannot be written is refused alone; what is written together with it is kept."""
+        fsync = os.fsync
+
+        def fail_for_long_ones(descriptor: int) -> None:
+            if os.fstat(descriptor).st_size == 4:
+                raise OSError(28, "No space left on device")
+            fsync(descriptor)
+
+        self.patch(os, "fsync", fail_for_long_ones)
+        first, long, astray, last = self.files.write_all(
+            [("t-1", "a.md", b"1"), ("t-2", "a.md", b"long"), ("../t-3", "a.md", b"3"), ("t-4", "a.md", b"4")]
+        )
+        self.assertEqual((first, last), ("t-1_a.md", "t-4_a.md"))
+        for failed, why in ((long, f"{self.directory}: No space left on device"), (astray, "cannot be the name")):
+            assert isinstance(failed, Failure)
+            self.assertIs(failed.type, StoreError)
+            self.assertIn(why, str(failed.value))
+        self.assertEqual({name for name in self.names() if not name.startswith(INCOMING)}, {first, last})
+        self.assertEqual((self.files.read("t-1_a.md"), self.files.read("t-4_a.md")), (b"1", b"4"))
+        for name in (first, last):
+            self.files.settle(str(name))
+        self.assertEqual(self.names(), {first, last})
+
+    def test_names_of_many_are_not_durable(self) -> None:
+        """When names cannot be made durable nothing that was written together is kept, and all are told."""
+        self.files.settle(self.files.write("t-1", "a.md", b"before"))
+        fsync = os.fsync
+
+        def fail_for_directories(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(5, "Input/output error")
+            fsync(descriptor)
+
+        self.patch(os, "fsync", fail_for_directories)
+        failed = self.files.write_all([("t-1", "a.md", b"1"), ("../t-2", "a.md", b"2"), ("t-3", "a.md", b"3")])
+        words = ["Input/output error", "cannot be the name", "Input/output error"]
+        for failure, why in zip(failed, words, strict=True):
+            assert isinstance(failure, Failure)
+            self.assertIs(failure.type, StoreError)
+            self.assertIn(why, str(failure.value))
+        self.assertEqual(self.names(), {"t-1_a.md"})
+        self.assertEqual(self.files.read("t-1_a.md"), b"before")
 
     def test_order(self) -> None:
         """The content is on disk before the name is given, and the name before the write is over."""

@@ -1,0 +1,164 @@
+"""What is large: read and written in pieces, measured without being made, and cut out of the stream as bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from itertools import pairwise
+from typing import Any
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tasksubmit.errors import InvalidMessage, MalformedMessage
+from tasksubmit.wire import records
+from tasksubmit.wire.frames import Frame, FrameDecoder
+from tasksubmit.wire.messages import TaskResultMessage
+from tests.wire.test_messages import any_message
+
+STRICT = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+"""Base64 with its padding and nothing else."""
+
+PIECE = records._PIECE
+RESULTS = TaskResultMessage("t1", "file", filename="a.md", completed_at="2026-01-01T00:00:00Z")
+
+SIZES = (0, 1, 2, 3, 4, *(k * 3 * PIECE + n for k in (1, 2) for n in (-4, -3, -2, -1, 0, 1, 2, 3, 4)))
+"""Bytes of content, around the lengths of the pieces."""
+
+
+def content_of(size: int) -> bytes:
+    """So many bytes, in which one misplaced piece is seen."""
+    return b"".join(n.to_bytes(4, "big") for n in range(size // 4 + 1))[:size]
+
+
+def document_of(encoded: str) -> bytes:
+    """Results whose content is written like this."""
+    return json.dumps({"task_id": "t1", "result_type": "file", "file_data": encoded}).encode()
+
+
+class LengthTests(SynchronousTestCase):
+    """How long a message is."""
+
+    @settings(deadline=None, max_examples=200)
+    @given(any_message(TaskResultMessage))
+    def test_any_message(self, message: Any) -> None:
+        """The length that is told is that of the payload that carries the message."""
+        self.assertEqual(message.frame_bytes(), len(message.to_frame().payload))
+
+    def test_large(self) -> None:
+        """That holds for content of any length, none included."""
+        for size in SIZES:
+            message = evolve(RESULTS, file_data=content_of(size))
+            self.assertEqual(message.frame_bytes(), len(message.to_frame().payload), size)
+
+    def test_cannot_be_written(self) -> None:
+        """What cannot be written has no length either, and is refused as in writing it."""
+        for fields in ({"result_text": "half a \ud800 pair"}, {"time_cpu_ms": 2**63}, {"task_id": "\udfff"}):
+            message = evolve(RESULTS, file_data=b"x", **fields)
+            errors = [self.assertRaises(InvalidMessage, call) for call in (message.frame_bytes, message.to_frame)]
+            self.assertEqual(*((error.field, str(error)) for error in errors))
+
+
+class Base64Tests(SynchronousTestCase):
+    """Content in pieces."""
+
+    def read(self, encoded: str) -> bytes:
+        """The content of results that have it like this."""
+        return TaskResultMessage.from_json(document_of(encoded)).file_data
+
+    def test_round_trip(self) -> None:
+        """Content is written as base64 of all of it, however many pieces it is written in, and reads back."""
+        for size in SIZES:
+            content = content_of(size)
+            encoded = base64.b64encode(content).decode()
+            payload = evolve(RESULTS, file_data=content).to_json()
+            self.assertEqual(json.loads(payload).get("file_data", ""), encoded)
+            self.assertEqual(TaskResultMessage.from_json(payload).file_data, content)
+
+    def test_damage(self) -> None:
+        """Wherever one character is wrong, missing or too much, also at the end of a piece, the message is refused."""
+        for size in (5, 3 * PIECE, 6 * PIECE - 1, 6 * PIECE, 6 * PIECE + 1):
+            encoded = base64.b64encode(content_of(size)).decode()
+            places = {0, 1, 4 * PIECE - 2, 4 * PIECE - 1, 4 * PIECE, 4 * PIECE + 1, 4 * PIECE + 4, len(encoded) - 5}
+            for place in sorted(place for place in places if 0 <= place < len(encoded) - 4):
+                before, after = encoded[:place], encoded[place + 1 :]
+                for damaged in (
+                    *(before + wrong + after for wrong in "= -_\n\0\u00e9*"),
+                    before + after,
+                    before + "AA" + after,
+                    before + "\n" + encoded[place:],
+                ):
+                    self.assertRaises(MalformedMessage, self.read, damaged)
+            for damaged in (f"{encoded}=", f"{encoded}====", f"{encoded}A===", f"{encoded}AA=", f"{encoded[:-1]}\n"):
+                self.assertRaises(MalformedMessage, self.read, damaged)
+
+    def test_padding_between(self) -> None:
+        """Padding ends the content: what is put together of two whole contents is refused, wherever a piece ends."""
+        for size in (1, 3 * PIECE - 1, 3 * PIECE - 2, 6 * PIECE - 1):
+            encoded = base64.b64encode(content_of(size)).decode()
+            self.assertTrue(encoded.endswith("="))
+            for more in ("AAAA", encoded):
+                self.assertRaises(MalformedMessage, self.read, encoded + more)
+
+    def test_loose_bits(self) -> None:
+        """Bits that are left over in the last character are ignored."""
+        for size in (1, 3 * PIECE + 1, 6 * PIECE + 1):
+            encoded = base64.b64encode(content_of(size)).decode()
+            loose = encoded[:-3] + chr(ord(encoded[-3]) + 1) + "=="
+            self.assertEqual(self.read(loose), content_of(size))
+
+    @settings(deadline=None, max_examples=150)
+    @given(st.integers(1, 12), st.text("AZaz09+/=", max_size=60) | st.text("AZ9=- \n\u00e9", max_size=12))
+    def test_as_in_one_piece(self, length: int, encoded: str) -> None:
+        """However short the pieces: what is taken is what strict base64 takes, and means the same."""
+        self.patch(records, "_PIECE", length)
+        expected: object = base64.b64decode(encoded) if STRICT.fullmatch(encoded) else MalformedMessage
+        try:
+            found: object = self.read(encoded)
+        except MalformedMessage as error:
+            found = type(error)
+        self.assertEqual(found, expected)
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.integers(1, 12), st.binary(max_size=100))
+    def test_any_content(self, length: int, content: bytes) -> None:
+        """However short the pieces: any content is written as it is in one, and reads back."""
+        self.patch(records, "_PIECE", length)
+        payload = evolve(RESULTS, file_data=content).to_json()
+        self.assertEqual(json.loads(payload).get("file_data", ""), base64.b64encode(content).decode())
+        self.assertEqual(TaskResultMessage.from_json(payload).file_data, content)
+
+
+class StreamTests(SynchronousTestCase):
+    """Frames out of a stream."""
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.lists(st.binary(max_size=30), min_size=1, max_size=5), st.lists(st.integers(0, 200), max_size=8))
+    def test_payloads_are_bytes(self, payloads: list[bytes], cuts: list[int]) -> None:
+        """However a stream is cut, payloads are bytes of their own, which nothing that comes later changes."""
+        stream = b"".join(Frame(1, payload).encode() for payload in payloads)
+        decoder = FrameDecoder()
+        frames: list[Frame] = []
+        for start, stop in pairwise([0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]):
+            frames += decoder.feed(stream[start:stop])
+        self.assertEqual([frame.payload for frame in frames], payloads)
+        self.assertEqual({type(frame.payload) for frame in frames}, {bytes})
+        self.assertEqual([type(frame.type) for frame in frames], [int] * len(payloads))
+
+    def test_large(self) -> None:
+        """A large frame in pieces of any length is the same, and the small one behind it as well."""
+        large, small = Frame(4, content_of(1_000_000)), Frame(1, b"small")
+        stream = large.encode() + small.encode()
+        for length in (1000, 65536, 999_999, len(stream)):
+            decoder = FrameDecoder()
+            frames = [
+                frame
+                for start in range(0, len(stream), length)
+                for frame in decoder.feed(stream[start : start + length])
+            ]
+            self.assertEqual(frames == [large, small], True)
+            self.assertEqual({type(frame.payload) for frame in frames}, {bytes})
+            self.assertEqual(decoder.buffered_bytes, 0)
