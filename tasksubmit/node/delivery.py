@@ -62,7 +62,6 @@ class _Owed:
     """A peer that is owed something. Times are seconds of the clock.
 
     :ivar in_work: the messages under way, by id, and their size where it matters.
-    :ivar ended: those that ended since the last look for what is ready, which may still have seen them.
     """
 
     is_served: bool = False
@@ -71,7 +70,6 @@ class _Owed:
     not_before: float = 0.0  # because it could not be reached
     wake_at: float = 0.0  # because its messages are for later
     in_work: dict[int, int] = field(factory=dict)
-    ended: set[int] = field(factory=set)
     _changed: Deferred[None] | None = None
 
     def may_be_sent_to(self, now: float) -> bool:
@@ -224,7 +222,6 @@ class DeliveryService(Service):
         try:
             while self.running and owed.may_be_sent_to(self._clock.seconds()):
                 owed.has_more = False
-                owed.ended.clear()
                 room = max(1, self._at_once(address) - len(owed.in_work))
                 ready = await self._store.ready_deliveries(address, self._records.now(), room, frozenset(owed.in_work))
                 if not self.running:
@@ -262,7 +259,7 @@ class DeliveryService(Service):
             if len(owed.in_work) >= self._at_once(address):
                 return
             size = _SIZES.get(delivery.kind, _small)(task)
-            if delivery.id in owed.ended or (bytes_in_work and bytes_in_work + size > _BYTES_AT_ONCE):
+            if bytes_in_work and bytes_in_work + size > _BYTES_AT_ONCE:
                 continue
             bytes_in_work += size
             owed.in_work[delivery.id] = size
@@ -283,7 +280,6 @@ class DeliveryService(Service):
                 owed.not_before = now + self._delay(owed.failures)
                 owed.failures += 1
             del owed.in_work[delivery.id]
-            owed.ended.add(delivery.id)
             owed.tell()
 
     async def _attempt(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any
 
 from attrs import define, field
@@ -18,8 +19,12 @@ from tasksubmit.node.records import Records
 
 @define(eq=False)
 class _Asked:
-    """Somebody who wants to begin the next task, which has to be `key` if that is given."""
+    """Somebody who wants to begin the next task, which has to be `key` if that is given.
 
+    :ivar turn: grows with each who asks.
+    """
+
+    turn: int
     key: TaskKey | None
     lease: Lease
     begun: Deferred[Task] = field(factory=Deferred)
@@ -41,6 +46,7 @@ class HandOut:
         self._take = take
         self._is_draining = is_draining
         self._asked: list[_Asked] = []
+        self._turns = count()
         self._is_under_way = False
 
     async def begin(self, key: TaskKey | None, lease: Lease) -> Task:
@@ -51,7 +57,7 @@ class HandOut:
         :raises NotAtHead: when `key` is not the next.
         :raises IllegalTransition: when `key` does not wait to be begun, or its time has passed.
         """
-        asked = _Asked(key, lease)
+        asked = _Asked(next(self._turns), key, lease)
         self._asked.append(asked)
         if not self._is_under_way:
             self._is_under_way = True
@@ -63,7 +69,7 @@ class HandOut:
     async def _hand_out(self) -> None:
         try:
             while self._asked:
-                asked, self._asked = self._asked, []
+                asked, self._asked = sorted(self._asked, key=lambda one: one.turn), []
                 try:
                     heads = deque(await self._waiting(len(asked)))
                 except Exception:

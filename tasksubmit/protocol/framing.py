@@ -65,6 +65,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
         self.is_open = False
+        self._is_lost = False
         self._holds: set[Hold] = set()
         self._pending: deque[Frame] = deque()
         self._fault: FrameTooLarge | None = None
@@ -111,7 +112,10 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         """Take frames again, unless another reason remains. Those that had arrived are handed over at once."""
         if why in self._holds:
             self._holds.remove(why)
-            self._deliver()
+            if self._is_lost:
+                self._hand_over_rest()
+            else:
+                self._deliver()
 
     def is_held(self, why: Hold) -> bool:
         """Tell whether `hold` was called with this reason, and `release` not yet."""
@@ -145,6 +149,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     def connectionMade(self) -> None:
         self._decoder = FrameDecoder(self.MAX_LENGTH)
         self.is_open = True
+        self._is_lost = False
         self._call_transport("setTcpKeepAlive", True)
         self._call_transport("setTcpNoDelay", True)
         self._call_transport("registerProducer", self, True)
@@ -171,11 +176,8 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.setTimeout(None)
         self.is_open = False
-        # Whole frames that wait for a hold to end did arrive, and their sender may want no answer and think them
-        # delivered. They are the rest of one read, so letting them through passes the limits by little.
-        while self._pending and Hold.CLOSING not in self._holds:
-            self.frameReceived(self._pending.popleft())
-        self._stop()
+        self._is_lost = True
+        self._hand_over_rest()
 
     def pauseProducing(self) -> None:
         """The transport's buffer is full: stop reading, so that nothing arrives that would be answered."""
@@ -203,6 +205,17 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
             peer = None if self.transport is None else self.transport.getPeer()
             self._log.info("aborted {peer}, which stayed inside a frame or did not close in time", peer=peer)
             self.abort()
+
+    def _hand_over_rest(self) -> None:
+        """Hand over what has arrived on a connection that is lost by now, whatever held it, but in its order.
+
+        Its sender may want no answer, and think it delivered. It is the rest of one read, so that it passes the limits
+        by little.
+        """
+        while self._pending and not self._holds & {Hold.CLOSING, Hold.READING_A_LARGE_ONE}:
+            self.frameReceived(self._pending.popleft())
+        if Hold.READING_A_LARGE_ONE not in self._holds:
+            self._stop()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

@@ -130,6 +130,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
         else:
             self._end()
 
+    def _end_if_finished(self) -> None:
+        if self in self._factory.unfinished and not self._turns and not self._pending:
+            self._end()
+
     def _end(self) -> None:
         """The connection is gone, and nothing that came on it is in work any more."""
         self._factory.unfinished.discard(self)
@@ -226,11 +230,12 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self.hold(Hold.READING_A_LARGE_ONE)
         reading = do_elsewhere(self.clock, len(frame.payload), lambda: kind.from_frame(frame))
         handled = reading.addCallbacks(
-            lambda request: self._handle(request, turn),
+            lambda request: self._complete(None, turn) if self._is_cut_short else self._handle(request, turn),
             lambda failure: self._not_read(kind, _malformed(failure), turn),
         )
         handled.addErrback(self._give_up, turn)
         handled.addCallback(lambda _: self.release(Hold.READING_A_LARGE_ONE))
+        handled.addCallback(lambda _: self._end_if_finished())
 
     def _not_read(self, kind: type[Request], error: MalformedMessage | TooLarge, turn: _Turn) -> None:
         if kind is not SubmitRequest:
@@ -347,8 +352,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
             for result in first.results:
                 self.send_encoded(result)
         if not self.is_open:
-            if not self._turns and self in self._factory.unfinished:
-                self._end()
+            self._end_if_finished()
         elif self.is_held(Hold.CLOSING):
             self._finish()
         elif not self._is_full():

@@ -188,12 +188,17 @@ def _stage_head(connection: sqlite3.Connection, changes: Sequence[Change]) -> Ta
     """Stage the head of the queue when ``changes`` made another task that; returns it."""
     if not changes:
         return None
-    row = connection.execute(f"SELECT number, staged_at FROM {QUEUE} ORDER BY queue_position LIMIT 1").fetchone()
+    sql = f"SELECT number, staged_at, queue_position FROM {QUEUE} ORDER BY queue_position LIMIT 1"
+    row = connection.execute(sql).fetchone()
     if row is None or row[1] is not None:
         return None
-    number = row[0]
-    # It came into an empty queue, or the one before it left.
-    at = next((change.at for change in changes if change.before.number == number), changes[-1].at)
+    number, _, position = row
+    # It became head when it came, or when the last of those before it left.
+    *_, at = [
+        change.at
+        for change in changes
+        if change.before.number == number or (change.before.queue_position or position) < position
+    ]
     connection.execute(
         "UPDATE tasks SET staged_at = ?, revision = revision + 1 WHERE number = ?", (to_milliseconds(at), number)
     )
@@ -202,11 +207,11 @@ def _stage_head(connection: sqlite3.Connection, changes: Sequence[Change]) -> Ta
 
 def _book(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
     """Add points to the ledger, unless this side of the task has booked for this party before."""
-    wanted = {
-        (*key_values(one.before.key), str(booking.party)): (booking.points, booking.reason, to_milliseconds(one.at))
-        for one in changes
-        for booking in one.bookings
-    }
+    wanted: dict[tuple[str, ...], tuple[int, str, int]] = {}
+    for one in changes:
+        for booking in one.bookings:
+            whose = (*key_values(one.before.key), str(booking.party))
+            wanted.setdefault(whose, (booking.points, booking.reason, to_milliseconds(one.at)))
     for booked in bulk.execute(connection, _BOOKED, [task_id for task_id, *_ in wanted]):
         wanted.pop(booked, None)
     points: Counter[str] = Counter()

@@ -209,6 +209,14 @@ class LargeRequestTests(LargeTestCase):
         self.reply("a")
         self.assertEqual(self.answered, ["a"])
 
+    def test_lost_meanwhile_in_order(self) -> None:
+        """What came behind a large frame is handed over after it, also when the connection is lost as it is read."""
+        self.deliver(large_request("a") + encoded(update("a", ack=False)))
+        self.network.cut_all()
+        self.work()
+        kinds = [type(message).__name__ for _, message, _ in self.handler.asked]
+        self.assertEqual(kinds, ["SubmitRequest", "TaskStatusUpdate"])
+
 
 class LargeResultsTests(LargeTestCase):
     """The client."""

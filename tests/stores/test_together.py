@@ -346,3 +346,24 @@ class TogetherTests(SynchronousTestCase):
             self.assertEqual(read(connection, asked), [read(connection, [key])[0] for key in asked])
         for key, task in zip(asked, queries.get_tasks(connection, asked), strict=True):
             self.assertEqual(None if task is None else task.key, None if key.task_id in ("gone", "none") else key)
+
+    def test_first_booking_wins(self) -> None:
+        """Of two bookings of one task for one party in a batch the first counts, as it does alone."""
+        together, alone = self.connect(), self.connect()
+        for connection in (together, alone):
+            task, _ = create_task(connection, new_task(), [])
+        calls: list[Call] = [
+            (apply_changes, Change(before=task, after=task, at=at(n), bookings=(Booking(OWN, n, ""),))) for n in (1, 2)
+        ]
+        run_batch(together, calls)
+        run_alone(alone, calls)
+        self.assert_same(together, alone)
+
+    def test_staged_when_head_left(self) -> None:
+        """The next head is staged when the last before it left, whatever moves behind it in the same batch."""
+        connection = self.connect()
+        a, b, c, d = (create_task(connection, new_task(task_id), [])[0] for task_id in "abcd")
+        a, b, c = (apply_change(connection, step(task, Event.ACCEPT, 1)) for task in (a, b, c))
+        moves = [step(a, Event.EXECUTE, 5), step(d, Event.ACCEPT, 9), step(c, Event.CANCEL, 10)]
+        run_batch(connection, [(apply_changes, move) for move in moves])
+        self.assertEqual(queries.queue(connection, 9)[0].staged_at, at(5))
