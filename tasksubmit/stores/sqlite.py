@@ -36,6 +36,9 @@ DATABASE = "tasks.db"
 LOCK = "lock"
 RESULTS = "results"
 
+OLDEST_SQLITE = (3, 33)
+"""Of August 2020: the first that changes many rows to different values with one statement."""
+
 _LOG_BYTES = 16 * 1024 * 1024
 """A log that is longer takes too long to look through at a start; ``tasksubmit check`` does it."""
 
@@ -72,6 +75,11 @@ class SQLiteTaskStore:
         """See `ITaskStore.open`; makes the state directory with mode 0700."""
         if self._writer is not None:
             return
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            oldest = ".".join(map(str, OLDEST_SQLITE))
+            raise StoreError(
+                f"SQLite {sqlite3.sqlite_version} is too old: install {oldest} or newer, or a newer Python"
+            )
         if self._directory is None:
             self._open_memory(owner)
         else:

@@ -257,6 +257,12 @@ class DirectoryTests(DirectoryCase):
 
     # --- what cannot be opened -----------------------------------------------------------------------------------
 
+    def test_old_sqlite(self) -> None:
+        """A SQLite that lacks what the store needs is refused, with what to install."""
+        self.patch(sqlite3, "sqlite_version_info", (3, 32, 3))
+        with self.assertRaisesRegex(StoreError, r"SQLite [0-9.]+ is too old: install 3\.33 or newer"):
+            SQLiteTaskStore(None).open()
+
     def refused(self, kind: type[StoreError], *words: str) -> None:
         """Opening fails in this way, with these words, and lets go of the directory again."""
         error = self.assertRaises(kind, self.make().open)
