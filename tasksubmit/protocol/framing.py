@@ -15,6 +15,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from tasksubmit.errors import FrameTooLarge
+from tasksubmit.protocol.elsewhere import LARGE_BYTES
 from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameDecoder
 
 IDLE_TIMEOUT_SECONDS = 60.0
@@ -95,7 +96,11 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
         :raises FrameTooLarge: the payload is over `MAX_FRAME` bytes.
         """
-        self.send_encoded(frame.encode())
+        if len(frame.payload) < LARGE_BYTES:
+            self.send_encoded(frame.encode())
+        else:  # the transport copies it once more
+            self.send_encoded(frame.header())
+            self.send_encoded(frame.payload)
 
     def send_encoded(self, frame: bytes) -> None:
         """Like `sendFrame`, for a frame that was encoded already."""

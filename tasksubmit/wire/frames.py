@@ -72,7 +72,11 @@ class Frame:
     payload: bytes = field(repr=_show_payload)
 
     def encode(self) -> bytes:
-        """Give the bytes of the whole frame, header included.
+        """Give the bytes of the whole frame, header included; raises like `header`."""
+        return self.header() + self.payload
+
+    def header(self) -> bytes:
+        """Give the bytes that come before the payload.
 
         :raises FrameTooLarge: the payload is over `MAX_FRAME` bytes; the peer would hang up on it.
         :raises InvalidMessage: the type is not an unsigned 32-bit number.
@@ -80,7 +84,7 @@ class Frame:
         if len(self.payload) > MAX_FRAME:
             raise FrameTooLarge(f"a payload of {len(self.payload)} bytes is over the limit of {MAX_FRAME} bytes")
         try:
-            return _HEADER.pack(self.type, len(self.payload)) + self.payload
+            return _HEADER.pack(self.type, len(self.payload))
         except struct.error:
             raise InvalidMessage(f"the frame type {self.type!r} is not an unsigned 32-bit number", "type") from None
 
