@@ -11,7 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from tasksubmit.errors import TaskSubmitError
-from tasksubmit.interfaces import IAdmissionPolicy, IPeers, ITaskHandler, ITaskStore, Peer, Refusal
+from tasksubmit.interfaces import (
+    IAdmissionPolicy,
+    IPeers,
+    IPureAdmissionPolicy,
+    ITaskHandler,
+    ITaskStore,
+    Peer,
+    Refusal,
+)
 from tasksubmit.lifecycle.polo import PoloScoreBreakdown, ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import ALLOWED_RESULT_EXTENSIONS, FORBIDDEN_RESULT_EXTENSIONS
 from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, TaskStatus, Timeouts
@@ -75,6 +83,7 @@ __all__ = [
     "FrameType",
     "IAdmissionPolicy",
     "IPeers",
+    "IPureAdmissionPolicy",
     "ITaskHandler",
     "ITaskStore",
     "Node",

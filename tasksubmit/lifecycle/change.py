@@ -135,11 +135,11 @@ class Change:
     revives: bool = False
 
     @property
-    def owes_otherwise(self) -> bool:
-        """Whether something else is owed for the task afterwards, or not in the same way."""
+    def changes_deliveries(self) -> bool:
+        """Whether it changes what is owed for the task, or when."""
         return bool(self.deliveries) or self.settles is not None or self.gives_up is not None or self.revives
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to carry out."""
-        return self.before == self.after and not (self.events or self.bookings or self.owes_otherwise)
+        return self.before == self.after and not (self.events or self.bookings or self.changes_deliveries)

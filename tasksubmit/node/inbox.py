@@ -26,7 +26,7 @@ from tasksubmit.interfaces import IAdmissionPolicy, IPureAdmissionPolicy, Peer, 
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
-from tasksubmit.lifecycle.table import Event, Lease, Side, TaskStatus, Timeouts, advance
+from tasksubmit.lifecycle.table import TRANSITIONS, Event, Lease, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
@@ -272,7 +272,7 @@ class Inbox:
         if content and not filename:
             raise InvalidMessage("a file needs a name, which tells what kind it is", "filename")
         task = self._records.remembered(key)
-        if task is None or task.status is not TaskStatus.EXECUTING:
+        if task is None or (task.side, task.status, Event.COMPLETE) not in TRANSITIONS:
             task = await self._records.get(key)
             advance(task.side, task.status, Event.COMPLETE)
         message = TaskResultMessage(

@@ -1,8 +1,8 @@
 """Group commit: what arrived while the last transaction was committed is run as one transaction.
 
-Calls of the same operation that follow each other are carried out together, with few statements on many rows: each
-statement costs a thread the interpreter's lock, which a busy reactor gives back late. When an operation raises, all is
-undone, and it is called again with each argument alone.
+Calls of the same operation are carried out together, with few statements on many rows: each statement costs a thread
+the interpreter's lock, which a busy reactor gives back late. When an operation raises, all is undone, and each call is
+carried out alone.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, TypeVar
 
 from twisted.python.failure import Failure
 
 from tasksubmit.errors import StoreDamaged, StoreError, StoreUncertain
 from tasksubmit.stores.migrations import damaged
-from tasksubmit.stores.threads import Call, Operation
+from tasksubmit.stores.threads import Call, Operation, consecutive
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -112,8 +110,8 @@ def _run_alone(connection: sqlite3.Connection, operation: Operation[A, T], argum
 def run_reads(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
     """Run ``calls``, which only read, and return the result, or the ``Failure``, of each."""
     results: list[Any] = []
-    for operation, group in groupby(calls, itemgetter(0)):
-        results += _read_together(connection, operation, [argument for _, argument in group])
+    for operation, arguments in consecutive(calls):
+        results += _read_together(connection, operation, arguments)
     return results
 
 

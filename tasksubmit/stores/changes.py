@@ -139,7 +139,7 @@ def apply_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> 
         [
             deliveries.Step(task.key, one.at, one.deliveries, one.settles, one.gives_up, one.revives)
             for one, task in made
-            if one.owes_otherwise
+            if one.changes_deliveries
         ],
     )
     _book(connection, [change for change, _ in made if change.bookings])

@@ -12,8 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from itertools import count, groupby
-from operator import itemgetter
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +23,7 @@ from tasksubmit.errors import StoreDamaged, StoreError
 from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.results import disk_name, numbered
 from tasksubmit.stores.disk import sync_directory
-from tasksubmit.stores.threads import Call
+from tasksubmit.stores.threads import Call, consecutive
 
 T = TypeVar("T")
 
@@ -237,8 +236,8 @@ def each_file(files: ResultFiles, calls: Sequence[Callable[[ResultFiles], T]]) -
 def run_files(files: ResultFiles, calls: Sequence[Call]) -> list[Any]:
     """Carry out calls on files; those of the same operation that follow each other together."""
     results: list[Any] = []
-    for operation, group in groupby(calls, itemgetter(0)):
-        results += operation(files, [argument for _, argument in group])
+    for operation, arguments in consecutive(calls):
+        results += operation(files, arguments)
     return results
 
 

@@ -42,20 +42,23 @@ def _read_words(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-# How the values of a type are written and read, unless as they are.
-_BY_TYPE: dict[str, tuple[_Converter, _Converter]] = {
+# How the values of a type are written and read; None: as they are.
+_BY_TYPE: dict[str, tuple[_Converter, _Converter] | None] = {
     "Side": (str, Side),
     "TaskStatus": (str, TaskStatus),
     "Address": (str, Address.parse),
     "datetime": (to_milliseconds, from_milliseconds),
     "bool": (int, bool),
     "tuple[str, ...]": (_written_words, _read_words),
+    "str": None,
+    "int": None,
 }
+_OR_NONE = " | None"
 _FIELDS: tuple[attrs.Attribute[Any], ...] = attrs.fields(Task)
 _CONVERTED = [
-    (index, *_BY_TYPE[kind], kind != str(attribute.type))
+    (index, *converters, str(attribute.type).endswith(_OR_NONE))
     for index, attribute in enumerate(_FIELDS)
-    if (kind := str(attribute.type).removesuffix(" | None")) in _BY_TYPE
+    if (converters := _BY_TYPE[str(attribute.type).removesuffix(_OR_NONE)]) is not None
 ]
 
 TASK_NAMES = tuple(attribute.name for attribute in _FIELDS)

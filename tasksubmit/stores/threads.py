@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Protocol, TypeVar
@@ -24,6 +26,13 @@ Call = tuple[Operation[Any, Any], Any]
 
 Run = Callable[[Sequence[Call]], Sequence[Any]]
 """Carries out calls in their order, and returns the result, or the ``Failure``, of each."""
+
+
+def consecutive(calls: Sequence[Call]) -> Iterator[tuple[Operation[Any, Any], list[Any]]]:
+    """The calls of the same operation that follow each other: it, and their arguments."""
+    for operation, group in groupby(calls, itemgetter(0)):
+        yield operation, [argument for _, argument in group]
+
 
 MAX_BATCH = 1024
 """Calls in one batch; enough to make a sync cheap, few enough to keep the first of them from waiting."""

@@ -265,7 +265,7 @@ class Record:
                 _check_unknown(key, known)
             elif value is not None:
                 name, read = entry
-                values[name] = value if read is _read_text and type(value) is str else read(key, value)
+                values[name] = read(key, value)
         return cls(**values)
 
 
