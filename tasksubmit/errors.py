@@ -237,6 +237,15 @@ class StaleTask(StoreError):
     """The task was no longer in the expected status: someone else was first. Read it again."""
 
 
+# --- how work ends ----------------------------------------------------------------------------------------------
+
+
+class ExecutionFailed(TaskSubmitError):
+    """A task cannot be done; executors raise it, with what to tell the submitter as its text."""
+
+    code = "failed"
+
+
 # --- how a task may end for the submitter ------------------------------------------------------------------------
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import frozen
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Coroutine, Sequence
     from datetime import datetime, timedelta
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IStreamClientEndpoint
 
     from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
-    from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
+    from tasksubmit.lifecycle.table import Deadline, Lease, Side, TaskStatus
     from tasksubmit.lifecycle.task import Task, TaskKey
     from tasksubmit.wire.address import Address
     from tasksubmit.wire.messages import (
@@ -291,4 +291,88 @@ class IPeers(Interface):
         """How to reach the peer.
 
         :raises UnknownPeer: when it is not one of `addresses`.
+        """
+
+
+# --- who does the work --------------------------------------------------------------------------------------------
+
+
+class IAcceptancePolicy(Interface):
+    """What becomes of tasks that were submitted here, when it is not a person who decides."""
+
+    def decide(task: Task) -> bool | Refusal | Deferred[bool] | Deferred[Refusal] | Deferred[bool | Refusal]:
+        """Decide on a task that is NEW, at once or later.
+
+        Asked once after each submission was answered, and again after a start about those that are still NEW.
+
+        :returns: True accepts the task; False leaves it to somebody else, which has to decide before its deadline; a
+            `Refusal` declines it with its message.
+        """
+
+
+@frozen
+class ResultFile:
+    """Results that are a file.
+
+    :ivar name: what it is called between the parties; its extension tells what it is (wire.md, section 5).
+    """
+
+    name: str
+    content: bytes
+
+
+ExecutionResult: TypeAlias = "str | ResultFile"
+
+
+@frozen
+class Execution:
+    """One attempt at a task, as the executor sees it that makes the attempt.
+
+    :ivar task: the record as it was when the attempt began.
+    :ivar progress: tells the submitter how far it is, in words, and renews the lease. May be called as often as there
+        is something to tell: only the newest is told. Never fails.
+    """
+
+    task: Task
+    progress: Callable[[str], None]
+
+    @property
+    def description(self) -> str:
+        """What is to be done, in the submitter's words."""
+        return self.task.description
+
+
+class IExecutor(Interface):
+    """Does the tasks that a node takes from its queue. ``str`` of it is shown to people."""
+
+    lease: Lease = Attribute("The terms under which its tasks are begun.")
+
+    def execute(
+        execution: Execution,
+    ) -> ExecutionResult | Deferred[ExecutionResult] | Coroutine[Any, Any, ExecutionResult]:
+        """Do a task; called on the reactor's thread, and again while earlier calls are under way.
+
+        The Deferred, or the coroutine, is cancelled when the results are not wanted any more: the task was cancelled,
+        its lease ran out, or the node stops. It has to fire in any case, and only when nothing of the work goes on: the
+        task may be begun again then, and a stopping node waits for it.
+
+        :returns: the results, to be sent to the submitter.
+        :raises ExecutionFailed: when it cannot be done; the submitter is told the text. Any other exception is logged,
+            and the submitter told its type and text.
+        """
+
+
+class IExecutorMaker(Interface):
+    """Makes executors from text, for ``--executor NAME:ARGUMENT:OPTION=VALUE``. A Twisted plugin, if it provides
+    ``IPlugin`` and an instance stands in a module of ``twisted.plugins``.
+    """
+
+    name: str = Attribute("What it is chosen by.")
+    usage: str = Attribute("What follows the name, such as ``COMMAND[:timeout=SECONDS]``.")
+    summary: str = Attribute("What it does, in one line.")
+
+    def make_executor(reactor: Any, *arguments: str, **options: str) -> IExecutor | None:
+        """Make an executor; ``None`` leaves execution to people and programs outside of the node.
+
+        :raises ConfigurationError: saying what is wrong with the arguments or the options.
         """
