@@ -40,6 +40,7 @@ from tasksubmit.interfaces import (
     IExecutorMaker,
     IPeers,
     IPureAdmissionPolicy,
+    IScoreBook,
     ITaskHandler,
     ITaskStore,
 )
@@ -56,6 +57,7 @@ from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort, MemoryTransport
 from tasksubmit.wire.address import Address
+from tests.node.test_scores import Book
 from tests.protocol.support import WaitingHandler
 
 OWN = Address.parse("0:0000.0000.0001")
@@ -85,6 +87,7 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IPureAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPeers, lambda: PEERS),
     (IAcceptancePolicy, AcceptAll),
+    (IScoreBook, Book),
     (IExecutor, lambda: CallableExecutor(lambda execution: "")),
     (IExecutor, lambda: ProcessExecutor(reactor=CLOCK, command=("true",))),
     *((IExecutorMaker, lambda name=name: executor_plugin(name)) for name in ("manual", "process", "python")),

@@ -18,10 +18,10 @@ from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
 from tasksubmit.interfaces import ITaskStore, SavedResult
-from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
+from tasksubmit.lifecycle.change import Change, Delivery, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.stores import changes, deliveries, disk, events, queries, retention
+from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention
 from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
 from tasksubmit.stores.migrations import damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
@@ -211,6 +211,10 @@ class SQLiteTaskStore:
         """See `ITaskStore.remember_features`."""
         return self._write(lambda connection: queries.remember_features(connection, peer, features))
 
+    def settle_bookings(self, ids: Collection[int]) -> Deferred[None]:
+        """See `ITaskStore.settle_bookings`."""
+        return self._write(lambda connection: ledger.settle_bookings(connection, ids))
+
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _read(self, statement: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
@@ -297,7 +301,15 @@ class SQLiteTaskStore:
 
     def scores(self) -> Deferred[list[tuple[Address, int]]]:
         """See `ITaskStore.scores`."""
-        return self._read(queries.scores)
+        return self._read(ledger.scores)
+
+    def score(self, address: Address) -> Deferred[int]:
+        """See `ITaskStore.score`."""
+        return self._read(lambda connection: ledger.score(connection, address))
+
+    def owed_bookings(self, limit: int) -> Deferred[list[OwedBooking]]:
+        """See `ITaskStore.owed_bookings`."""
+        return self._read(lambda connection: ledger.owed_bookings(connection, limit))
 
     def peer_features(self) -> Deferred[dict[Address, frozenset[str]]]:
         """See `ITaskStore.peer_features`."""
