@@ -126,7 +126,7 @@ class Node(MultiService):
         random: Random | None = None,
     ) -> None:
         super().__init__()
-        self.setName("tasksubmit")
+        self.setName(f"tasksubmit {address}")  # several may have the same parent
         timeouts = timeouts or Timeouts()
         self.address = address
         self.store = store

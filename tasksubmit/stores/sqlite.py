@@ -9,10 +9,9 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorThreads
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -52,14 +51,14 @@ class SQLiteTaskStore:
     def __init__(
         self,
         directory: Path | None,
-        reactor: IReactorThreads | None = None,
+        reactor: Any = None,
         *,
         schema: Sequence[str] | None = None,
     ) -> None:
         """
         :param directory: the state directory, made if it is missing; ``None`` keeps everything in memory, and uses no
             thread: every Deferred has fired when it is returned.
-        :param reactor: where the threads' answers go; needed with a directory.
+        :param reactor: an ``IReactorThreads``, where the threads' answers go; needed with a directory.
         :param schema: the steps of the schema, if not this version's own.
         """
         self._directory = directory
