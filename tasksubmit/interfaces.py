@@ -144,9 +144,9 @@ class ITaskStore(Interface):
     def apply(change: Change) -> Deferred[Task]:
         """Carry out `change` in one transaction; fires with the record as it is then.
 
-        A task that enters or leaves ACCEPTED on the receiver's side joins the end of the queue or leaves it, and the
-        task which that makes the head is staged, all in the same transaction. A booking that was made before is left
-        out. Fails with `StaleTask` when the record is not as ``change.before`` has it.
+        A task that enters or leaves ACCEPTED on the receiver's side joins the queue or leaves it, and the task which
+        that makes the head is staged, all in the same transaction. A booking that was made before is left out. Fails
+        with `StaleTask` when the record is not as ``change.before`` has it.
         """
 
     def get(key: TaskKey) -> Deferred[Task | None]:
@@ -165,6 +165,17 @@ class ITaskStore(Interface):
 
     def queue(limit: int) -> Deferred[list[Task]]:
         """Fires with the first `limit` tasks of the queue, the head first."""
+
+    def load() -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
+        """Fires with what waits here: for each submitter how many tasks are NEW, and how many ACCEPTED, and the bytes
+        of UTF-8 in the descriptions of each of the two.
+        """
+
+    def note(name: str) -> Deferred[str]:
+        """Fires with what `keep_note` kept under a name, or an empty text."""
+
+    def keep_note(name: str, text: str) -> Deferred[None]:
+        """Keep a short text under a name, in place of what was kept there."""
 
     def put_back(limit: int) -> Deferred[list[Task]]:
         """Fires with the first `limit` EXECUTING tasks that wait to be taken again, in the order of taking."""
@@ -309,6 +320,16 @@ class IPureAdmissionPolicy(IAdmissionPolicy):
 
     A node may then ask it before it has looked whether the task is known already, and saves that look for new ones.
     """
+
+
+class ICountingAdmissionPolicy(IAdmissionPolicy):
+    """A policy that wants to know what became of what it admitted."""
+
+    def created(peer: Peer, request: SubmitRequest) -> None:
+        """A submission that was admitted is a task now, which it was not before.
+
+        Others may have been admitted meanwhile: as many as were under way.
+        """
 
 
 class IPeers(Interface):

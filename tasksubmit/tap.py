@@ -22,14 +22,16 @@ from typing_extensions import override
 
 from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, TaskSubmitError
-from tasksubmit.interfaces import IExecutor
+from tasksubmit.interfaces import IAdmissionPolicy, IExecutor, IPeers, ITaskStore
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.clock import use_steady_timers
 from tasksubmit.node.executors import executor_makers, make_executor
 from tasksubmit.node.listener import Listener
+from tasksubmit.node.load import Load
 from tasksubmit.node.peers import StaticPeers
+from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit, RateLimit, ScoreGate
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import tune_interpreter
@@ -55,7 +57,7 @@ def _help(attribute: Attribute[Any]) -> str:
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 
-_REPEATED = ("listen", "peer")
+_REPEATED = ("listen", "peer", "deny", "quarantine")
 
 
 class Options(usage.Options):
@@ -105,6 +107,14 @@ class Options(usage.Options):
     def opt_peer(self, peer: str) -> None:
         """ADDRESS=ENDPOINT of a peer, which may then submit tasks; may be repeated"""
         self._repeated.setdefault("peer", []).append(peer)
+
+    def opt_deny(self, address: str) -> None:
+        """address of a peer that may not submit tasks; may be repeated"""
+        self._repeated.setdefault("deny", []).append(address)
+
+    def opt_quarantine(self, address: str) -> None:
+        """address of a peer whose tasks somebody has to accept, whatever --accept says; may be repeated"""
+        self._repeated.setdefault("quarantine", []).append(address)
 
     @override
     def parseArgs(self, *arguments: str) -> None:
@@ -190,18 +200,35 @@ def _executor(settings: Settings, reactor: object) -> IExecutor | None:
         raise ConfigurationError(f"--executor {settings.executor}: {error}") from None
 
 
+def _policy(settings: Settings, peers: IPeers, store: ITaskStore, load: Load, seconds: Callable[[], float]) -> AllOf:
+    """Who may submit; what costs least is asked first."""
+    policies: list[IAdmissionPolicy] = [PeersOnly(peers), PeerQuota(load, settings.peer_tasks, settings.peer_bytes)]
+    if settings.deny:
+        policies.append(Deny(frozenset(settings.deny)))
+    if settings.queue_limit is not None:
+        policies.append(QueueLimit(load, settings.queue_limit))
+    policies.append(RateLimit(seconds, settings.peer_rate, settings.peer_burst))
+    if settings.score_gate:
+        policies.append(ScoreGate(settings.address, store.score))
+    return AllOf(policies)
+
+
 def make_node(settings: Settings, reactor: Any) -> Node:
     """The node that `settings` describe, not yet started."""
     endpoints = _server_endpoints(settings, reactor)
     endpoints.pop(settings.control)
+    store, peers, load = SQLiteTaskStore(settings.state_dir, reactor), _peers(settings, reactor), Load()
     return Node(
         settings.address,
-        SQLiteTaskStore(settings.state_dir, reactor),
-        _peers(settings, reactor),
+        store,
+        peers,
         clock=reactor,
         wall=time.time,
         listen=endpoints,
-        acceptance=AcceptAll() if settings.accept == "all" else None,
+        policy=_policy(settings, peers, store, load, reactor.seconds),
+        load=load,
+        acceptance=AcceptAll(but=frozenset(settings.quarantine)) if settings.accept == "all" else None,
+        is_fair=settings.fair_share,
         executor=_executor(settings, reactor),
         concurrency=settings.concurrency,
         timeouts=settings.timeouts,

@@ -36,6 +36,7 @@ from tasksubmit import interfaces
 from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
+    ICountingAdmissionPolicy,
     IExecutor,
     IExecutorMaker,
     IPeers,
@@ -49,8 +50,19 @@ from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.listener import Listener
+from tasksubmit.node.load import Load
 from tasksubmit.node.peers import StaticPeers
-from tasksubmit.node.policy import PeersOnly
+from tasksubmit.node.policy import (
+    AllOf,
+    Allow,
+    Deny,
+    PeerQuota,
+    PeersOnly,
+    QueueLimit,
+    RateLimit,
+    ScoreGate,
+    SizeLimit,
+)
 from tasksubmit.node.service import Node
 from tasksubmit.protocol.framing import TaskSubmitProtocol
 from tasksubmit.protocol.server import TaskSubmitFactory
@@ -85,6 +97,15 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ITaskHandler, WaitingHandler),
     (IAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPureAdmissionPolicy, lambda: PeersOnly(PEERS)),
+    (IPureAdmissionPolicy, lambda: Allow([])),
+    (IPureAdmissionPolicy, lambda: Deny([])),
+    (IPureAdmissionPolicy, lambda: SizeLimit(1)),
+    (IPureAdmissionPolicy, lambda: PeerQuota(Load(), 1, 1)),
+    (IPureAdmissionPolicy, lambda: QueueLimit(Load(), 1)),
+    (IPureAdmissionPolicy, lambda: RateLimit(CLOCK.seconds, 1, 1)),
+    (ICountingAdmissionPolicy, lambda: RateLimit(CLOCK.seconds, 1, 1)),
+    (ICountingAdmissionPolicy, lambda: AllOf([])),
+    (IAdmissionPolicy, lambda: ScoreGate(OWN, SQLiteTaskStore(None).score)),
     (IPeers, lambda: PEERS),
     (IAcceptancePolicy, AcceptAll),
     (IScoreBook, Book),

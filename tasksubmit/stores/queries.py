@@ -147,6 +147,29 @@ def with_tasks(connection: sqlite3.Connection, found: Iterable[Delivery]) -> lis
     return pairs
 
 
+def load(connection: sqlite3.Connection) -> list[tuple[Address, TaskStatus, int, int]]:
+    """How many tasks wait for a decision and in the queue, and how long their descriptions are, by submitter."""
+    rows = connection.execute(
+        "SELECT peer, status, count(*), sum(length(CAST(description AS BLOB))) FROM tasks"
+        " WHERE side = 'receiver' AND status IN ('NEW', 'ACCEPTED') GROUP BY peer, status"
+    )
+    return [(Address.parse(peer), TaskStatus(status), tasks, size) for peer, status, tasks, size in rows]
+
+
+def note(connection: sqlite3.Connection, name: str) -> str:
+    """What is kept under a name."""
+    row = connection.execute("SELECT text FROM notes WHERE name = ?", (name,)).fetchone()
+    return str(row[0]) if row else ""
+
+
+def keep_note(connection: sqlite3.Connection, name: str, text: str) -> None:
+    """Keep a text under a name."""
+    connection.execute(
+        "INSERT INTO notes (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text",
+        (name, text),
+    )
+
+
 def peer_features(connection: sqlite3.Connection) -> dict[Address, frozenset[str]]:
     """What each peer last announced."""
     rows = connection.execute("SELECT peer, features FROM peer_features")

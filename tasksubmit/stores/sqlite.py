@@ -210,6 +210,10 @@ class SQLiteTaskStore:
         """See `ITaskStore.remember_features`."""
         return self._write(lambda connection: queries.remember_features(connection, peer, features))
 
+    def keep_note(self, name: str, text: str) -> Deferred[None]:
+        """See `ITaskStore.keep_note`."""
+        return self._write(lambda connection: queries.keep_note(connection, name, text))
+
     def settle_bookings(self, ids: Collection[int]) -> Deferred[None]:
         """See `ITaskStore.settle_bookings`."""
         return self._write(lambda connection: ledger.settle_bookings(connection, ids))
@@ -297,6 +301,14 @@ class SQLiteTaskStore:
     def deliveries_of(self, key: TaskKey) -> Deferred[list[Delivery]]:
         """See `ITaskStore.deliveries_of`."""
         return self._read(lambda connection: deliveries.of_task(connection, key))
+
+    def load(self) -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
+        """See `ITaskStore.load`."""
+        return self._read(queries.load)
+
+    def note(self, name: str) -> Deferred[str]:
+        """See `ITaskStore.note`."""
+        return self._read(lambda connection: queries.note(connection, name))
 
     def scores(self) -> Deferred[list[tuple[Address, int]]]:
         """See `ITaskStore.scores`."""
