@@ -42,7 +42,8 @@ from tasksubmit.node.service import Node
 from tasksubmit.protocol.framing import TaskSubmitProtocol
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort, MemoryTransport
+from tasksubmit.testing.network import MemoryNetwork, MemoryPort
+from tasksubmit.testing.transport import MemoryAddress, MemoryTransport
 from tasksubmit.wire.address import Address
 from tests.protocol.support import WaitingHandler
 

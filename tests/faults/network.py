@@ -271,7 +271,7 @@ class WiredNetwork(MemoryNetwork):
     wires: Wires = field(factory=Wires)
 
     @override
-    def client_endpoint(self, name: str) -> MemoryClientEndpoint:
+    def client_endpoint(self, name: str, origin: str = "") -> MemoryClientEndpoint:
         way, target = f"the wire to {name}", super().client_endpoint(name)
         if way not in self.ports:
             self.server_endpoint(way).listen(self.wires.relay(name, target))

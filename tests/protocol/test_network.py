@@ -23,7 +23,7 @@ from twisted.internet.protocol import Factory
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tasksubmit.testing.network import BUFFER_BYTES, MemoryTransport
+from tasksubmit.testing.transport import BUFFER_BYTES, MemoryTransport
 from tests.protocol.support import NetworkTestCase, RawFactory, RawPeer
 
 
