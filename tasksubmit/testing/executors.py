@@ -14,9 +14,9 @@ from tasksubmit.errors import ExecutionFailed
 from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor
 from tasksubmit.lifecycle.table import Lease
 
-Outcome: TypeAlias = "ExecutionResult | Exception | Callable[[Execution], ExecutionResult]"
+Outcome: TypeAlias = "ExecutionResult | Exception | Callable[[Execution], ExecutionResult | None]"
 """What an execution comes to: its results, the exception that it fails with, or what makes the one or raises the
-other."""
+other; what makes None has it go on until the test ends it."""
 
 
 @define(eq=False)
@@ -111,5 +111,5 @@ class FakeExecutor:
             result = error
         if isinstance(result, Exception):
             fake.fail(result)
-        else:
+        elif result is not None:
             fake.finish(result)
