@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from tasksubmit.errors import MalformedMessage
+from tasksubmit.errors import FrameTooLarge, MalformedMessage
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import from_milliseconds
 from tasksubmit.testing.clocks import ProcessClock
@@ -69,7 +69,11 @@ class Line(Protocol):
         self.received += data
         if self._on_bytes is not None:
             self._on_bytes(self, data)
-        for frame in self.decoder.feed(data):
+        try:
+            frames = self.decoder.feed(data)
+        except FrameTooLarge as error:  # it cannot be read any further, but goes on being heard
+            frames = error.frames
+        for frame in frames:
             self.frames.append(frame)
             if self.on_frame is not None:
                 self.on_frame(self, frame)

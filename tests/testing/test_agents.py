@@ -139,8 +139,9 @@ class WaitingTests(AgentsCase):
         with self.assertRaisesRegex(AssertionError, f"7 seconds.*submitter {asker.address} has {task.task_id} as NEW"):
             self.agents.done(task.accepted(), seconds=7)
         self.assertLessEqual(self.agents.clock.seconds(), started + 7)
+        self.agents.complete(task)
         with self.assertRaisesRegex(AssertionError, "no task is under way"):
-            Agents().done(Deferred())
+            self.agents.done(Deferred())
         with self.assertRaisesRegex(AssertionError, "not 5"):
             self.agents.done(5)  # type: ignore[arg-type]  # the mistake that is made
 
