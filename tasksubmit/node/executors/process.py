@@ -26,8 +26,8 @@ from zope.interface import implementer
 from tasksubmit.errors import ConfigurationError, ExecutionFailed
 from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultFile
 from tasksubmit.lifecycle.table import Lease
-from tasksubmit.node.executors import warden
 from tasksubmit.node.ending import to_its_end
+from tasksubmit.node.executors import warden
 from tasksubmit.node.executors.options import bound_lease, count, read_options, seconds
 from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.timestamps import format_time
