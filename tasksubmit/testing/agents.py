@@ -328,7 +328,7 @@ class Agents:
 
         A test case of ``twisted.trial`` that `Agents` was made for forgets them, too.
 
-        :param errors: of which types; all, if none is given.
+        :param errors: of which types; if none is given all are forgotten, those too that were logged as text alone.
         """
         forget = getattr(self._test, "flushLoggedErrors", None)
         if forget is not None:

@@ -6,6 +6,9 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+_HEADINGS = "twisted.internet.defer"
+"""Says that there was an unhandled error, and then, in another event, which one."""
+
 
 @implementer(ILogObserver)
 class LoggedErrors:
@@ -22,7 +25,7 @@ class LoggedErrors:
         failure = event.get("log_failure")
         if isinstance(failure, Failure):
             self.add(failure)
-        else:
+        elif event.get("log_namespace") != _HEADINGS:
             self._texts.append(formatEvent(event))
 
     def add(self, failure: Failure) -> None:
@@ -30,7 +33,9 @@ class LoggedErrors:
         self._failures.append(failure)
 
     def flush(self, *errors: type[Exception]) -> list[Failure]:
-        """Give the failures of these types, or of all, and forget them."""
+        """Give the failures of these types, or of all, and forget them; with all, also what was only text."""
+        if not errors:
+            self._texts.clear()
         found = [failure for failure in self._failures if not errors or failure.check(*errors)]
         self._failures = [failure for failure in self._failures if failure not in found]
         return found

@@ -433,6 +433,10 @@ class EndTests(SynchronousTestCase):
         self.assertEqual([str(failure.value) for failure in agents.flush_errors(KeyError)], ["'lost'"])
         self.assertEqual([str(failure.value) for failure in agents.flush_errors()], ["wrong"])
         self.assertEqual((agents.flush_errors(), self.flushLoggedErrors()), ([], []))
+        Logger().error("only text")
+        fail(ValueError("not looked at"))
+        self.assertEqual([str(failure.value) for failure in agents.flush_errors(ValueError)], ["not looked at"])
+        self.assertEqual(agents.flush_errors(), [])
 
     def test_errors_of_others(self) -> None:
         """What is logged before or after is not this test's."""
