@@ -41,7 +41,7 @@ def told(name: str, milliseconds: int = 0, detail: str = "", status: TaskStatus 
 
 
 def step(before: Task, event: Event, milliseconds: int, fields: dict[str, Any] | None = None, **more: Any) -> Change:
-    """What an event, and the fields that it sets besides, do to a task; `more` goes into the `Change`."""
+    """What an event, and the fields that it sets besides, do to a task; ``more`` goes into the `Change`."""
     changed = evolve(before, **(fields or {}))
     after = changed.advanced(advance(before.side, before.status, event), at(milliseconds))
     return Change(before=before, after=after, at=at(milliseconds), **more)

@@ -90,11 +90,11 @@ class StoreCase(Contract):
         return await self.store.apply(Change(before=current, after=current, at=at(milliseconds), **effects))
 
     async def executing(self, task_id: str, **fields: Any) -> Task:
-        """A task that is in execution; `fields` are set as it begins."""
+        """A task that is in execution; ``fields`` are set as it begins."""
         return await self.change(await self.accepted(task_id), Event.EXECUTE, 0, fields)
 
     async def ended(self, task_id: str = "t-1", milliseconds: int = 0, **fields: Any) -> Task:
-        """A task that was declined; `fields` are set with that."""
+        """A task that was declined; ``fields`` are set with that."""
         return await self.change(await self.create(new_task(task_id)), Event.DECLINE, milliseconds, fields)
 
     async def assert_stale(self, change: Change) -> None:
