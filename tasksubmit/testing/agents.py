@@ -67,19 +67,20 @@ class Agents:
     Made by the test, which closes it: as a context manager, or by giving it the test case.
 
     :param test: the test case that `close` is a clean-up of, whichever ``unittest`` or ``twisted.trial`` class it has.
-    :ivar clock: all time of the test; it begins at `START_SECONDS`.
+    :param clock: the clock to use; by default one that begins at `START_SECONDS`.
+    :ivar clock: all time of the test.
     :ivar network: what the agents talk over; applications may listen and dial on it, too.
     :ivar random: what task ids and delays come from; the same in each run.
     """
 
-    def __init__(self, test: TestCase | None = None) -> None:
-        self.clock = Clock()
-        self.clock.advance(START_SECONDS)
+    def __init__(self, test: TestCase | None = None, *, clock: Clock | None = None) -> None:
+        self.clock = _starting_clock() if clock is None else clock
         self.network = MemoryNetwork(self.clock)
         self.random = Random(1)
         self._test = test
         self._places: dict[Address, _Place] = {}
         self._peers: dict[Address, ScriptedPeer] = {}
+        self._stores: list[ITaskStore] = []
         self._is_closed = False
         self._logged = LoggedErrors()
         if test is not None:
@@ -98,10 +99,10 @@ class Agents:
     ) -> Node:
         """Make a node and start it.
 
-        :param address: its address; made up if it is left out.
+        :param address: its address; made up if it is left out. That of a node which was stopped may be given again.
         :param store: where it keeps its tasks, by default a `MemoryTaskStore`; one that answers from another thread is
             not for this clock.
-        :param peers: whom it knows, by default every agent of the test, including those that are still to come.
+        :param peers: whom it knows, by default every other agent of the test, those too that are still to come.
         :param make: makes the node, when that is not the class itself.
         :param options: what else `Node` takes.
         """
@@ -121,6 +122,7 @@ class Agents:
             return make(address, store, peers, **given)
 
         store = store if store is not None else MemoryTaskStore()
+        self._stores.append(store)
         clock = ProcessClock(self.clock)
         place = self._places[address] = _Place(process, store, clock, process(store, clock))
         place.node.startService()
@@ -141,6 +143,8 @@ class Agents:
 
     def _free(self, address: Address | None) -> Address:
         taken = self.addresses()
+        if address in self._places and not self._places[address].node.running:
+            return address
         if address is None:
             return next(made for n in range(1, 2**16) if (made := Address(0, n)) not in taken)
         if address in taken:
@@ -296,6 +300,7 @@ class Agents:
         self.network.abandon(str(node.address))
         place.clock.kill()
         place.store = store.crash()
+        self._stores.append(place.store)
         self.flush()
 
     def start(self, node: Node) -> Node:
@@ -375,9 +380,10 @@ class Agents:
     def _left_over(self) -> Iterable[str]:
         self.network.cut_all()
         for place in self._places.values():
-            if isinstance(place.store, MemoryTaskStore):
-                place.store.discard()
             place.clock.kill()
+        for store in self._stores:
+            if isinstance(store, MemoryTaskStore):
+                store.discard()
         for name in self.network.ports:
             yield f"left over on the network: something listens on {name}"
         for call in self.clock.getDelayedCalls():
@@ -410,14 +416,21 @@ class _Everybody:
 
     def addresses(self) -> Collection[Address]:
         """See `IPeers.addresses`."""
-        there = self.agents.addresses() if self.only is None else self.only
-        return [address for address in there if address != self.own]
+        if self.only is not None:
+            return self.only
+        return [address for address in self.agents.addresses() if address != self.own]
 
     def endpoint(self, address: Address) -> MemoryClientEndpoint:
         """See `IPeers.endpoint`."""
         if address not in self.addresses():
             raise UnknownPeer(f"{address} is not an agent that {self.own} knows")
         return self.agents.network.client_endpoint(str(address), str(self.own))
+
+
+def _starting_clock() -> Clock:
+    clock = Clock()
+    clock.advance(START_SECONDS)
+    return clock
 
 
 def _names(who: Who | Iterable[Who] | None) -> list[str] | None:

@@ -285,7 +285,7 @@ class WiredTestCase(NodeTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.wires = CuttingWires()
-        self.network = WiredNetwork(self.clock, wires=self.make_wires())
+        self.agents.network = WiredNetwork(self.clock, wires=self.make_wires())
 
     def make_wires(self) -> Wires:
         """Make the wires; by default those that can be cut."""
