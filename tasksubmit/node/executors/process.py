@@ -262,8 +262,9 @@ def make_executor(reactor: Any, *arguments: str, **options: str) -> IExecutor:
     program = shutil.which(command[0])
     if program is None:
         raise ConfigurationError(f"there is no program {command[0]}")
-    values = read_options(options, _OPTIONS)
-    return ProcessExecutor(reactor=reactor, command=(os.path.abspath(program), *command[1:]), **values)
+    values = read_options(options, {name: parse for name, (_, parse) in _OPTIONS.items()})
+    given = {_OPTIONS[name][0]: value for name, value in values.items()}
+    return ProcessExecutor(reactor=reactor, command=(os.path.abspath(program), *command[1:]), **given)
 
 
 def _directory(text: str) -> Path:
@@ -273,10 +274,11 @@ def _directory(text: str) -> Path:
     return path
 
 
-_OPTIONS = {
-    "attempts": count,
-    "directory": _directory,
-    "grace_seconds": seconds,
-    "max_output_bytes": count,
-    "timeout_seconds": seconds,
+_OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "attempts": ("attempts", count),
+    "directory": ("directory", _directory),
+    "grace": ("grace_seconds", seconds),
+    "limit": ("max_output_bytes", count),
+    "timeout": ("timeout_seconds", seconds),
 }
+"""The attribute that each option sets, and how it is read."""
