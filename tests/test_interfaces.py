@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IProtocolFactory,
     IPushProducer,
+    IReactorTime,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
     ITransport,
@@ -54,7 +55,12 @@ from tasksubmit.node.service import Node
 from tasksubmit.protocol.framing import TaskSubmitProtocol
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.testing.agents import AgentPeers, Agents
+from tasksubmit.testing.clocks import ProcessClock
+from tasksubmit.testing.executors import FakeExecutor
+from tasksubmit.testing.logged import LoggedErrors
 from tasksubmit.testing.network import MemoryNetwork, MemoryPort
+from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.testing.transport import MemoryAddress, MemoryTransport
 from tasksubmit.wire.address import Address
 from tests.protocol.support import WaitingHandler
@@ -64,6 +70,8 @@ CLOCK = Clock()
 NETWORK = MemoryNetwork(CLOCK)
 PEERS = StaticPeers({})
 HERE = MemoryAddress("here")
+AGENTS = Agents()
+AGENTS.close()
 
 
 def node() -> Node:
@@ -98,7 +106,12 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ILogObserver, lambda: json_observer(io.StringIO())),
     (IServiceMaker, lambda: plugin()),
     (IPlugin, lambda: plugin()),
-    # the network in memory
+    # the test kit
+    (ITaskStore, MemoryTaskStore),
+    (IExecutor, FakeExecutor),
+    (IPeers, lambda: AgentPeers(AGENTS, OWN)),
+    (IReactorTime, lambda: ProcessClock(CLOCK)),
+    (ILogObserver, logged_errors),
     (IAddress, lambda: HERE),
     (ITransport, lambda: MemoryTransport(HERE, HERE, Protocol())),
     (IConsumer, lambda: MemoryTransport(HERE, HERE, Protocol())),
@@ -107,6 +120,13 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IStreamServerEndpoint, lambda: NETWORK.server_endpoint("here")),
     (IStreamClientEndpoint, lambda: NETWORK.client_endpoint("here")),
 ]
+
+
+def logged_errors() -> LoggedErrors:
+    """What keeps errors, and does no more."""
+    logged = LoggedErrors()
+    logged.close()
+    return logged
 
 
 def plugin() -> ServiceMaker:

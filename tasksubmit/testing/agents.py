@@ -108,9 +108,9 @@ class Agents:
         """
         address = self._free(address)
         if peers is None:
-            peers = _Everybody(self, address)
+            peers = AgentPeers(self, address)
         elif not IPeers.providedBy(peers):
-            peers = _Everybody(self, address, frozenset(peers))
+            peers = AgentPeers(self, address, frozenset(peers))
 
         def process(store: ITaskStore, clock: ProcessClock) -> Node:
             given = {
@@ -407,7 +407,7 @@ class Agents:
 
 @implementer(IPeers)
 @frozen(eq=False)
-class _Everybody:
+class AgentPeers:
     """Every agent of the test, or those that are meant, as one of them sees them."""
 
     agents: Agents

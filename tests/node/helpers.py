@@ -230,7 +230,7 @@ class NodeTestCase(SynchronousTestCase):
         stopped = node.stopService()
         self.network.flush()
         self.successResultOf(stopped)
-        self.assertNotIn(str(node.address), self.network.ports)
+        self.assertNotIn(node.factory, [port.factory for port in self.network.ports.values()])
         self.assertEqual(len(node._live), 0)
         self.assertEqual(node._records._locks, {})
         self.assertEqual((node._delivery._work, node._delivery._owed), (set(), {}))
