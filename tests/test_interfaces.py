@@ -111,7 +111,7 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IExecutor, FakeExecutor),
     (IPeers, lambda: AgentPeers(AGENTS, OWN)),
     (IReactorTime, lambda: ProcessClock(CLOCK)),
-    (ILogObserver, logged_errors),
+    (ILogObserver, lambda: logged_errors()),
     (IAddress, lambda: HERE),
     (ITransport, lambda: MemoryTransport(HERE, HERE, Protocol())),
     (IConsumer, lambda: MemoryTransport(HERE, HERE, Protocol())),
