@@ -168,7 +168,7 @@ class _Command(ProcessProtocol):
         return self._ended
 
     def end(self, fault: str = "") -> None:
-        """Have the process group ended; `fault` is what the submitter is told."""
+        """Have the process group ended; ``fault`` is what the submitter is told."""
         self._fault = self._fault or fault
         self.transport.closeChildFD(warden.LIFELINE)
 
