@@ -374,7 +374,6 @@ class Agents:
         self._until(lambda: is_over.called, _STOP_SECONDS)
         for address, stopped in stopping.items():
             if not stopped.called:
-                self._places[address].clock.kill()
                 yield f"node {address} does not stop: something that it began does not end when it is cancelled"
             stopped.addErrback(lambda failure: self._logged.add(failure))
 

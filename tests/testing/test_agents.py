@@ -401,7 +401,8 @@ class EndTests(SynchronousTestCase):
     def test_clean(self) -> None:
         """After any trouble everything ends, and nothing is left on the clock or the network."""
         agents = Agents()
-        asker, worker, dead = (agents.node() for _ in range(3))
+        asker, worker, dead, silent = (agents.node() for _ in range(4))
+        agents.done(asker.submit(silent.address, "work"))
         agents.done(asker.submit(dead.address, "work"))
         agents.crash(dead)
         agents.cut(asker, worker)
