@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 from twisted.trial.unittest import TestCase
 from typing_extensions import override
@@ -60,6 +61,11 @@ class PageTests(TestCase):
         self.assertGreater(functions, 10)
         self.assertGreater(int(passed), functions + 60)  # the contracts have many
         self.assertNotIn("failed", printed)
+
+    def test_readme(self) -> None:
+        """The sample in the README is the first one of the page."""
+        [sample] = [block for block in blocks("README.rst", "text") if "Agents()" in block]
+        self.assertIn(indent(sample, "    "), blocks(PAGE, "python")[0])
 
     def test_trial(self) -> None:
         """The samples that are test cases pass in trial."""
