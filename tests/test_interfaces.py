@@ -55,8 +55,8 @@ from tasksubmit.node.service import Node
 from tasksubmit.protocol.framing import TaskSubmitProtocol
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tasksubmit.testing.agents import AgentPeers, Agents
 from tasksubmit.testing.clocks import ProcessClock
+from tasksubmit.testing.directory import AgentPeers
 from tasksubmit.testing.executors import FakeExecutor
 from tasksubmit.testing.logged import LoggedErrors
 from tasksubmit.testing.network import MemoryNetwork, MemoryPort
@@ -70,8 +70,6 @@ CLOCK = Clock()
 NETWORK = MemoryNetwork(CLOCK)
 PEERS = StaticPeers({})
 HERE = MemoryAddress("here")
-AGENTS = Agents()
-AGENTS.close()
 
 
 def node() -> Node:
@@ -109,7 +107,7 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     # the test kit
     (ITaskStore, MemoryTaskStore),
     (IExecutor, FakeExecutor),
-    (IPeers, lambda: AgentPeers(AGENTS, OWN)),
+    (IPeers, lambda: AgentPeers(NETWORK, OWN, list)),
     (IReactorTime, lambda: ProcessClock(CLOCK)),
     (ILogObserver, lambda: logged_errors()),
     (IAddress, lambda: HERE),

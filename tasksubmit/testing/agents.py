@@ -16,21 +16,20 @@ from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 from unittest import TestCase
 
-from attrs import define, frozen
+from attrs import define
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from tasksubmit.errors import UnknownPeer
 from tasksubmit.interfaces import IPeers, ITaskStore
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.service import Node
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.testing.clocks import ProcessClock
+from tasksubmit.testing.directory import AgentPeers
 from tasksubmit.testing.logged import LoggedErrors
-from tasksubmit.testing.network import MemoryClientEndpoint, MemoryNetwork
+from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.testing.peers import Behaviour, ScriptedPeer
 from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.wire.address import Address
@@ -108,9 +107,10 @@ class Agents:
         """
         address = self._free(address)
         if peers is None:
-            peers = AgentPeers(self, address)
+            peers = AgentPeers(self.network, address, lambda: self._others(address))
         elif not IPeers.providedBy(peers):
-            peers = AgentPeers(self, address, frozenset(peers))
+            known = frozenset(peers)
+            peers = AgentPeers(self.network, address, lambda: known)
 
         def process(store: ITaskStore, clock: ProcessClock) -> Node:
             given = {
@@ -140,6 +140,9 @@ class Agents:
     def addresses(self) -> Collection[Address]:
         """The address of every agent of the test."""
         return [*self._places, *self._peers]
+
+    def _others(self, own: Address) -> Collection[Address]:
+        return [address for address in self.addresses() if address != own]
 
     def _free(self, address: Address | None) -> Address:
         taken = self.addresses()
@@ -401,28 +404,6 @@ class Agents:
                 raise
             if sys.version_info >= (3, 11):
                 error.add_note(str(left))
-
-
-@implementer(IPeers)
-@frozen(eq=False)
-class AgentPeers:
-    """Every agent of the test, or those that are meant, as one of them sees them."""
-
-    agents: Agents
-    own: Address
-    only: frozenset[Address] | None = None
-
-    def addresses(self) -> Collection[Address]:
-        """See `IPeers.addresses`."""
-        if self.only is not None:
-            return self.only
-        return [address for address in self.agents.addresses() if address != self.own]
-
-    def endpoint(self, address: Address) -> MemoryClientEndpoint:
-        """See `IPeers.endpoint`."""
-        if address not in self.addresses():
-            raise UnknownPeer(f"{address} is not an agent that {self.own} knows")
-        return self.agents.network.client_endpoint(str(address), str(self.own))
 
 
 def _starting_clock() -> Clock:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from tasksubmit import Address, Node, SQLiteTaskStore, StaticPeers, SubmittedTask, TaskStatus
 from tasksubmit.errors import InvalidMessage, StoreClosed, TaskCancelled, UnknownPeer
-from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.table import Lease, Side
 from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.testing import Agents, FakeExecutor, MemoryTaskStore
@@ -364,6 +364,34 @@ class RestartTests(AgentsCase):
         self.agents.heal()
         self.agents.start(worker)
         self.assertEqual(self.agents.done(task.result()).file_data, b"# A")
+
+    def test_crash_in_the_midst_of_work(self) -> None:
+        """Work that a crash interrupted is begun again, if its lease says so; the end of the first goes unheard."""
+        executor = FakeExecutor(lease=Lease(max_attempts=2, ends_with_node=True))
+        asker, worker = self.pair(executor=executor, acceptance=AcceptAll())
+        task = self.submit(asker, worker)
+        self.agents.crash(worker)
+        self.agents.start(worker)
+        self.agents.advance(2)
+        first, second = executor.executions
+        self.assertFalse(first.is_cancelled)
+        first.finish("of the dead")
+        self.agents.advance(2)
+        self.assertIs(self.agents.submitted(task).status, TaskStatus.EXECUTING)
+        second.finish("of the living")
+        self.assertEqual(self.agents.done(task.result()).result_text, "of the living")
+
+    def test_stop_in_the_midst_of_work(self) -> None:
+        """A node that is stopped in good order ends its work first, and begins it again when it is started."""
+        executor = FakeExecutor()
+        asker, worker = self.pair(executor=executor, acceptance=AcceptAll())
+        task = self.submit(asker, worker)
+        self.agents.restart(worker)
+        self.agents.flush()
+        first, second = executor.executions
+        self.assertEqual((first.is_cancelled, second.is_over), (True, False))
+        second.finish("done")
+        self.assertEqual(self.agents.done(task.result()).result_text, "done")
 
     def test_hold(self) -> None:
         """A change that is held is not committed, not answered and not seen; then it is, in its order."""

@@ -123,7 +123,7 @@ class BrokenCase(SynchronousTestCase):
         """The names of the tests that fail, without ``test_``; `made` are the methods that make what is tested."""
 
         def making(make: Callable[[], Any]) -> Callable[[Any], Any]:
-            return lambda case: make()
+            return lambda case: self.made(case, make())
 
         methods: dict[str, Any] = {name: making(make) for name, make in made.items()}
         case: Any = type("Broken", (contract, unittest.TestCase), methods)
@@ -132,6 +132,12 @@ class BrokenCase(SynchronousTestCase):
         self.assertGreater(result.testsRun, 1)
         self.flushLoggedErrors()
         return {test.id().split(".test_")[-1] for test, _ in result.failures + result.errors}
+
+    def made(self, case: unittest.TestCase, thing: Any) -> Any:
+        """See that what was made goes when the test of it is over."""
+        if isinstance(thing, MemoryTaskStore):
+            case.addCleanup(thing.discard)
+        return thing
 
 
 class HeadStore(MemoryTaskStore):
@@ -225,7 +231,9 @@ class BrokenStoreTests(BrokenCase):
 
     def test_needs_a_reactor(self) -> None:
         """A test that waits for a reactor, where none runs, says what to do."""
-        case: Any = type("Late", (StoreContract, unittest.TestCase), {"make_store": lambda case: LateStore()})
+        case: Any = type(
+            "Late", (StoreContract, unittest.TestCase), {"make_store": lambda case: self.made(case, LateStore())}
+        )
         result = unittest.TestResult()
         case("test_create_once").run(result)
         [(_, text)] = result.failures

@@ -17,6 +17,7 @@ class MemoryTaskStoreTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.store = MemoryTaskStore()
         self.store.open()
+        self.addCleanup(lambda: self.store.discard())
 
     def count(self, store: MemoryTaskStore) -> int:
         """How many tasks it has."""
@@ -56,6 +57,7 @@ class MemoryTaskStoreTests(SynchronousTestCase):
         for silent in (lost, self.store.find("t-1"), self.store.create(new_task("t-3"), []), self.store.close()):
             self.assertNoResult(silent)
         successor.open()
+        self.addCleanup(successor.discard)
         self.assertEqual(self.count(successor), 1)
         self.assertEqual(self.successResultOf(successor.find("t-2")), [])
 
