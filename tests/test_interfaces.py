@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IProtocolFactory,
     IPushProducer,
+    IReactorTime,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
     ITransport,
@@ -67,7 +68,13 @@ from tasksubmit.node.service import Node
 from tasksubmit.protocol.framing import TaskSubmitProtocol
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort, MemoryTransport
+from tasksubmit.testing.clocks import ProcessClock
+from tasksubmit.testing.directory import AgentPeers
+from tasksubmit.testing.executors import FakeExecutor
+from tasksubmit.testing.logged import LoggedErrors
+from tasksubmit.testing.network import MemoryNetwork, MemoryPort
+from tasksubmit.testing.stores import MemoryTaskStore
+from tasksubmit.testing.transport import MemoryAddress, MemoryTransport
 from tasksubmit.wire.address import Address
 from tests.node.test_scores import Book
 from tests.protocol.support import WaitingHandler
@@ -121,7 +128,12 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ILogObserver, lambda: json_observer(io.StringIO())),
     (IServiceMaker, lambda: plugin()),
     (IPlugin, lambda: plugin()),
-    # the network in memory
+    # the test kit
+    (ITaskStore, MemoryTaskStore),
+    (IExecutor, FakeExecutor),
+    (IPeers, lambda: AgentPeers(NETWORK, OWN, list)),
+    (IReactorTime, lambda: ProcessClock(CLOCK)),
+    (ILogObserver, lambda: logged_errors()),
     (IAddress, lambda: HERE),
     (ITransport, lambda: MemoryTransport(HERE, HERE, Protocol())),
     (IConsumer, lambda: MemoryTransport(HERE, HERE, Protocol())),
@@ -130,6 +142,13 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IStreamServerEndpoint, lambda: NETWORK.server_endpoint("here")),
     (IStreamClientEndpoint, lambda: NETWORK.client_endpoint("here")),
 ]
+
+
+def logged_errors() -> LoggedErrors:
+    """What keeps errors, and does no more."""
+    logged = LoggedErrors()
+    logged.close()
+    return logged
 
 
 def plugin() -> ServiceMaker:

@@ -50,7 +50,8 @@ from tests.integration.kills_audit import (
     compare_end,
 )
 from tests.integration.kills_driver import POLL_SECONDS, Driver, Wire, Worker
-from tests.integration.test_readme import ROOT, free_ports
+from tests.integration.test_readme import free_ports
+from tests.samples import ROOT
 
 A, B = "0:0000.0000.0001", "0:0000.0000.0002"
 

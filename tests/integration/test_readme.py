@@ -9,17 +9,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from textwrap import dedent
 
 from twisted.trial.unittest import TestCase
 
-ROOT = Path(__file__).parents[2]
-
-
-def blocks(language: str) -> list[str]:
-    """The code blocks of one language, without their indentation."""
-    found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", (ROOT / "README.rst").read_text(), re.M)
-    return [dedent(block).strip() + "\n" for block in found]
+from tests.samples import ROOT, blocks
 
 
 def free_ports(count: int) -> list[int]:
@@ -74,7 +67,7 @@ class ReadmeTests(TestCase):
 
     def test_tour(self) -> None:
         """Every command of the tour succeeds, and shows the result and both ends of the task's life."""
-        script = "\n".join(re.sub(r"^\$ ", "", block, flags=re.M) for block in blocks("console"))
+        script = "\n".join(re.sub(r"^\$ ", "", block, flags=re.M) for block in blocks("README.rst", "console"))
         self.assertIn("send-results", script)
         cleanup = "trap 'kill $(cat *.pid) 2>/dev/null || true' EXIT"
         done = self.run_in_directory(["bash", "-euc", f"{cleanup}\n{on_free_ports(script)}"])
@@ -84,7 +77,7 @@ class ReadmeTests(TestCase):
 
     def test_program(self) -> None:
         """The program that embeds a node runs, and its coroutine waits for the worker that is not there."""
-        [program] = blocks("python")
+        [program] = blocks("README.rst", "python")
         interrupt = "from twisted.internet import reactor\nreactor.callLater(0.5, reactor.stop)\n"
         done = self.run_in_directory([sys.executable, "-c", interrupt + on_free_ports(program)], timeout=30)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
@@ -92,7 +85,7 @@ class ReadmeTests(TestCase):
 
     def test_configuration(self) -> None:
         """The configuration file is right."""
-        [configuration] = blocks("toml")
+        [configuration] = blocks("README.rst", "toml")
         (self.directory / "a.toml").write_text(configuration)
         done = self.run_in_directory(["tasksubmit", "run", "--config", "a.toml", "--check"])
         self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)

@@ -74,10 +74,8 @@ class ListTests(SynchronousTestCase):
             (7, 7, None),
             (0, -1, None),
         ):
-            scores = {ALICE: theirs, BOB: ours}
-            answer = self.successResultOf(
-                ScoreGate(BOB, lambda one, scores=scores: succeed(scores[one])).admit(THEM, request())
-            )
+            scores = {ALICE: succeed(theirs), BOB: succeed(ours)}
+            answer = self.successResultOf(ScoreGate(BOB, scores.__getitem__).admit(THEM, request()))
             self.assertEqual((answer.code, answer.message) if answer else None, message and ("score_too_low", message))
 
 
@@ -142,8 +140,9 @@ class RateTests(SynchronousTestCase):
         """A peer may submit its burst at once, and then as many as time gives it; asking costs nothing."""
         self.assertEqual([self.submit() for _ in range(5)], [None] * 5)
         for _ in range(10):
-            refusal = self.submit()
-            assert refusal is not None
+            self.assertIsNotNone(self.submit())
+        refusal = self.submit()
+        assert refusal is not None
         self.assertEqual((refusal.code, refusal.retry_after_s), ("rate_limited", 1))
         self.clock.advance(0.5)
         self.assertIsNone(self.submit())

@@ -13,7 +13,8 @@ from tasksubmit.lifecycle.task import Task
 from tasksubmit.stores import deliveries, events, queries, retention
 from tasksubmit.stores.batches import Statement
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
-from tests.stores.contract import OWN, PEER, START, apply_change, at, create_task, new_task, owed, step, told
+from tasksubmit.testing.contracts.samples import OWN, PEER, START, at, new_task, owed, step, told
+from tests.stores.support import apply_change, create_task
 
 OF_TASK = "deliveries_of_task (task_id=? AND side=? AND peer=?)"
 

@@ -25,7 +25,8 @@ from tasksubmit.stores.changes import apply_changes, create_tasks
 from tasksubmit.stores.events import MAX_LINES
 from tasksubmit.stores.migrations import migrate, schema_steps
 from tasksubmit.stores.threads import Call
-from tests.stores.contract import OTHER, OWN, PEER, apply_change, at, create_task, new_task, owed, step, told
+from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, at, new_task, owed, step, told
+from tests.stores.support import apply_change, create_task
 
 SIZES = (1, 15, 16, 17, 33, 63, 64, 65, 130)
 """Around the lengths into which many rows are cut."""
