@@ -73,10 +73,10 @@ from tasksubmit.testing.directory import AgentPeers
 from tasksubmit.testing.executors import FakeExecutor
 from tasksubmit.testing.logged import LoggedErrors
 from tasksubmit.testing.network import MemoryNetwork, MemoryPort
+from tasksubmit.testing.scores import MemoryScoreBook
 from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.testing.transport import MemoryAddress, MemoryTransport
 from tasksubmit.wire.address import Address
-from tests.node.test_scores import Book
 from tests.protocol.support import WaitingHandler
 
 OWN = Address.parse("0:0000.0000.0001")
@@ -115,7 +115,7 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IAdmissionPolicy, lambda: ScoreGate(OWN, SQLiteTaskStore(None).score)),
     (IPeers, lambda: PEERS),
     (IAcceptancePolicy, AcceptAll),
-    (IScoreBook, Book),
+    (IScoreBook, MemoryScoreBook),
     (IExecutor, lambda: CallableExecutor(lambda execution: "")),
     (IExecutor, lambda: ProcessExecutor(reactor=CLOCK, command=("true",))),
     *((IExecutorMaker, lambda name=name: executor_plugin(name)) for name in ("manual", "process", "python")),

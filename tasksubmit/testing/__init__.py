@@ -8,6 +8,7 @@ from tasksubmit.testing.agents import Agents
 from tasksubmit.testing.executors import FakeExecution, FakeExecutor
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.testing.peers import Behaviour, Deployed, Line, Refusing, ScriptedPeer, WellBehaved
+from tasksubmit.testing.scores import MemoryScoreBook
 from tasksubmit.testing.stores import MemoryTaskStore
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "FakeExecutor",
     "Line",
     "MemoryNetwork",
+    "MemoryScoreBook",
     "MemoryTaskStore",
     "Refusing",
     "ScriptedPeer",

@@ -28,17 +28,34 @@ from tasksubmit.interfaces import (
     Refusal,
 )
 from tasksubmit.lifecycle.change import Change, Delivery
-from tasksubmit.lifecycle.table import Lease
+from tasksubmit.lifecycle.table import Lease, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
 from tasksubmit.node.executors.python import CallableExecutor
+from tasksubmit.node.load import Load
 from tasksubmit.node.peers import StaticPeers
-from tasksubmit.node.policy import PeersOnly
-from tasksubmit.testing import FakeExecutor, MemoryNetwork, MemoryTaskStore
-from tasksubmit.testing.contracts import AcceptanceContract, AdmissionContract, ExecutorContract, StoreContract
+from tasksubmit.node.policy import (
+    AllOf,
+    Allow,
+    Deny,
+    PeerQuota,
+    PeersOnly,
+    QueueLimit,
+    RateLimit,
+    ScoreGate,
+    SizeLimit,
+)
+from tasksubmit.testing import FakeExecutor, MemoryNetwork, MemoryScoreBook, MemoryTaskStore
+from tasksubmit.testing.contracts import (
+    AcceptanceContract,
+    AdmissionContract,
+    ExecutorContract,
+    ScoreBookContract,
+    StoreContract,
+)
 from tasksubmit.testing.contracts.base import Contract
-from tasksubmit.testing.contracts.samples import PEER, submissions
+from tasksubmit.testing.contracts.samples import OWN, PEER, submissions
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES, SubmitRequest
 from tests.testing.test_executors import FakeContract, by_description
@@ -52,6 +69,53 @@ class PeersOnlyTests(AdmissionContract, TestCase):
     def make_policy(self) -> PeersOnly:
         """See `AdmissionContract`."""
         return PeersOnly(StaticPeers({PEER: MemoryNetwork(None).client_endpoint("x")}))  # type: ignore[arg-type]
+
+
+POLICIES: dict[str, Callable[[], IAdmissionPolicy]] = {
+    "Allow": lambda: Allow([PEER]),
+    "Deny": lambda: Deny([PEER]),
+    "SizeLimit": lambda: SizeLimit(100),
+    "PeerQuota": lambda: PeerQuota(full_load(), 10, 1000),
+    "QueueLimit": lambda: QueueLimit(full_load(), 5),
+    "RateLimit": lambda: RateLimit(lambda: 0.0, 1, 2),
+    "ScoreGate": lambda: ScoreGate(OWN, lambda address: succeed(address.node)),
+    "AllOf": lambda: AllOf([SizeLimit(100), PeerQuota(full_load(), 10, 1000), RateLimit(lambda: 0.0, 1, 2)]),
+    "AllOfSlow": lambda: AllOf([ScoreGate(OWN, lambda address: succeed(address.node)), SizeLimit(100)]),
+}
+
+
+def full_load() -> Load:
+    """More than is good."""
+    load = Load()
+    load.count([(PEER, TaskStatus.NEW, 10, 1000), (PEER, TaskStatus.ACCEPTED, 5, 10)])
+    return load
+
+
+class PolicyTests(AdmissionContract, TestCase):
+    """Each policy of admission that comes with the package."""
+
+    def make_policy(self) -> IAdmissionPolicy:
+        """See `AdmissionContract`; the first of them, `test_each` runs the others."""
+        return AllOf([])
+
+    def test_each(self) -> None:
+        """Each keeps the contract."""
+        for name, make in POLICIES.items():
+            tests = type(
+                name, (AdmissionContract, SynchronousTestCase), {"make_policy": lambda case, make=make: make()}
+            )
+            result = unittest.TestResult()
+            unittest.defaultTestLoader.loadTestsFromTestCase(tests).run(result)
+            self.assertEqual([text for _, text in result.failures + result.errors], [], name)
+            self.assertGreater(result.testsRun, 3)
+
+
+class MemoryScoreBookTests(ScoreBookContract, TestCase):
+    """The score book in memory."""
+
+    def make_book(self) -> MemoryScoreBook:
+        """See `ScoreBookContract`."""
+        return MemoryScoreBook()
 
 
 class AcceptAllTests(AcceptanceContract, TestCase):
