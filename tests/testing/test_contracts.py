@@ -107,7 +107,7 @@ class PolicyTests(AdmissionContract, TestCase):
             result = unittest.TestResult()
             unittest.defaultTestLoader.loadTestsFromTestCase(tests).run(result)
             self.assertEqual([text for _, text in result.failures + result.errors], [], name)
-            self.assertGreater(result.testsRun, 3)
+            self.assertGreaterEqual(result.testsRun, 3)
 
 
 class MemoryScoreBookTests(ScoreBookContract, TestCase):
