@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorThreads
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -25,7 +24,7 @@ from tasksubmit.stores import changes, deliveries, disk, events, queries, retent
 from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
 from tasksubmit.stores.migrations import damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
-from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
+from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Reactor, Worker
 from tasksubmit.stores.wal import fault_of_log
 from tasksubmit.wire.address import Address
 
@@ -52,7 +51,7 @@ class SQLiteTaskStore:
     def __init__(
         self,
         directory: Path | None,
-        reactor: IReactorThreads | None = None,
+        reactor: Reactor | None = None,
         *,
         schema: Sequence[str] | None = None,
     ) -> None:
