@@ -448,6 +448,7 @@ def acknowledgement(task: Task | Tombstone, reward: int = 0) -> SubmitResponse:
         task_id=task.key.task_id,
         status=ResponseStatus.ACCEPTED,
         message=f"Task is {task.status}",
+        features=FEATURES,
         current_status=task.status.value,
         reward=reward,
     )

@@ -58,7 +58,7 @@ class SQLiteTaskStore:
         """
         :param directory: the state directory, made if it is missing; ``None`` keeps everything in memory, and uses no
             thread: every Deferred has fired when it is returned.
-        :param reactor: an ``IReactorThreads``, where the threads' answers go; needed with a directory.
+        :param reactor: see `tasksubmit.stores.threads.Reactor`; where the threads' answers go; needed with a directory.
         :param schema: the steps of the schema, if not this version's own.
         """
         self._directory = directory

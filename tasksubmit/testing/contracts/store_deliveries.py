@@ -49,6 +49,18 @@ class DeliveryContract(StoreCase):
             self.assertEqual(delivery.key, task.key)
         return [delivery.payload for delivery, _ in found]
 
+    async def test_left_out(self) -> None:
+        """A look leaves out what is under way already, however much that is."""
+        for n in range(40):
+            await self.owing(b"%d" % n, task_id=f"t-{n}")
+        found = [delivery for delivery, _ in await self.store.ready_deliveries(PEER, at(10), 40)]
+        for left_out in (found[:1], found[3:], found[5:30]):
+            ids = frozenset(delivery.id for delivery in left_out)
+            rest = [delivery for delivery in found if delivery.id not in ids]
+            for limit in (2, 40):
+                left = [delivery for delivery, _ in await self.store.ready_deliveries(PEER, at(10), limit, ids)]
+                self.assertEqual(left, rest[:limit])
+
     # --- order ---------------------------------------------------------------------------------------------------
 
     async def test_in_order_within_a_task(self) -> None:
