@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from twisted.internet import process
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from typing_extensions import override
@@ -168,12 +169,14 @@ class ProcessExecutorTests(ExecutorContract, TestCase):
 
     def running(self) -> int:
         """See `ExecutorContract`."""
-        return sum(is_alive(int(path.name)) for path in self.directory.iterdir())
+        # A command that was just started has left no trace yet; that of one which has ended is gone at once.
+        alive = sum(is_alive(int(path.name)) for path in self.directory.iterdir())
+        return max(alive, len(process.reapProcessHandlers))
 
 
-def is_alive(process: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process does anything any more; one that nobody has asked about yet is still listed."""
-    done = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True)
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return bool(done.stdout.strip()) and not done.stdout.startswith("Z")
 
 
