@@ -184,7 +184,8 @@ def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerE
     if family != socket.AF_UNIX and not ipaddress.ip_address(where[0]).is_loopback and not settings.insecure:
         raise ConfigurationError(
             f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
-            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), or give --insecure to do it all the same"
+            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), or give --insecure to do it all the "
+            "same"
         )
     return endpoint
 

@@ -69,9 +69,10 @@ class SvgTests(SynchronousTestCase):
                 (dot.get("cx"), dot.get("fill")) for dot in picture.iter(f"{SVG}circle") if dot.get("r") == "3.5"
             )
             [start] = [dot.get("cx") for dot in picture.iter(f"{SVG}circle") if dot.get("r") == "7"]
-            where = {None: start, **{status: statuses[str(status)] for status in TaskStatus}}
             table = Counter(
-                (where[source], COLORS[DECIDED_BY[event]]) for of, source, event in TRANSITIONS if of is side
+                (statuses[str(source)] if source else start, COLORS[DECIDED_BY[event]])
+                for of, source, event in TRANSITIONS
+                if of is side
             )
             self.assertEqual(dots, table)
 

@@ -1,0 +1,75 @@
+"""What the README and the pages tell people to type, run as it stands there with real processes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from tests.docs.pages import LOOKED_AT, ROOT, blocks, literal_blocks, pages
+from tests.docs.running import run_page
+
+INDEX = "needs a package index"
+NOT_RUN = {
+    INDEX: 1,
+    f"{INDEX}; .ci/run does it in a clean environment": 3,
+    f"{INDEX}; .ci/run does the same in a clean environment": 1,
+    f"{INDEX}, two servers and ten minutes; .ci/run does it in its short form": 1,
+    "runs all tests, this one among them": 1,
+    "needs root and systemd as the first process": 3,
+    "systemd-socket-activate runs until it is interrupted; a test passes the socket itself": 1,
+    "needs a second machine": 1,
+}
+"""Why blocks are not run, and how many of them."""
+
+PROGRAMS = ("curl", "openssl")
+"""What is not everywhere: without it a page that uses it is not run."""
+
+
+class PageTests(SynchronousTestCase):
+    """Every page with samples; each has a test of its own, so that they can run side by side."""
+
+
+def _test_of(page: Path) -> Callable[[PageTests], None]:
+    def test(self: PageTests) -> None:
+        todo = [block for block in blocks(page) if not block.not_run and block.language not in LOOKED_AT]
+        for program in PROGRAMS:
+            if any(f"$ {program} " in block.text for block in todo) and shutil.which(program) is None:
+                raise SkipTest(f"there is no {program}")
+        run_page(todo)
+
+    test.__doc__ = f"The samples of {page.relative_to(ROOT)} do what it says."
+    return test
+
+
+for _page in pages():
+    if blocks(_page):
+        _name = re.sub(r"\W", "_", str(_page.relative_to(ROOT).with_suffix(""))).lower()
+        setattr(PageTests, f"test_{_name}", _test_of(_page))
+
+
+class SampleTests(SynchronousTestCase):
+    """What samples there are."""
+
+    def test_known(self) -> None:
+        """Every sample is one that is run, or looked at only; none of those has commands."""
+        for page in pages():
+            where = str(page.relative_to(ROOT))
+            self.assertEqual(literal_blocks(page), [], f"{where}: use code-block, so that it is known what it is")
+            for block in blocks(page):
+                known = block.caption or block.language in ("console", "python", "pycon", "toml", *LOOKED_AT)
+                self.assertTrue(known, f"{where}:{block.line}: {block.language} without a caption")
+                if block.language in LOOKED_AT:
+                    self.assertNotRegex(block.text, r"(?m)^\$ ", f"{where}:{block.line}")
+
+    def test_not_run(self) -> None:
+        """What is not run says why, and there is no more of it than is known."""
+        reasons: dict[str, int] = {}
+        for page in pages():
+            for block in blocks(page):
+                if block.not_run:
+                    reasons[block.not_run] = reasons.get(block.not_run, 0) + 1
+        self.assertEqual(reasons, NOT_RUN)
