@@ -26,6 +26,7 @@ from tasksubmit.lifecycle.table import (
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
 from tasksubmit.node.retention import RETENTION
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
+from tasksubmit.protocol.strings import split_description
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
 from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES
@@ -201,6 +202,15 @@ class Settings:
     max_result_bytes: int | None = _option(
         _count, "what results may take on the disk before the oldest go, with their tasks", default=None
     )
+    accept: str = _option(
+        _one_of("manual", "all"),
+        "manual: somebody accepts each task with `accept`; all: every task that was admitted is accepted at once",
+        default="manual",
+    )
+    executor: str = _option(
+        _text, "what does accepted tasks: NAME:ARGUMENT:OPTION=VALUE; see --help-executors", default="manual"
+    )
+    concurrency: int = _option(_count, "how many tasks the executor is given at once", default=1)
     tick: float = _option(_seconds, "seconds between looks for what is due", default=1.0)
     idle_timeout: float = _option(
         _seconds, "seconds after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS
@@ -269,25 +279,9 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigurationError(f"--config {config} is not TOML: {error}") from None
 
 
-def _split(endpoint: str) -> tuple[list[str], dict[str, str]]:
-    """The positional and the named parts of an endpoint string."""
-    parts = [""]
-    escaped = False
-    for character in endpoint:
-        if escaped or character not in "\\:":
-            parts[-1] += character
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        else:
-            parts.append("")
-    named = dict(part.split("=", 1) for part in parts if "=" in part)
-    return [part for part in parts if "=" not in part] or [""], named
-
-
 def is_local(endpoint: str) -> bool:
     """Whether a server endpoint string is certain to be reached from this machine alone."""
-    positional, named = _split(endpoint)
+    positional, named = split_description(endpoint)
     if positional[0] == "unix":
         return True
     if positional[0] not in ("tcp", "tcp6", "ssl", "tls"):
@@ -303,12 +297,12 @@ def is_local(endpoint: str) -> bool:
 
 def is_inherited(endpoint: str) -> bool:
     """Whether an endpoint string means a socket that systemd opened; where that listens, its text does not say."""
-    positional, _ = _split(endpoint)
+    positional, _ = split_description(endpoint)
     return positional[0] == "systemd"
 
 
 def _check_control(endpoint: str) -> None:
-    positional, named = _split(endpoint)
+    positional, named = split_description(endpoint)
     if positional[0] != "unix":
         raise ConfigurationError(f"--control {endpoint}: the control API is served on a Unix socket only (unix:PATH)")
     path = named.get("address") or (positional[1] if len(positional) > 1 else "")

@@ -24,9 +24,12 @@ from typing_extensions import override
 
 from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, TaskSubmitError
+from tasksubmit.interfaces import IExecutor
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer
+from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.clock import use_steady_timers
+from tasksubmit.node.executors import executor_makers, make_executor
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.retention import Retention
@@ -90,6 +93,13 @@ class Options(usage.Options):
         print(f"tasksubmit {__version__}")
         raise SystemExit(0)
 
+    def opt_help_executors(self) -> None:
+        """List the executors that are installed, and exit."""
+        for name, maker in executor_makers().items():
+            print(f"{name}:{maker.usage}" if maker.usage else name)
+            print(f"    {maker.summary}")
+        raise SystemExit(0)
+
     def opt_listen(self, endpoint: str) -> None:
         """server endpoint to listen on for peers; may be repeated  [default: tcp:11003:interface=127.0.0.1]"""
         self._repeated.setdefault("listen", []).append(endpoint)
@@ -123,7 +133,7 @@ class Options(usage.Options):
         config = Path(self["config"]) if self["config"] else None
         try:
             self.settings = load_settings(given, config, os.environ)
-            _check_endpoints(self.settings, is_dry=bool(self["check"]))
+            _check_parts(self.settings, is_dry=bool(self["check"]))
         except ConfigurationError as error:
             raise usage.UsageError(str(error)) from None
         if self["check"]:
@@ -154,13 +164,17 @@ def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, opti
         raise ConfigurationError(f"{option}{text}: {reason}") from None
 
 
-def _check_endpoints(settings: Settings, *, is_dry: bool) -> None:
-    """Look at every endpoint; when it ``is_dry``, nobody has passed sockets, and those cannot be looked at."""
+def _check_parts(settings: Settings, *, is_dry: bool) -> None:
+    """Make what is described by text, to see that it can be made.
+
+    When it ``is_dry``, nobody has passed sockets, and those are left out.
+    """
     from twisted.internet import reactor
 
     listen = tuple(text for text in settings.listen if not (is_dry and is_inherited(text)))
     _server_endpoints(evolve(settings, listen=listen), reactor)
     _peers(settings, reactor)
+    _executor(settings, reactor)
 
 
 def _server_endpoints(settings: Settings, reactor: object) -> dict[str, IStreamServerEndpoint]:
@@ -198,6 +212,13 @@ def _peers(settings: Settings, reactor: object) -> StaticPeers:
     return StaticPeers(endpoints)
 
 
+def _executor(settings: Settings, reactor: object) -> IExecutor | None:
+    try:
+        return make_executor(reactor, settings.executor)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--executor {settings.executor}: {error}") from None
+
+
 def make_node(settings: Settings, reactor: Any) -> Node:
     """The node that `settings` describe, not yet started."""
     endpoints = _server_endpoints(settings, reactor)
@@ -209,6 +230,9 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         clock=reactor,
         wall=time.time,
         listen=endpoints,
+        acceptance=AcceptAll() if settings.accept == "all" else None,
+        executor=_executor(settings, reactor),
+        concurrency=settings.concurrency,
         timeouts=settings.timeouts,
         lease=Lease(settings.lease, settings.max_attempts),
         delivery_age_limit=settings.delivery_age_limit,

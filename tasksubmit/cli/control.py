@@ -89,6 +89,10 @@ class Control:
         """What waits to be executed, in the order of taking."""
         return await self._many("/queue")
 
+    async def workers(self) -> Json:
+        """Who does the tasks, and what is being done."""
+        return await self._one("GET", "/workers")
+
     async def drain(self, timeout: int) -> Json:
         """Bring the node to rest in ``timeout`` seconds, after which it stops; tells what is left."""
         try:

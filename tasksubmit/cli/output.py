@@ -163,6 +163,21 @@ def _place(task: Json) -> tuple[str, str]:
     return ("head", task["staged_at"]) if task["staged_at"] else ("", task["accepted_at"])
 
 
+def show_workers(workers: Json) -> None:
+    """Print who does the tasks, then a line for each that is being done."""
+    executing = workers["executing"]
+    click.echo(f"executor   {clean(workers['executor'])}")
+    if workers["executor"] != "manual":
+        click.echo(f"done       {workers['done']}, failed {workers['failed']}, since the node was started")
+        click.echo(f"at once    {workers['concurrency']}")
+    click.echo(f"waiting    {workers['waiting']}")
+    rows = (
+        (task["task_id"], task["peer"], task["attempt"], task["execute_started_at"], task["justification"])
+        for task in executing
+    )
+    _print_table(("TASK", "FROM", "ATTEMPT", "SINCE", "PROGRESS"), rows, "nothing is being done")
+
+
 def show_peers(peers: list[Json]) -> None:
     """Print peers as a table."""
     rows = ((peer["address"], "yes" if peer["is_owed"] else "no", ", ".join(peer["features"])) for peer in peers)

@@ -101,5 +101,12 @@ async def queue(control: Control) -> list[Json]:
     return await control.queue()
 
 
-VERBS: tuple[click.Command, ...] = (accept, decline, queue, execute, progress, put_back, fail, send_results)
+@click.command()
+@verb(output.show_workers)
+async def worker(control: Control) -> Json:
+    """Show what the node's workers are doing, and what people and programs outside of it have taken."""
+    return await control.workers()
+
+
+VERBS: tuple[click.Command, ...] = (accept, decline, queue, worker, execute, progress, put_back, fail, send_results)
 """All of them, for the program."""

@@ -64,7 +64,7 @@ class Row:
 
 
 def rows(side: Side) -> tuple[Row, ...]:
-    """What can happen to a record of `side`, in the order of the table."""
+    """What can happen to a record of ``side``, in the order of the table."""
     alike: dict[tuple[object, ...], list[tuple[TaskStatus | None, Event, Transition]]] = {}
     for (of, source, event), transition in TRANSITIONS.items():
         if of is side:

@@ -58,10 +58,12 @@ class Inbox:
         policy: IAdmissionPolicy,
         timeouts: Timeouts,
         announced: Callable[[Address, Sequence[str]], None],
+        created: Callable[[Task], None],
         elsewhere: Callable[[int, Callable[[], int]], Deferred[int]],
     ) -> None:
         """
         :param announced: is called with a submitter and the features that it announced.
+        :param created: is called with each task that is new.
         :param elsewhere: does what is about so many bytes.
         """
         self._elsewhere = elsewhere
@@ -71,6 +73,7 @@ class Inbox:
         self._is_policy_pure = IPureAdmissionPolicy.providedBy(policy)
         self._timeouts = timeouts
         self._announced = announced
+        self._tell_created = created
         self.is_draining = False
         self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
 
@@ -130,6 +133,7 @@ class Inbox:
             return Deferred.fromCoroutine(self._answer_known(task, request))
         self._records.remember(task)
         self._announced(task.peer, request.features)
+        self._tell_created(task)
         return _received(request)
 
     async def _not_created(self, failure: Failure, request: SubmitRequest, task: Task) -> SubmitResponse:
@@ -220,10 +224,12 @@ class Inbox:
 
         return await self._records.change(task, take_again)
 
-    async def progress(self, key: TaskKey, text: str) -> Task:
+    # Who made an attempt may name it: what it says then holds for that one only, not for the next.
+
+    async def progress(self, key: TaskKey, text: str, attempt: int | None = None) -> Task:
         """Tell how far the execution is, which renews its lease.
 
-        :raises IllegalTransition: when the task is not EXECUTING, or was put back.
+        :raises IllegalTransition: when the task is not EXECUTING, or was put back, or this is another ``attempt``.
         """
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
@@ -233,12 +239,13 @@ class Inbox:
                 )
             return (Event.PROGRESS,), {"justification": text}
 
-        return await self._records.change(key, decide)
+        return await self._records.change(key, _during(attempt, decide))
 
-    async def put_back(self, key: TaskKey, reason: str) -> Task:
+    async def put_back(self, key: TaskKey, reason: str, attempt: int | None = None) -> Task:
         """Have an EXECUTING task begun again, by whoever calls `execute` next.
 
-        :raises IllegalTransition: when the task is not EXECUTING, or was put back already.
+        :raises IllegalTransition: when the task is not EXECUTING, or was put back already, or this is another
+            ``attempt``.
         """
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
@@ -247,25 +254,26 @@ class Inbox:
             # No worker was lost, so none of the attempts that there are for that is used up.
             return (Event.PUT_BACK,), {"justification": reason, "max_attempts": task.max_attempts + 1}
 
-        return await self._records.change(key, decide)
+        return await self._records.change(key, _during(attempt, decide))
 
-    async def fail(self, key: TaskKey, error: str) -> Task:
+    async def fail(self, key: TaskKey, error: str, attempt: int | None = None) -> Task:
         """End an EXECUTING task that cannot be done; the submitter is told the error.
 
-        :raises IllegalTransition: when the task is not EXECUTING.
+        :raises IllegalTransition: when the task is not EXECUTING, or this is another ``attempt``.
         """
         if not error.strip():
             raise InvalidMessage("failing needs an error: tell the submitter what went wrong", "error")
-        return await self._records.change(
-            key, always(Event.FAIL, justification="The execution failed", error=clipped(error))
-        )
+        failed = always(Event.FAIL, justification="The execution failed", error=clipped(error))
+        return await self._records.change(key, _during(attempt, failed))
 
-    async def complete(self, key: TaskKey, text: str, filename: str = "", content: bytes = b"") -> Task:
+    async def complete(
+        self, key: TaskKey, text: str, filename: str = "", content: bytes = b"", attempt: int | None = None
+    ) -> Task:
         """Give the results of an EXECUTING task: a file if there is a ``filename``, else the text.
 
         :raises InvalidMessage: when the file may not be sent, or has no name.
         :raises TooLarge: when the results do not fit into a frame.
-        :raises IllegalTransition: when the task is not EXECUTING.
+        :raises IllegalTransition: when the task is not EXECUTING, or this is another ``attempt``.
         """
         if filename and text:
             raise InvalidMessage("give either a text or a file: the text beside a file would be lost", "result_text")
@@ -305,7 +313,7 @@ class Inbox:
             "result_bytes": len(data),
         }
         try:
-            return await self._records.change(task, always(Event.COMPLETE, **fields))
+            return await self._records.change(task, _during(attempt, always(Event.COMPLETE, **fields)))
         except StoreUncertain:
             raise  # the next start finds out whether a record names it
         except Exception:
@@ -360,6 +368,17 @@ class Inbox:
 
 _CONFLICT = Refusal("id_conflict", "this task id was used for another description")
 _DRAINING = Refusal("not_accepting", "the node is being drained and will stop; try again later", retry_after_s=60)
+
+
+def _during(attempt: int | None, decide: Decision) -> Decision:
+    """The decision, unless another attempt at the task is under way than the one that is named."""
+
+    def decide_if_current(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+        if attempt not in (None, task.attempt):
+            raise IllegalTransition(f"task {task.task_id} is at attempt {task.attempt} by now, not at {attempt}")
+        return decide(task, now)
+
+    return decide_if_current
 
 
 def given_up(task: Task, delivery: Delivery, now: datetime) -> dict[str, Any]:

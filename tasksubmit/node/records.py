@@ -15,7 +15,6 @@ from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind,
 from tasksubmit.lifecycle.table import DECIDED_BY, Deadline, Effect, Event, Side, TaskStatus, advance
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.node.clock import NodeClock
-from tasksubmit.node.live import LiveTasks
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.timestamps import format_time, parse_time
@@ -62,16 +61,22 @@ class Records:
 
     :param own: the node's address.
     :param clock: gives the time, to `Records.now`.
+    :param changed: is called with each record that was changed, after the commit.
     :param owed: is called with a peer when something has become owed to it.
     """
 
     def __init__(
-        self, own: Address, store: ITaskStore, clock: NodeClock, live: LiveTasks, owed: Callable[[Address], None]
+        self,
+        own: Address,
+        store: ITaskStore,
+        clock: NodeClock,
+        changed: Callable[[Task], None],
+        owed: Callable[[Address], None],
     ) -> None:
         self.own = own
         self.store = store
         self.now = clock.now
-        self._live = live
+        self._changed = changed
         self._owed = owed
         self._locks: dict[TaskKey, DeferredLock] = {}
         self._recent: dict[TaskKey, Task] = {}
@@ -143,7 +148,7 @@ class Records:
                         raise
                 remembered = None  # what was not carried out is decided again on what the store has
             self.remember(after)
-        self._live.changed(after)
+        self._changed(after)
         if change.deliveries or settles or gives_up or revives:
             self._owed(after.peer)
         return after

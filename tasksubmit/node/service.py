@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random, SystemRandom
@@ -16,16 +16,27 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, NotAccepting, UnknownTask
-from tasksubmit.interfaces import IAdmissionPolicy, IPeers, ITaskHandler, ITaskStore, Peer, SendResult
+from tasksubmit.interfaces import (
+    IAcceptancePolicy,
+    IAdmissionPolicy,
+    IExecutor,
+    IPeers,
+    ITaskHandler,
+    ITaskStore,
+    Peer,
+    SendResult,
+)
 from tasksubmit.lifecycle.change import Tombstone
 from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import Lease, Side, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.acceptance import Acceptance
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.courier import Courier
 from tasksubmit.node.deadlines import Deadlines
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
 from tasksubmit.node.drain import Drain, Drained
+from tasksubmit.node.fanout import FanOut
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
@@ -35,6 +46,7 @@ from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
+from tasksubmit.node.workers import Workers
 from tasksubmit.protocol.elsewhere import do_elsewhere
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.server import TaskSubmitFactory
@@ -69,6 +81,9 @@ class Node(MultiService):
     :param clock: all time and timers; commonly the reactor.
     :param listen: what to listen on for peers, by the name that errors give it.
     :param policy: who may submit; by default the peers.
+    :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
+    :param executor: what does accepted tasks; by default whoever calls `execute`.
+    :param concurrency: how many tasks the executor is given at once.
     :param wall: the wall clock, in seconds since 1970, when ``clock`` does not follow it; a reactor commonly does, and
         then its timers are led astray when that clock is set.
     :param timeouts: the limits of wire.md, section 4.
@@ -93,6 +108,9 @@ class Node(MultiService):
         wall: Callable[[], float] | None = None,
         listen: Mapping[str, IStreamServerEndpoint] | None = None,
         policy: IAdmissionPolicy | None = None,
+        acceptance: IAcceptancePolicy | None = None,
+        executor: IExecutor | None = None,
+        concurrency: int = 1,
         timeouts: Timeouts | None = None,
         lease: Lease | None = None,
         delivery_age_limit: timedelta = DELIVERY_AGE_LIMIT,
@@ -114,12 +132,13 @@ class Node(MultiService):
         self._lease = lease or Lease()
         self._live = LiveTasks(lambda key: self._records.get(key))
         self._clock = NodeClock(clock, wall)
-        self._records = Records(address, store, self._clock, self._live, lambda peer: self._delivery.owed(peer))
+        self._records = Records(address, store, self._clock, self._changed, lambda peer: self._delivery.owed(peer))
         self._inbox = Inbox(
             self._records,
             policy or PeersOnly(peers),
             timeouts,
             lambda peer, features: self._delivery.announced(peer, features),
+            lambda task: self._acceptance.created(task) if self._acceptance else None,
             partial(do_elsewhere, clock),
         )
         self._outbox = Outbox(self._records, formula)
@@ -139,6 +158,10 @@ class Node(MultiService):
         self.factory = TaskSubmitFactory(
             self, clock=clock, idle_timeout=idle_timeout_seconds, max_description_bytes=max_description_bytes
         )
+        self._acceptance = Acceptance(self._records, self._inbox, acceptance) if acceptance else None
+        self.workers = (
+            Workers(self._inbox, self._live, executor, concurrency, tick_seconds, clock) if executor else None
+        )
         self._delivery.setServiceParent(self)
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
@@ -146,6 +169,9 @@ class Node(MultiService):
         RetentionService(
             store, self._clock, retention or Retention(), keep_tombstones, clock, self._live.forgotten
         ).setServiceParent(self)
+        for service in (self._acceptance, self.workers):
+            if service is not None:
+                service.setServiceParent(self)
         self.listeners = [Listener(name, endpoint, self.factory) for name, endpoint in (listen or {}).items()]
         for listener in self.listeners:
             listener.setServiceParent(self)
@@ -201,6 +227,12 @@ class Node(MultiService):
     def is_draining(self) -> bool:
         """Whether the node takes nothing new, because it is being drained or was."""
         return self._inbox.is_draining
+
+    def _changed(self, task: Task) -> None:
+        """A change of a record was committed."""
+        self._live.changed(task)
+        if self.workers is not None:
+            self.workers.changed(task)
 
     # --- what peers ask: ITaskHandler ----------------------------------------------------------------------------
 
@@ -294,6 +326,15 @@ class Node(MultiService):
         if await self.store.get(key) is None:
             raise InvalidMessage(f"the deadline {format_time(deadline)} has passed already", "expires_at")
 
+    def submit_many(self, tasks: Iterable[tuple[Address, str]], *, concurrency: int = 16) -> FanOut:
+        """Submit a task for each receiver and description, so many at a time, and give each when it is finished.
+
+        :param tasks: taken from when the next can be begun.
+        :returns: for ``async for``, or see `FanOut.next` and `FanOut.all`.
+        :raises ValueError: when ``concurrency`` is under 1.
+        """
+        return FanOut(self.submit, tasks, concurrency)
+
     def cancel(self, key: TaskKey, reason: str = "Cancelled by the submitter") -> Deferred[Task]:
         """Ask for a submitted task to be withdrawn; fires with the record once that is owed to the receiver.
 
@@ -304,7 +345,10 @@ class Node(MultiService):
         return _command(self._outbox.cancel(key, reason))
 
     def result(self, key: TaskKey) -> Deferred[TaskResultMessage]:
-        """Fires with the results of a task, once they are here; fails like `SubmittedTask.result`."""
+        """Fires with the results of a task, once they are here; fails like `SubmittedTask.result`.
+
+        Cancelling gives up the wait, not the task.
+        """
         return Deferred.fromCoroutine(self._result(key))
 
     async def _result(self, key: TaskKey) -> TaskResultMessage:

@@ -9,7 +9,7 @@ from twisted.internet.defer import TimeoutError as WaitedTooLong
 from twisted.internet.interfaces import IReactorTime
 
 from tasksubmit.errors import InvalidMessage
-from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.service import Node
 from tasksubmit.web.faults import ApiError
@@ -40,6 +40,7 @@ from tasksubmit.web.views import (
     StoryView,
     TaskDetails,
     TaskView,
+    WorkersView,
 )
 from tasksubmit.wire.address import Address
 
@@ -98,6 +99,21 @@ class ControlApi:
         """The ledger, by address."""
         return [ScoreView(address=address, score=score) for address, score in sorted(await self.node.store.scores())]
 
+    async def get_workers(self, call: Call[Nothing, Nothing]) -> WorkersView:
+        """Who does the tasks, and what is being done: the oldest first."""
+        store, workers = self.node.store, self.node.workers
+        executing = await store.list_tasks(
+            side=Side.RECEIVER, status=TaskStatus.EXECUTING, peer=None, before=None, limit=MAX_LIST
+        )
+        return WorkersView(
+            executor=str(workers.executor) if workers else "manual",
+            concurrency=workers.concurrency if workers else 0,
+            done=workers.done if workers else 0,
+            failed=workers.failed if workers else 0,
+            waiting=len(await self._waiting()),
+            executing=[self._view(task) for task in reversed(executing) if task.put_back_at is None],
+        )
+
     # --- reading tasks ------------------------------------------------------------------------------------------------
 
     async def list_tasks(self, call: Call[ListQuery, Nothing]) -> list[TaskView]:
@@ -121,9 +137,7 @@ class ControlApi:
 
     async def get_queue(self, call: Call[Nothing, Nothing]) -> list[TaskView]:
         """What waits to be executed, in the order of taking: what was put back, then the queue."""
-        put_back = await self.node.store.put_back(MAX_LIST)
-        queue = await self.node.store.queue(MAX_LIST)
-        return [self._view(task) for task in (*put_back, *queue)[:MAX_LIST]]
+        return [self._view(task) for task in await self._waiting()]
 
     async def wait(self, call: Call[WaitQuery, Nothing]) -> TaskView:
         """Wait until a task is as asked; `ApiError` ``timed_out`` when it is not in time."""
@@ -222,6 +236,10 @@ class ControlApi:
         )
 
     # --- shared -------------------------------------------------------------------------------------------------------
+
+    async def _waiting(self) -> list[Task]:
+        put_back = await self.node.store.put_back(MAX_LIST)
+        return [*put_back, *await self.node.store.queue(MAX_LIST)][:MAX_LIST]
 
     async def _find(self, call: Call[Any, Any], side: Side | None) -> Task:
         peer: Address | None = call.query.peer

@@ -33,6 +33,7 @@ from tasksubmit.web.views import (
     StoryView,
     TaskDetails,
     TaskView,
+    WorkersView,
 )
 
 A = TypeVar("A")
@@ -98,6 +99,7 @@ ROUTES: tuple[Route[Any, Any, Any], ...] = (
     _get("/node", _Api.get_node, NodeView, Nothing, "This node"),
     _get("/peers", _Api.list_peers, list[PeerView], Nothing, "The peers that the node knows"),
     _get("/score", _Api.list_scores, list[ScoreView], Nothing, "The ledger of polo scores"),
+    _get("/workers", _Api.get_workers, WorkersView, Nothing, "Who does the tasks, and what is being done"),
     _get("/queue", _Api.get_queue, list[TaskView], Nothing, "The tasks that wait to be begun, in the order of taking"),
     _get("/tasks", _Api.list_tasks, list[TaskView], ListQuery, "Tasks of either side, the newest first"),
     _get(_TASK, _Api.get_task, TaskDetails, Which, "One task, and what is still owed for it"),

@@ -237,6 +237,23 @@ class PeerView:
 
 
 @frozen(kw_only=True)
+class WorkersView:
+    """Who does the node's tasks, and what is being done.
+
+    `executor` is ``manual`` where nobody in the node does. Of what is `executing`, `justification` is how far it is as
+    last told, and `attempt` counts up when it was begun again; `waiting` is the length of the queue, with what was put
+    back, but at most 1,000. `done` and `failed` count what the node's own workers did since it was started.
+    """
+
+    executor: str
+    concurrency: int
+    done: int
+    failed: int
+    waiting: int
+    executing: list[TaskView]
+
+
+@frozen(kw_only=True)
 class ScoreView:
     """The polo score of an address, as this node's ledger has it."""
 

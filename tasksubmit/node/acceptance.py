@@ -1,0 +1,104 @@
+"""Who decides on new tasks, when it is not a person: the policies of acceptance, and the service that asks one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.logger import Logger
+from typing_extensions import override
+from zope.interface import implementer
+
+from tasksubmit.errors import IllegalTransition, NotAccepting
+from tasksubmit.interfaces import IAcceptancePolicy, Refusal
+from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.inbox import Inbox
+from tasksubmit.node.records import Records
+
+_AT_ONCE = 1000
+
+
+@implementer(IAcceptancePolicy)
+@frozen
+class AcceptAll:
+    """Accepts every task that was admitted."""
+
+    def decide(self, task: Task) -> bool:
+        """See `IAcceptancePolicy.decide`."""
+        return True
+
+
+class Acceptance(Service):
+    """Puts new tasks to a policy, and does what it says."""
+
+    _log = Logger()
+
+    def __init__(self, records: Records, inbox: Inbox, policy: IAcceptancePolicy) -> None:
+        self.setName("acceptance")
+        self._store = records.store
+        self._inbox = inbox
+        self._policy = policy
+        self._asked: set[Deferred[Any]] = set()
+        self._work: set[Deferred[None]] = set()
+
+    @override
+    def startService(self) -> None:
+        super().startService()
+        self._begin(self._catch_up())
+
+    @override
+    def stopService(self) -> Deferred[Any]:
+        """Ask no more; fires when what was decided is done."""
+        super().stopService()
+        for asked in list(self._asked):
+            asked.cancel()
+        return DeferredList(list(self._work))
+
+    def created(self, task: Task) -> None:
+        """A task was submitted, and is on disk."""
+        if self.running:
+            self._begin(self._decide(task))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        done = Deferred.fromCoroutine(work)
+        self._work.add(done)
+        done.addErrback(lambda failure: self._log.failure("new tasks could not be looked for", failure))
+        done.addBoth(lambda _: self._work.discard(done))
+
+    async def _catch_up(self) -> None:
+        """Decide on what an earlier life of the node left NEW."""
+        before = None
+        while self.running:
+            tasks = await self._store.list_tasks(
+                side=Side.RECEIVER, status=TaskStatus.NEW, peer=None, before=before, limit=_AT_ONCE
+            )
+            if not tasks:
+                return
+            await DeferredList([Deferred.fromCoroutine(self._decide(task)) for task in tasks])
+            before = tasks[-1].number
+
+    async def _decide(self, task: Task) -> None:
+        try:
+            decision = await self._ask(task)
+            if isinstance(decision, Refusal):
+                await self._inbox.decline(task.key, decision.message)
+            elif decision:
+                await self._inbox.accept(task.key, "Task accepted")
+        except (IllegalTransition, NotAccepting):
+            pass  # somebody else has decided, or nothing is decided any more
+        except Exception:
+            if self.running:
+                self._log.failure("task {task_id} was not decided on: it is left to others", task_id=task.task_id)
+
+    async def _ask(self, task: Task) -> bool | Refusal:
+        decide: Callable[[Task], Any] = self._policy.decide
+        asked: Deferred[bool | Refusal] = maybeDeferred(decide, task)
+        self._asked.add(asked)
+        try:
+            return await asked
+        finally:
+            self._asked.discard(asked)

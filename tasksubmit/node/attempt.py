@@ -1,0 +1,190 @@
+"""One attempt at a task: have the executor do it, tell of its progress, and give what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from tasksubmit.errors import (
+    ExecutionFailed,
+    IllegalTransition,
+    InvalidMessage,
+    StoreError,
+    TaskSubmitError,
+    TooLarge,
+    UnknownTask,
+)
+from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultFile
+from tasksubmit.lifecycle.table import TaskStatus
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.inbox import Inbox
+from tasksubmit.node.live import LiveTasks
+from tasksubmit.node.records import clipped
+
+PROGRESS_SECONDS = 1.0
+"""How often progress is told at most: each time is a line of the task's story, and a message."""
+
+_LONGEST_PAUSE_SECONDS = 60.0
+
+_Report = Callable[[], Awaitable[Task]]
+
+
+class Attempt:
+    """An attempt at a task that has just been begun; to be run once.
+
+    :ivar task: the record as it was when the attempt began.
+    :ivar progress: what was said last of how far it is.
+    """
+
+    _log = Logger()
+
+    def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime) -> None:
+        self.task = task
+        self.progress = ""
+        self._inbox = inbox
+        self._live = live
+        self._timers = timers
+        self._work: Deferred[ExecutionResult] | None = None
+        self._is_unwanted = False
+        self._is_stopping = False
+        self._is_cancelled = False
+        self._untold = ""
+        self._telling: Deferred[None] | None = None
+        self._pauses: set[Deferred[None]] = set()
+
+    async def run(self, executor: IExecutor) -> bool | None:
+        """Have the task done, and report what came of it; ends when nothing of it goes on.
+
+        :returns: True when there are results, False when it failed, None when it was cancelled or put back.
+        """
+        unwanted = Deferred.fromCoroutine(self._live.wait(self.task.key, self._has_ended))
+        unwanted.addCallbacks(lambda task: self._give_up(), lambda failure: None)
+        execute: Callable[[Execution], Any] = executor.execute
+        self._work = maybeDeferred(execute, Execution(self.task, self._note_progress))
+        if self._is_unwanted or self._is_stopping:
+            self._cancel_work()
+        is_done, report = await self._outcome(self._work)
+        unwanted.cancel()
+        await self._end_telling()
+        if self._is_unwanted:
+            return None
+        return is_done if await self._deliver(report) else None
+
+    def stop(self) -> None:
+        """The node stops: end the work, and have the task begun again later."""
+        self._is_stopping = True
+        self._cancel_pauses()
+        self._cancel_work()
+
+    def _has_ended(self, task: Task) -> bool:
+        return task.status is not TaskStatus.EXECUTING or task.attempt != self.task.attempt
+
+    def _give_up(self) -> None:
+        self._is_unwanted = True
+        self._cancel_work()
+
+    def _cancel_work(self) -> None:
+        """Have the executor end its work; to be told once, for a second time would interrupt its tidying up."""
+        if self._work is not None and not self._is_cancelled:
+            self._is_cancelled = True
+            self._work.cancel()
+
+    # --- what came of it ---------------------------------------------------------------------------------------------
+
+    async def _outcome(self, work: Deferred[ExecutionResult]) -> tuple[bool | None, _Report]:
+        try:
+            return True, self._results(await work)
+        except (Exception, asyncio.CancelledError) as error:
+            if self._is_stopping:
+                return None, self._put_back
+            if not isinstance(error, ExecutionFailed) and not self._is_unwanted:
+                self._log.failure("task {task_id} could not be done", task_id=self.task.task_id)
+            return False, self._failure(error)
+
+    def _results(self, result: object) -> _Report:
+        key, attempt = self.task.key, self.task.attempt
+        if isinstance(result, str):
+            return lambda: self._inbox.complete(key, result, attempt=attempt)
+        if isinstance(result, ResultFile):
+            return lambda: self._inbox.complete(key, "", result.name, result.content, attempt)
+        raise ExecutionFailed(f"the executor gave {type(result).__name__}, which is neither a text nor a ResultFile")
+
+    def _failure(self, error: BaseException) -> _Report:
+        what = _printable(str(error) if isinstance(error, ExecutionFailed) else f"{type(error).__name__}: {error}")
+        return lambda: self._inbox.fail(self.task.key, what or "it was not said why", self.task.attempt)
+
+    async def _put_back(self) -> Task:
+        why = "The node was stopped; the task will be begun again"
+        return await self._inbox.put_back(self.task.key, why, self.task.attempt)
+
+    async def _deliver(self, report: _Report) -> bool:
+        """Have a report on disk, however long that takes; returns whether it was still wanted."""
+        seconds = 1.0
+        while True:
+            try:
+                await report()
+                return True
+            except (IllegalTransition, UnknownTask) as error:
+                self._log.info("too late for task {task_id}: {error}", task_id=self.task.task_id, error=str(error))
+                return False
+            except (InvalidMessage, TooLarge, UnicodeError) as error:
+                report = self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
+            except StoreError:
+                if self._is_stopping:
+                    raise
+                self._log.failure("what came of task {task_id} waits for the disk", task_id=self.task.task_id)
+                await self._wait(seconds)
+                seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
+
+    # --- how far it is -----------------------------------------------------------------------------------------------
+
+    def _note_progress(self, text: str) -> None:
+        if text := _printable(text):
+            self.progress = self._untold = text
+            if self._telling is None:
+                self._telling = Deferred.fromCoroutine(self._tell_progress())
+
+    async def _tell_progress(self) -> None:
+        while self._untold:
+            text, self._untold = self._untold, ""
+            try:
+                await self._inbox.progress(self.task.key, text, self.task.attempt)
+            except TaskSubmitError as error:
+                self._log.debug("progress was not told: {error}", error=str(error))
+            await self._wait(PROGRESS_SECONDS)
+        self._telling = None
+
+    async def _end_telling(self) -> None:
+        self._untold = ""
+        telling = self._telling
+        if telling is not None:
+            self._cancel_pauses()
+            await telling
+
+    # --- pauses ------------------------------------------------------------------------------------------------------
+
+    async def _wait(self, seconds: float) -> None:
+        """Let time pass, until the attempt ends."""
+        pause: Deferred[None] = deferLater(self._timers, seconds)
+        self._pauses.add(pause)
+        try:
+            await pause
+        except CancelledError:
+            pass
+        finally:
+            self._pauses.discard(pause)
+
+    def _cancel_pauses(self) -> None:
+        for pause in list(self._pauses):
+            pause.cancel()
+
+
+def _printable(text: str) -> str:
+    """As much of what an executor said as fits into a record, in characters that can be sent."""
+    return clipped(text.strip()).encode("utf-8", "replace").decode()

@@ -1,0 +1,75 @@
+"""Runs one command in a process group of its own, and ends the whole group when its life-line breaks.
+
+A program, not a part of the package: the executor ``process`` starts it with a bare interpreter for each task, so it
+imports nothing but what loads fast. Its arguments are the seconds between asking the group to end and killing it, the
+directory for the command, and the command. Descriptor 4 is the life-line, a pipe of which the node holds the other end:
+it breaks when the node closes it, and when the node dies, however that happens.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+
+LIFELINE = 4
+NOT_STARTED = 127
+
+
+def main() -> None:
+    """Run the command; the exit code is the command's, or 128 and the number of the signal that ended it."""
+    grace_seconds, directory, command = float(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    os.setsid()
+    os.set_inheritable(LIFELINE, False)
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: None)  # those for the group are not for this process
+    child = os.fork()
+    if child == 0:
+        become(command, directory)
+    for descriptor in (0, 1, 2, 3):
+        os.close(descriptor)  # so that the node sees their ends
+    status = wait(child, [woken, LIFELINE], None)
+    if status is None:
+        os.killpg(0, signal.SIGTERM)
+        status = wait(child, [woken], grace_seconds)
+    if status is None:
+        os.killpg(0, signal.SIGKILL)  # this process as well
+        return
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def become(command: "list[str]", directory: str) -> None:
+    """Turn this process into the command."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)  # the interpreter ignores them, and the command would inherit that
+    try:
+        os.chdir(directory)
+        os.execvp(command[0], command)
+    except OSError as error:
+        what = command[0] if error.filename != directory else directory
+        os.write(2, f"{what}: {error.strerror}\n".encode(errors="replace"))
+    os._exit(NOT_STARTED)
+
+
+def wait(child: int, watched: "list[int]", seconds: "float | None") -> "int | None":
+    """Wait for the child's end, until the life-line breaks if that is watched, or for so many seconds.
+
+    Returns its status, or None.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        left = None if until is None else max(0.0, until - time.monotonic())
+        ready, _, _ = select.select(watched, [], [], left)
+        if not ready or LIFELINE in ready:
+            return None
+        os.read(watched[0], 4096)
+
+
+if __name__ == "__main__":
+    main()
