@@ -53,7 +53,7 @@ def _help(attribute: Attribute[Any]) -> str:
     default = attribute.default
     if isinstance(default, timedelta):
         default = default.total_seconds()
-    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = f"{default:.15g}" if isinstance(default, float) else str(default)
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 

@@ -69,10 +69,9 @@ def steps(blocks: Iterable[Block]) -> list[Step]:
         if block.language == "console":
             found += [Step(where, command, output) for command, output in block.commands()]
             continue
-        found.append(Step(where, f"cat > {shlex.quote(name)} <<'END OF FILE'\n{text}END OF FILE"))
-        if block.caption.endswith(".sh"):
-            found.append(Step(where, f"chmod +x {shlex.quote(name)}"))
-        elif block.caption:
+        folder = f"mkdir -p {shlex.quote(str(Path(name).parent))}"
+        found.append(Step(where, f"{folder}\ncat > {shlex.quote(name)} <<'END OF FILE'\n{text}END OF FILE"))
+        if block.caption:
             continue
         elif block.language == "python":
             found.append(Step(where, f"python {name}"))
@@ -142,13 +141,14 @@ def _shell(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run a script in a directory, with the programs of this checkout; ends every node that it leaves."""
     programs = directory / ".programs"
     programs.mkdir()
+    checkout = f'export PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}"{shlex.quote(str(ROOT))}\n'
     for name, program in PROGRAMS.items():
         path = programs / name
         code = f"-c {shlex.quote(program)} " if program else ""
-        path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {code}"$@"\n')
+        path.write_text(f'#!/bin/sh\n{checkout}exec {shlex.quote(sys.executable)} {code}"$@"\n')
         path.chmod(0o755)
     environ = {name: text for name, text in os.environ.items() if not name.startswith("TASKSUBMIT_")}
-    environ |= {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    environ |= {"PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "100"}
     end = 'set +e; for one in *.pid; do kill "$(cat "$one")"; done 2>/dev/null; kill $(jobs -p) 2>/dev/null'
     path = directory / ".script"
     path.write_text(f"set -euo pipefail\ntrap {shlex.quote(end)} EXIT\n{script}\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sitegen.errors import error_codes, exceptions, outcomes
 from sitegen.lifecycle import picture, steps
 from sitegen.messages import messages
-from sitegen.options import options
+from sitegen.options import executors, options
 from sitegen.routes import objects, routes
 from sitegen.verbs import verbs
 from tasksubmit.lifecycle.table import Side
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GENERATED: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "options": options,
+        "executors": executors,
         "verbs": verbs,
         "routes": routes,
         "objects": objects,

@@ -8,7 +8,8 @@ from typing import Any
 
 from attrs import NOTHING, Attribute, Factory, fields
 
-from sitegen.rst import literal, table
+from sitegen.rst import first_paragraph, literal, prose, table
+from tasksubmit.node.executors import executor_makers
 from tasksubmit.settings import Settings
 from tasksubmit.tap import Options
 
@@ -25,16 +26,28 @@ def options() -> str:
     header = ("option", "default", "what it is")
     settings = table(header, [_row(setting) for setting in fields(Settings)], "30 22 48")
     names = {setting.name.replace("_", "-") for setting in fields(Settings)}
-    flags = [(name, text) for name, _, text in Options.optFlags if name not in names]
-    parameters = [(name, text) for name, _, _, text in Options.optParameters if name not in names]
-    rest = [*parameters, *flags, ("version", "print the version and exit")]
+    flags = [(name, text) for name, _, text in Options.optFlags]
+    parameters = [(name, text) for name, _, _, text in Options.optParameters]
+    methods = [
+        (name[4:].replace("_", "-"), getattr(Options, name).__doc__) for name in dir(Options) if name[:4] == "opt_"
+    ]
+    rest = [(name, first_paragraph(text)) for name, text in (*parameters, *flags, *methods) if name not in names]
     return settings + table(("option", "what it is"), [(literal(f"--{name}"), text) for name, text in rest], "30 70")
+
+
+def executors() -> str:
+    """A table of the executors that come with the package."""
+    rows = [
+        (literal(f"{name}:{maker.usage}" if maker.usage else name), prose(maker.summary))
+        for name, maker in executor_makers().items()
+    ]
+    return table(("executor", "what it does"), rows, "60 40")
 
 
 def _row(setting: Attribute[Any]) -> tuple[str, str, str]:
     what = str(setting.metadata["help"]).partition("[default:")[0].strip()
     repeated = "; may be repeated" if setting.name in ("listen", "peer") else ""
-    return literal("--" + setting.name.replace("_", "-")), _default(setting), what + repeated
+    return literal("--" + setting.name.replace("_", "-")), _default(setting), prose(what) + repeated
 
 
 def _default(setting: Attribute[Any]) -> str:
@@ -44,7 +57,7 @@ def _default(setting: Attribute[Any]) -> str:
     if default is NOTHING:
         return "none: required"
     if isinstance(default, timedelta):
-        default = f"{default.total_seconds():g}"
+        default = f"{default.total_seconds():.15g}"
     elif isinstance(default, Enum):
         default = default.value
     elif isinstance(default, tuple):
