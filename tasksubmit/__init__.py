@@ -10,19 +10,23 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from tasksubmit.errors import TaskSubmitError
+from tasksubmit.errors import ExecutionFailed, TaskSubmitError
 from tasksubmit.interfaces import (
+    Execution,
+    IAcceptancePolicy,
     IAdmissionPolicy,
+    IExecutor,
     IPeers,
     IPureAdmissionPolicy,
     ITaskHandler,
     ITaskStore,
     Peer,
     Refusal,
+    ResultFile,
 )
 from tasksubmit.lifecycle.polo import PoloScoreBreakdown, ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import ALLOWED_RESULT_EXTENSIONS, FORBIDDEN_RESULT_EXTENSIONS
-from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, TaskStatus, Timeouts
+from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, Lease, TaskStatus, Timeouts
 from tasksubmit.wire import (
     DEFAULT_TCP_PORT,
     MAX_FRAME,
@@ -44,6 +48,10 @@ from tasksubmit.wire import (
 )
 
 if TYPE_CHECKING:
+    from tasksubmit.node.acceptance import AcceptAll
+    from tasksubmit.node.executors.process import ProcessExecutor
+    from tasksubmit.node.executors.python import CallableExecutor
+    from tasksubmit.node.fanout import FanOut, Finished
     from tasksubmit.node.peers import StaticPeers
     from tasksubmit.node.service import Node
     from tasksubmit.node.submitted import SubmittedTask
@@ -58,8 +66,13 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
 _ON_TWISTED = {
+    "AcceptAll": "tasksubmit.node.acceptance",
+    "CallableExecutor": "tasksubmit.node.executors.python",
     "Client": "tasksubmit.protocol.client",
+    "FanOut": "tasksubmit.node.fanout",
+    "Finished": "tasksubmit.node.fanout",
     "Node": "tasksubmit.node.service",
+    "ProcessExecutor": "tasksubmit.node.executors.process",
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
     "StaticPeers": "tasksubmit.node.peers",
     "SubmittedTask": "tasksubmit.node.submitted",
@@ -76,21 +89,32 @@ __all__ = [
     "MAX_FRAME",
     "PORT",
     "QUEUE_HEAD_TIMEOUT",
+    "AcceptAll",
     "Address",
+    "CallableExecutor",
     "Client",
+    "Execution",
+    "ExecutionFailed",
+    "FanOut",
+    "Finished",
     "Frame",
     "FrameDecoder",
     "FrameType",
+    "IAcceptancePolicy",
     "IAdmissionPolicy",
+    "IExecutor",
     "IPeers",
     "IPureAdmissionPolicy",
     "ITaskHandler",
     "ITaskStore",
+    "Lease",
     "Node",
     "Peer",
     "PoloScoreBreakdown",
+    "ProcessExecutor",
     "Refusal",
     "ResponseStatus",
+    "ResultFile",
     "SQLiteTaskStore",
     "ScoreFormula",
     "StaticPeers",

@@ -322,6 +322,13 @@ class ResultFile:
 
 
 ExecutionResult: TypeAlias = "str | ResultFile"
+"""A text, or a file."""
+
+EventualResult: TypeAlias = (
+    "ExecutionResult | Deferred[str] | Deferred[ResultFile] | Deferred[ExecutionResult]"
+    " | Coroutine[Any, Any, ExecutionResult]"
+)
+"""Results, at once or later."""
 
 
 @frozen
@@ -347,9 +354,7 @@ class IExecutor(Interface):
 
     lease: Lease = Attribute("The terms under which its tasks are begun.")
 
-    def execute(
-        execution: Execution,
-    ) -> ExecutionResult | Deferred[ExecutionResult] | Coroutine[Any, Any, ExecutionResult]:
+    def execute(execution: Execution) -> EventualResult:
         """Do a task; called on the reactor's thread, and again while earlier calls are under way.
 
         The Deferred, or the coroutine, is cancelled when the results are not wanted any more: the task was cancelled,

@@ -33,8 +33,20 @@ from zope.interface.verify import verifyObject
 
 import tasksubmit
 from tasksubmit import interfaces
-from tasksubmit.interfaces import IAdmissionPolicy, IPeers, IPureAdmissionPolicy, ITaskHandler, ITaskStore
+from tasksubmit.interfaces import (
+    IAcceptancePolicy,
+    IAdmissionPolicy,
+    IExecutor,
+    IExecutorMaker,
+    IPeers,
+    IPureAdmissionPolicy,
+    ITaskHandler,
+    ITaskStore,
+)
 from tasksubmit.logs import json_observer
+from tasksubmit.node.acceptance import AcceptAll
+from tasksubmit.node.executors.process import ProcessExecutor
+from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import PeersOnly
@@ -72,6 +84,11 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPureAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPeers, lambda: PEERS),
+    (IAcceptancePolicy, AcceptAll),
+    (IExecutor, lambda: CallableExecutor(lambda execution: "")),
+    (IExecutor, lambda: ProcessExecutor(reactor=CLOCK, command=("true",))),
+    *((IExecutorMaker, lambda name=name: executor_plugin(name)) for name in ("manual", "process", "python")),
+    (IPlugin, lambda: executor_plugin("manual")),
     # Twisted's
     (IService, node),
     (IService, lambda: Listener("here", NETWORK.server_endpoint("here"), Factory())),
@@ -94,6 +111,12 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
 def plugin() -> ServiceMaker:
     """What twistd finds."""
     maker: ServiceMaker = import_module("twisted.plugins.tasksubmit_plugin").tasksubmit
+    return maker
+
+
+def executor_plugin(name: str) -> IExecutorMaker:
+    """What makes executors of that name."""
+    maker: IExecutorMaker = getattr(import_module("twisted.plugins.tasksubmit_executors"), name)
     return maker
 
 

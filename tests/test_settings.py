@@ -64,6 +64,9 @@ class DefaultTests(SettingsCase):
                 delivery_age_limit=timedelta(days=7),
                 retention=timedelta(days=30),
                 max_result_bytes=None,
+                accept="manual",
+                executor="manual",
+                concurrency=1,
                 tick=1.0,
                 idle_timeout=60.0,
                 max_description_bytes=1048576,
@@ -114,6 +117,9 @@ class SourceTests(SettingsCase):
         tick = 0.5
         idle-timeout = 7
         max-description-bytes = 9
+        accept = "all"
+        executor = "process:cat"
+        concurrency = 3
         log-format = "json"
 
         [peer]
@@ -138,6 +144,9 @@ class SourceTests(SettingsCase):
                 tick=0.5,
                 idle_timeout=7.0,
                 max_description_bytes=9,
+                accept="all",
+                executor="process:cat",
+                concurrency=3,
                 log_format="json",
             ),
         )

@@ -76,7 +76,9 @@ class OptionsTests(OptionsCase):
             *("--control", "unix:/c", "--score-formula", "linear", "--accept-timeout", "1"),
             *("--queue-head-timeout", "2", "--answer-timeout", "3", "--tick", "4", "--idle-timeout", "5"),
             *("--max-description-bytes", "6", "--log-format", "json"),
+            *("--accept", "all", "--executor", "process:cat", "--concurrency", "7"),
         ).settings
+        self.assertEqual((settings.accept, settings.executor, settings.concurrency), ("all", "process:cat", 7))
         self.assertEqual(settings.address, Address.parse(OWN))
         self.assertEqual(settings.listen, ("tcp:1:interface=127.0.0.1", "unix:/a"))
         self.assertEqual((settings.state_dir, settings.control), (Path("/srv/state"), "unix:/c"))
@@ -135,6 +137,10 @@ class OptionsTests(OptionsCase):
             (["--control", "tcp:80:interface=127.0.0.1"], "--control", "Unix socket"),
             (["--peer", f"{PEER}=nonsense:1"], f"--peer {PEER}=", "not an endpoint"),
             (["--config", "/nowhere"], "--config /nowhere"),
+            (["--accept", "some"], "--accept", "expected manual or all"),
+            (["--executor", "magic:x"], "--executor magic:x: there is no executor 'magic'", "manual, process, python"),
+            (["--executor", "process:no-such-program"], "there is no program no-such-program (process:COMMAND["),
+            (["--concurrency", "0"], "--concurrency"),
         ):
             with self.subTest(arguments=arguments):
                 text = str(self.assertRaises(usage.UsageError, self.parse, *arguments))
@@ -250,6 +256,25 @@ class ServiceTests(OptionsCase):
         assert isinstance(retention, RetentionService)
         self.assertEqual(retention._retention, Retention(timedelta(seconds=9), 1000))
         self.assertEqual(retention._keep_tombstones, timedelta(days=16))
+
+    def test_workers(self) -> None:
+        """A node has workers when it has an executor, and decides by itself when it is told to."""
+        node = make_node(self.parse().settings, MemoryReactorClock())
+        self.assertIsNone(node.workers)
+        self.assertRaises(KeyError, node.getServiceNamed, "acceptance")
+        given = ("--accept", "all", "--executor", "process:cat", "--concurrency", "7")
+        node = make_node(self.parse(*given).settings, MemoryReactorClock())
+        assert node.workers is not None
+        self.assertRegex(str(node.workers.executor), r"^process:/.*/cat$")
+        self.assertEqual(node.workers.concurrency, 7)
+        self.assertIsNotNone(node.getServiceNamed("acceptance"))
+
+    def test_help_executors(self) -> None:
+        """``--help-executors`` lists those that are installed, and ends."""
+        stream = self.printed()
+        self.assertRaises(SystemExit, Options().parseOptions, ["--help-executors"])
+        for words in ("manual\n", "process:COMMAND[:timeout=", "    A Python function does each task.\n"):
+            self.assertIn(words, stream.getvalue())
 
     def test_endpoints_are_checked_again(self) -> None:
         """Settings that were made in a program are checked, too."""

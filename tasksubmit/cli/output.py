@@ -193,7 +193,9 @@ def show_scores(scores: list[Json]) -> None:
 
 
 def show_result(result: Json) -> None:
-    """Print a result, or where it was saved. A pipe gets it byte for byte; a terminal must not be driven by it.
+    """Print a result, or where it was saved. A pipe gets a file byte for byte, and a text ends with a new line.
+
+    A terminal must not be driven by it.
 
     :raises CommandFailed: when it is a file that is not text, and standard output is a terminal.
     """
@@ -202,7 +204,7 @@ def show_result(result: Json) -> None:
         return
     content = result_content(result)
     if not sys.stdout.isatty():
-        click.echo(content, nl=result["text"] is not None)
+        click.echo(content, nl=result["text"] is not None and not content.endswith(b"\n"))
         return
     try:
         click.echo(clean(content.decode("utf-8"), keep_lines=True))

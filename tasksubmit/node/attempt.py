@@ -38,15 +38,13 @@ _Report = Callable[[], Awaitable[Task]]
 class Attempt:
     """An attempt at a task that has just been begun; to be run once.
 
-    :ivar task: the record as it was when the attempt began.
-    :ivar progress: what was said last of how far it is.
+    :param task: the record as it is now.
     """
 
     _log = Logger()
 
     def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime) -> None:
-        self.task = task
-        self.progress = ""
+        self._task = task
         self._inbox = inbox
         self._live = live
         self._timers = timers
@@ -54,6 +52,7 @@ class Attempt:
         self._is_unwanted = False
         self._is_stopping = False
         self._is_cancelled = False
+        self._has_worked = False
         self._untold = ""
         self._telling: Deferred[None] | None = None
         self._pauses: set[Deferred[None]] = set()
@@ -63,10 +62,10 @@ class Attempt:
 
         :returns: True when there are results, False when it failed, None when it was cancelled or put back.
         """
-        unwanted = Deferred.fromCoroutine(self._live.wait(self.task.key, self._has_ended))
+        unwanted = Deferred.fromCoroutine(self._live.wait(self._task.key, self._has_ended))
         unwanted.addCallbacks(lambda task: self._give_up(), lambda failure: None)
         execute: Callable[[Execution], Any] = executor.execute
-        self._work = maybeDeferred(execute, Execution(self.task, self._note_progress))
+        self._work = maybeDeferred(execute, Execution(self._task, self._note_progress))
         if self._is_unwanted or self._is_stopping:
             self._cancel_work()
         is_done, report = await self._outcome(self._work)
@@ -83,7 +82,7 @@ class Attempt:
         self._cancel_work()
 
     def _has_ended(self, task: Task) -> bool:
-        return task.status is not TaskStatus.EXECUTING or task.attempt != self.task.attempt
+        return task.status is not TaskStatus.EXECUTING or task.attempt != self._task.attempt
 
     def _give_up(self) -> None:
         self._is_unwanted = True
@@ -104,11 +103,11 @@ class Attempt:
             if self._is_stopping:
                 return None, self._put_back
             if not isinstance(error, ExecutionFailed) and not self._is_unwanted:
-                self._log.failure("task {task_id} could not be done", task_id=self.task.task_id)
+                self._log.failure("task {task_id} could not be done", task_id=self._task.task_id)
             return False, self._failure(error)
 
     def _results(self, result: object) -> _Report:
-        key, attempt = self.task.key, self.task.attempt
+        key, attempt = self._task.key, self._task.attempt
         if isinstance(result, str):
             return lambda: self._inbox.complete(key, result, attempt=attempt)
         if isinstance(result, ResultFile):
@@ -117,11 +116,11 @@ class Attempt:
 
     def _failure(self, error: BaseException) -> _Report:
         what = _printable(str(error) if isinstance(error, ExecutionFailed) else f"{type(error).__name__}: {error}")
-        return lambda: self._inbox.fail(self.task.key, what or "it was not said why", self.task.attempt)
+        return lambda: self._inbox.fail(self._task.key, what or "it was not said why", self._task.attempt)
 
     async def _put_back(self) -> Task:
         why = "The node was stopped; the task will be begun again"
-        return await self._inbox.put_back(self.task.key, why, self.task.attempt)
+        return await self._inbox.put_back(self._task.key, why, self._task.attempt)
 
     async def _deliver(self, report: _Report) -> bool:
         """Have a report on disk, however long that takes; returns whether it was still wanted."""
@@ -131,22 +130,23 @@ class Attempt:
                 await report()
                 return True
             except (IllegalTransition, UnknownTask) as error:
-                self._log.info("too late for task {task_id}: {error}", task_id=self.task.task_id, error=str(error))
+                self._log.info("too late for task {task_id}: {error}", task_id=self._task.task_id, error=str(error))
                 return False
             except (InvalidMessage, TooLarge, UnicodeError) as error:
                 report = self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
             except StoreError:
                 if self._is_stopping:
                     raise
-                self._log.failure("what came of task {task_id} waits for the disk", task_id=self.task.task_id)
+                self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)
                 await self._wait(seconds)
                 seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
 
     # --- how far it is -----------------------------------------------------------------------------------------------
 
     def _note_progress(self, text: str) -> None:
-        if text := _printable(text):
-            self.progress = self._untold = text
+        text = _printable(text)
+        if text and not self._has_worked:
+            self._untold = text
             if self._telling is None:
                 self._telling = Deferred.fromCoroutine(self._tell_progress())
 
@@ -154,13 +154,14 @@ class Attempt:
         while self._untold:
             text, self._untold = self._untold, ""
             try:
-                await self._inbox.progress(self.task.key, text, self.task.attempt)
+                await self._inbox.progress(self._task.key, text, self._task.attempt)
             except TaskSubmitError as error:
                 self._log.debug("progress was not told: {error}", error=str(error))
             await self._wait(PROGRESS_SECONDS)
         self._telling = None
 
     async def _end_telling(self) -> None:
+        self._has_worked = True
         self._untold = ""
         telling = self._telling
         if telling is not None:

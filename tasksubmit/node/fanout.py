@@ -38,7 +38,7 @@ class FanOut:
 
     It takes from its iterable only what it can begin, so that may be long, or without end. What is finished and not
     taken counts as under way: whoever does not take results holds up the rest. An error of the iterable itself is given
-    to whoever takes next, after which there is nothing more.
+    when what was begun before it has finished.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class FanOut:
             finished = self._finished.popleft()
             self._begin()
             return succeed(finished)
+        if self._under_way:
+            taker: Deferred[Finished | None] = Deferred(self._takers.remove)
+            self._takers.append(taker)
+            return taker
         if self._fault is not None:
             fault, self._fault = self._fault, None
             return fail(fault)
-        if not self._under_way:
-            return succeed(None)
-        taker: Deferred[Finished | None] = Deferred(self._takers.remove)
-        self._takers.append(taker)
-        return taker
+        return succeed(None)
 
     def all(self) -> Deferred[list[Finished]]:
         """Fires with every task that was not taken yet, when all are finished, in the order in which they were given.

@@ -33,7 +33,7 @@ class LiveTask:
         self._waiting.pop(waiting, None)
 
     def changed(self, task: Task) -> None:
-        """Fire for those whose condition `task` meets; a condition that raises fails its own caller alone."""
+        """Fire for those whose condition ``task`` meets; a condition that raises fails its own caller alone."""
         for waiting, condition in list(self._waiting.items()):
             if waiting not in self._waiting:
                 continue  # cancelled by what a Deferred before it did

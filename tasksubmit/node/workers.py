@@ -24,7 +24,6 @@ class Workers(Service):
     """Up to so many workers, each with one task at a time; they come when there is work, and go when there is none.
 
     :param interval_seconds: how often to look for tasks, besides when one is accepted or put back.
-    :ivar attempts: what is being done, the oldest first.
     :ivar done: how many tasks were done since the node was made.
     :ivar failed: how many could not be done.
     """
@@ -43,7 +42,6 @@ class Workers(Service):
         self.setName("workers")
         self.executor = executor
         self.concurrency = concurrency
-        self.attempts: list[Attempt] = []
         self.done = 0
         self.failed = 0
         self._inbox = inbox
@@ -53,6 +51,7 @@ class Workers(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = timers
         self._workers: set[Deferred[None]] = set()
+        self._attempts: set[Attempt] = set()
         self._news = 0
 
     @override
@@ -65,7 +64,7 @@ class Workers(Service):
         """Take nothing more, end and put back what is being done; fires when nothing of it goes on."""
         super().stopService()
         self._loop.stop()
-        for attempt in list(self.attempts):
+        for attempt in list(self._attempts):
             attempt.stop()
         return DeferredList(list(self._workers))
 
@@ -78,10 +77,12 @@ class Workers(Service):
         """Have one more worker, if there may be."""
         self._news += 1
         if self.running and len(self._workers) < self.concurrency:
+            gone: Deferred[None] = Deferred()
+            self._workers.add(gone)  # first, for the worker begins at once, and may want another one beside it
             worker = Deferred.fromCoroutine(self._work())
-            self._workers.add(worker)
             worker.addErrback(lambda failure: self._log.failure("a worker failed; others go on", failure))
-            worker.addBoth(lambda _: self._workers.discard(worker))
+            worker.addBoth(lambda _: self._workers.discard(gone))
+            worker.chainDeferred(gone)
 
     async def _work(self) -> None:
         while self.running:
@@ -99,12 +100,12 @@ class Workers(Service):
 
     async def _do(self, task: Task) -> None:
         attempt = Attempt(task, self._inbox, self._live, self._timers)
-        self.attempts.append(attempt)
+        self._attempts.add(attempt)
         if not self.running:
             attempt.stop()
         try:
             is_done = await attempt.run(self.executor)
         finally:
-            self.attempts.remove(attempt)
+            self._attempts.discard(attempt)
         self.done += is_done is True
         self.failed += is_done is False

@@ -69,7 +69,7 @@ class TaskView:
 
     @classmethod
     def of(cls, task: Task, own: Address, **more: Any) -> Self:
-        """The view of `task` as the node ``own`` has it; ``more`` are the keys of a subclass."""
+        """The view of ``task`` as the node ``own`` has it; ``more`` are the keys of a subclass."""
         is_submitted = task.side is Side.SUBMITTER
         from_, to = (own, task.peer) if is_submitted else (task.peer, own)
         same = {a.name: getattr(task, a.name) for a in fields(TaskView) if a.name not in ("from_", "to")}
@@ -114,7 +114,7 @@ class TaskDetails(TaskView):
 
     @classmethod
     def with_deliveries(cls, task: Task, own: Address, deliveries: Iterable[Delivery]) -> TaskDetails:
-        """The view of `task` with what is owed for it."""
+        """The view of ``task`` with what is owed for it."""
         return cls.of(task, own, deliveries=[DeliveryView.of(delivery) for delivery in deliveries])
 
 

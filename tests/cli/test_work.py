@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tasksubmit.node.executors.python import CallableExecutor
+from tasksubmit.node.workers import Workers
 from tests.cli.harness import CommandTestCase
 from tests.web.harness import OTHER, PEER, STRANGER
 
@@ -76,6 +78,35 @@ class ExecutionTests(CommandTestCase):
         self.assertIn("--from", self.failed("put-back", "t1"))
         self.assertEqual(self.data("put-back", "t1", "--from", str(OTHER))["peer"], str(OTHER))
         self.assertEqual(self.data("fail", "t1", "--error", "x", "--from", str(PEER))["peer"], str(PEER))
+
+
+class WorkerTests(CommandTestCase):
+    """``worker``."""
+
+    def test_idle(self) -> None:
+        """A node without workers, of which nobody has taken anything."""
+        self.assertEqual(self.ok("worker"), "executor   manual\nwaiting    0\nnothing is being done\n")
+
+    def test_busy(self) -> None:
+        """What is being done, since when and how far; text from elsewhere drives no terminal."""
+        self.receive("t1")
+        self.ok("accept", "t1")
+        self.ok("execute", "t1")
+        self.ok("progress", "t1", "half \x1b[2J")
+        *_, heading, row = self.ok("worker").splitlines()
+        self.assertEqual(heading.split(), ["TASK", "FROM", "ATTEMPT", "SINCE", "PROGRESS"])
+        self.assertEqual(row.split()[:3], ["t1", str(PEER), "1"])
+        self.assertTrue(row.endswith("half \ufffd[2J"), row)
+        self.assertEqual(self.data("worker")["executing"][0]["task_id"], "t1")
+
+    def test_executor(self) -> None:
+        """A node with workers says what they are, and how much they did."""
+        clock = self.clock
+        self.node.workers = Workers(None, None, CallableExecutor(print), 4, 1, clock)  # type: ignore[arg-type]
+        self.node.workers.done, self.node.workers.failed = 12, 1
+        lines = self.ok("worker").splitlines()
+        self.assertEqual(lines[0], "executor   python:builtins:print")
+        self.assertEqual(lines[1:3], ["done       12, failed 1, since the node was started", "at once    4"])
 
 
 class DrainTests(CommandTestCase):

@@ -237,6 +237,9 @@ class EditableTests(InstalledMixin, SynchronousTestCase):
         self.assertEqual(origin, str(self.environment.root.parent / "tree" / "tasksubmit" / "__init__.py"))
 
 
+PLUGINS = ["twisted/plugins/tasksubmit_executors.py", "twisted/plugins/tasksubmit_plugin.py"]
+
+
 class ContentTests(SynchronousTestCase):
     """What is in the files that a release uploads, and in the tree that they are made from."""
 
@@ -253,16 +256,16 @@ class ContentTests(SynchronousTestCase):
         self.assertEqual(sorted(listed), sorted({*found, "twisted.plugins"}))
 
     def test_twisted_not_hidden(self) -> None:
-        """``twisted/`` holds the plugin alone: an ``__init__.py`` there would hide Twisted, or our plugin from it."""
+        """``twisted/`` holds the plugins alone: an ``__init__.py`` there would hide Twisted, or our plugin from it."""
         files = [path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "twisted").rglob("*.py")]
-        self.assertEqual(files, ["twisted/plugins/tasksubmit_plugin.py"])
+        self.assertEqual(sorted(files), PLUGINS)
 
     def test_wheel(self) -> None:
         """The wheel has every file of the package, the plugin, its own metadata, and nothing else."""
         tree, built = self.build("build_wheel")
         with zipfile.ZipFile(built) as wheel:
             names = [name for name in wheel.namelist() if ".dist-info/" not in name]
-        self.assertEqual(sorted(names), sorted([*files_of(tree, "tasksubmit"), "twisted/plugins/tasksubmit_plugin.py"]))
+        self.assertEqual(sorted(names), sorted([*files_of(tree, "tasksubmit"), *PLUGINS]))
         self.assertIn("tasksubmit/py.typed", names)
         self.assertTrue(any(name.endswith(".sql") for name in names), "no schema in the wheel")
         self.assertTrue(built.name.endswith("-py3-none-any.whl"), built.name)

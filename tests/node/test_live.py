@@ -163,7 +163,7 @@ class HandleTests(PairTestCase):
     def test_several(self) -> None:
         """Any number of callers may wait for the same, each with a Deferred of its own."""
         handle, key = self.executing()
-        waiting = [handle.result() for _ in range(5)]
+        waiting = [self.alice.result(handle.key) for _ in range(5)]
         waiting[2].cancel()
         self.failed(waiting.pop(2), CancelledError)
         self.done(self.bob.send_results(key, "42"))
@@ -174,7 +174,7 @@ class HandleTests(PairTestCase):
     def test_dropped(self) -> None:
         """Giving up every wait does not touch the task."""
         handle, key = self.submit()
-        for waiting in (handle.accepted(), handle.result()):
+        for waiting in (handle.accepted(), self.alice.result(handle.key)):
             waiting.cancel()
             self.failed(waiting, CancelledError)
         self.done(self.bob.accept(key))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from treq.testing import StubTreq
@@ -39,7 +40,12 @@ class RefusingEndpoint:
 
 
 class NodeTestCase(SynchronousTestCase):
-    """A started node in memory whose peers cannot be reached, and ways to be its peers."""
+    """A started node in memory whose peers cannot be reached, and ways to be its peers.
+
+    :ivar options: more of those of `Node`.
+    """
+
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @override
     def setUp(self) -> None:
@@ -47,7 +53,7 @@ class NodeTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1_775_736_000.25)  # 2026-04-09T12:00:00.250Z
         endpoints: dict[Address, IStreamClientEndpoint] = {PEER: RefusingEndpoint(), OTHER: RefusingEndpoint()}
-        self.node = Node(OWN, SQLiteTaskStore(None), StaticPeers(endpoints), clock=self.clock)
+        self.node = Node(OWN, SQLiteTaskStore(None), StaticPeers(endpoints), clock=self.clock, **self.options)
         self.node.startService()
         self.addCleanup(lambda: self.successResultOf(self.node.stopService()))
         self.stops: list[float] = []

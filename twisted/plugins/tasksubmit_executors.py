@@ -11,12 +11,12 @@ manual = ExecutorMaker(
 process = ExecutorMaker(
     "process",
     "tasksubmit.node.executors.process",
-    "COMMAND[:timeout_seconds=3600][:directory=DIR][:grace_seconds=5][:max_output_bytes=N][:attempts=1]",
+    "COMMAND[:timeout=3600][:directory=DIR][:grace=5][:limit=BYTES][:attempts=1]",
     "A command does each task: its standard input is the description, what it prints are the results.",
 )
 python = ExecutorMaker(
     "python",
     "tasksubmit.node.executors.python",
-    "MODULE:FUNCTION[:timeout_seconds=N][:thread=no][:attempts=1]",
+    "MODULE:FUNCTION[:timeout=SECONDS][:thread=no][:attempts=1]",
     "A Python function does each task.",
 )

@@ -18,7 +18,7 @@ def executor_makers() -> dict[str, IExecutorMaker]:
 
 
 def make_executor(reactor: Any, description: str) -> IExecutor | None:
-    """The executor that a text such as ``process:COMMAND:timeout_seconds=60`` describes; None for ``manual``.
+    """The executor that a text such as ``process:COMMAND:timeout=60`` describes; None for ``manual``.
 
     :raises ConfigurationError: saying what is wrong with the text.
     """

@@ -26,8 +26,8 @@ from zope.interface import implementer
 from tasksubmit.errors import ConfigurationError, ExecutionFailed
 from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultFile
 from tasksubmit.lifecycle.table import Lease
-from tasksubmit.node.executors import warden
 from tasksubmit.node.ending import to_its_end
+from tasksubmit.node.executors import warden
 from tasksubmit.node.executors.options import bound_lease, count, read_options, seconds
 from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.timestamps import format_time
@@ -168,7 +168,7 @@ class _Command(ProcessProtocol):
         return self._ended
 
     def end(self, fault: str = "") -> None:
-        """Have the process group ended; `fault` is what the submitter is told."""
+        """Have the process group ended; ``fault`` is what the submitter is told."""
         self._fault = self._fault or fault
         self.transport.closeChildFD(warden.LIFELINE)
 
@@ -262,8 +262,9 @@ def make_executor(reactor: Any, *arguments: str, **options: str) -> IExecutor:
     program = shutil.which(command[0])
     if program is None:
         raise ConfigurationError(f"there is no program {command[0]}")
-    values = read_options(options, _OPTIONS)
-    return ProcessExecutor(reactor=reactor, command=(os.path.abspath(program), *command[1:]), **values)
+    values = read_options(options, {name: parse for name, (_, parse) in _OPTIONS.items()})
+    given = {_OPTIONS[name][0]: value for name, value in values.items()}
+    return ProcessExecutor(reactor=reactor, command=(os.path.abspath(program), *command[1:]), **given)
 
 
 def _directory(text: str) -> Path:
@@ -273,10 +274,11 @@ def _directory(text: str) -> Path:
     return path
 
 
-_OPTIONS = {
-    "attempts": count,
-    "directory": _directory,
-    "grace_seconds": seconds,
-    "max_output_bytes": count,
-    "timeout_seconds": seconds,
+_OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "attempts": ("attempts", count),
+    "directory": ("directory", _directory),
+    "grace": ("grace_seconds", seconds),
+    "limit": ("max_output_bytes", count),
+    "timeout": ("timeout_seconds", seconds),
 }
+"""The attribute that each option sets, and how it is read."""

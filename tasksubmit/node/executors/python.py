@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -14,12 +14,12 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from tasksubmit.errors import ConfigurationError, ExecutionFailed
-from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor
+from tasksubmit.interfaces import EventualResult, Execution, ExecutionResult, IExecutor
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.node.ending import to_its_end
 from tasksubmit.node.executors.options import bound_lease, count, flag, read_options, seconds
 
-Function = Callable[[Execution], "ExecutionResult | Deferred[ExecutionResult] | Coroutine[Any, Any, ExecutionResult]"]
+Function = Callable[[Execution], EventualResult]
 """What does a task; raises `ExecutionFailed` when it cannot be done."""
 
 
@@ -35,9 +35,7 @@ class CallableExecutor:
     function: Function
     lease: Lease = field(kw_only=True, factory=lambda: bound_lease(1, None))
 
-    def execute(
-        self, execution: Execution
-    ) -> ExecutionResult | Deferred[ExecutionResult] | Coroutine[Any, Any, ExecutionResult]:
+    def execute(self, execution: Execution) -> EventualResult:
         """See `IExecutor.execute`."""
         return self.function(execution)
 

@@ -1,0 +1,294 @@
+"""Commands that do tasks: real processes, real signals, a real reactor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from typing_extensions import override
+
+from tasksubmit.errors import ConfigurationError, ExecutionFailed
+from tasksubmit.interfaces import Execution, ExecutionResult, ResultFile
+from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.executors.process import ProcessExecutor, make_executor
+from tests.node.helpers import ALICE
+
+NOW = datetime(2026, 4, 9, 12, tzinfo=timezone.utc)
+
+
+class ProcessTestCase(TestCase):
+    """Runs commands."""
+
+    @override
+    def setUp(self) -> None:
+        self.heard: list[str] = []
+
+    def execution(self, description: str = "work", **fields: Any) -> Execution:
+        """An attempt at a task."""
+        task = Task(
+            side=Side.RECEIVER, peer=ALICE, task_id="t1", description=description, created_at=NOW, attempt=2, **fields
+        )
+        return Execution(task, self.heard.append)
+
+    def begin(self, *command: str, description: str = "work", **options: Any) -> Deferred[ExecutionResult]:
+        """Start a command."""
+        executor = ProcessExecutor(reactor=reactor, command=command, **options)
+        return Deferred.fromCoroutine(executor.execute(self.execution(description)))
+
+    def shell(self, script: str, **options: Any) -> Deferred[ExecutionResult]:
+        """Start a shell with a script, which is the test's: the executor knows of none."""
+        return self.begin("/bin/sh", "-c", script, **options)
+
+    async def fault(self, work: Deferred[ExecutionResult]) -> str:
+        """What the submitter is told of a command that fails."""
+        try:
+            result = await work
+        except ExecutionFailed as error:
+            return str(error)
+        self.fail(f"it ended well, with {result!r}")
+
+    async def wait_for(self, condition: Any) -> None:
+        """Wait until something is true, of processes that nobody tells about."""
+        for _ in range(1000):
+            if condition():
+                return
+            await deferLater(reactor, 0.01)
+        self.fail("it never was")
+
+    async def pid_in(self, path: Path) -> int:
+        """The process number that a command has written into a file."""
+        await self.wait_for(lambda: path.exists() and path.read_text().endswith("\n"))
+        return int(path.read_text())
+
+    def is_alive(self, pid: int) -> bool:
+        """Whether there is such a process, and it has not ended."""
+        try:
+            return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return False
+
+
+class OutcomeTests(ProcessTestCase):
+    """What comes of a command."""
+
+    async def test_output(self) -> None:
+        """The description is the standard input, and what is printed are the results, byte for byte."""
+        self.assertEqual(await self.begin("/bin/cat", description="zwei Wörter\n\n"), "zwei Wörter\n\n")
+
+    async def test_input_is_not_read(self) -> None:
+        """A command need not read what it is given, however long that is."""
+        self.assertEqual(await self.begin("/bin/echo", "hello", description="x" * 1_000_000), "hello\n")
+
+    async def test_no_shell(self) -> None:
+        """Nothing in a description or an argument is ever seen by a shell."""
+        nasty = "$(touch broken); `id` | > x & ' \" \\ \0 \x1b[2J"
+        self.assertEqual(await self.begin("/bin/cat", description=nasty), nasty)
+        self.assertEqual(await self.begin("/bin/echo", "-n", "$HOME;*"), "$HOME;*")
+
+    async def test_environment(self) -> None:
+        """The task is in the environment, which is otherwise the node's, or the one that was given."""
+        executor = ProcessExecutor(reactor=reactor, command=("/usr/bin/env",), environment={"COLOUR": "red"})
+        printed = await executor.execute(self.execution(expires_at=NOW))
+        assert isinstance(printed, str)
+        expected = {
+            "COLOUR=red",
+            "TASKSUBMIT_TASK_ID=t1",
+            f"TASKSUBMIT_FROM={ALICE}",
+            "TASKSUBMIT_ATTEMPT=2",
+            "TASKSUBMIT_EXPIRES_AT=2026-04-09T12:00:00Z",
+        }
+        self.assertEqual({line for line in printed.splitlines() if not line.startswith(("LC_", "PWD="))}, expected)
+        printed = await self.begin("/usr/bin/env")
+        assert isinstance(printed, str)
+        self.assertIn(f"PATH={os.environ['PATH']}\n", printed)
+
+    async def test_directory(self) -> None:
+        """It runs in a new directory, which goes with it, or in the one that was given."""
+        scratch = await self.shell("touch left; pwd")
+        assert isinstance(scratch, str)
+        self.assertIn("tasksubmit-", scratch)
+        self.assertFalse(Path(scratch.strip()).exists())
+        chosen = Path(self.mktemp()).resolve()
+        chosen.mkdir()
+        self.assertEqual(await self.shell("touch left; pwd", directory=chosen), f"{chosen}\n")
+        self.assertTrue((chosen / "left").exists())
+
+    async def test_result_file(self) -> None:
+        """A file that the command names is the result, in place of what it prints."""
+        result = await self.shell("echo noise; printf 'a,b' > out.csv; echo result-file out.csv >&3")
+        self.assertEqual(result, ResultFile("out.csv", b"a,b"))
+        result = await self.shell("printf 'a,b' > out.csv; printf 'result-file out.csv' >&3")
+        self.assertEqual(result, ResultFile("out.csv", b"a,b"))
+
+    async def test_bad_result_files(self) -> None:
+        """A file that is not there, is none, or is too large fails the task, and does not hang it."""
+        for script, words in (
+            ("echo result-file nothing.csv >&3", "nothing.csv cannot be read: No such file"),
+            ("mkdir d.csv; echo result-file d.csv >&3", "d.csv"),
+            ("mkfifo p.csv; echo result-file p.csv >&3", "p.csv is not a regular file"),
+            ("head -c 2000 /dev/zero > z.bin; echo result-file z.bin >&3", "has 2000 bytes; the limit is 1000"),
+        ):
+            self.assertIn(words, await self.fault(self.shell(script, max_output_bytes=1000)))
+
+    async def test_progress(self) -> None:
+        """Lines of progress are told, also when they come in pieces."""
+        await self.shell("printf 'progress 10%% read\\nprog' >&3; printf 'ress 20%%\\n' >&3; echo done")
+        self.assertEqual(self.heard, ["10% read", "20%"])
+
+    async def test_control_lines(self) -> None:
+        """A line that means nothing, or never ends, ends the command."""
+        self.assertIn("no meaning: 'rm'", await self.fault(self.shell("echo rm -rf >&3; sleep 60")))
+        endless = "head -c 100000 /dev/zero >&3; sleep 60"
+        self.assertIn("of over 8192 bytes", await self.fault(self.shell(endless)))
+
+    async def test_exit_code(self) -> None:
+        """Another exit code than 0 is a failure, told with the last line of the standard error."""
+        self.assertEqual(
+            await self.fault(self.shell("echo lost; echo first >&2; echo 'no ink' >&2; exit 3")),
+            "the command ended with exit code 3: no ink",
+        )
+        self.assertEqual(await self.fault(self.shell("exit 1")), "the command ended with exit code 1")
+        self.assertEqual(await self.fault(self.shell("kill -SEGV $$")), "the command was ended by signal 11")
+
+    async def test_long_standard_error(self) -> None:
+        """Of a standard error of any length its end is kept."""
+        fault = await self.fault(self.shell("yes x | head -c 3000000 >&2; echo last >&2; exit 1"))
+        self.assertEqual(fault, "the command ended with exit code 1: last")
+
+    async def test_cannot_be_started(self) -> None:
+        """A program or a directory that is not there is a failure that says so."""
+        self.assertIn("/no/such: No such file or directory", await self.fault(self.begin("/no/such")))
+        fault = await self.fault(self.begin("/bin/true", directory=Path("/no/where")))
+        self.assertIn("/no/where: No such file or directory", fault)
+
+    async def test_not_text(self) -> None:
+        """What is printed has to be UTF-8."""
+        self.assertIn("not text in UTF-8", await self.fault(self.shell("printf '\\377'")))
+
+    async def test_too_much(self) -> None:
+        """A command that prints without end is ended."""
+        fault = await self.fault(self.begin("/usr/bin/yes", max_output_bytes=100_000))
+        self.assertEqual(fault, "the command printed more than 100000 bytes")
+
+
+class EndTests(ProcessTestCase):
+    """Commands that are ended, with all that they have started."""
+
+    async def test_time_out(self) -> None:
+        """A command that takes too long is ended."""
+        fault = await self.fault(self.shell("sleep 60", timeout_seconds=0.2))
+        self.assertEqual(fault, "the command took longer than 0.2 s")
+
+    async def test_cancelled(self) -> None:
+        """Cancelling ends the whole group, and fires when it is gone."""
+        file = Path(self.mktemp()).resolve()
+        work = self.shell(f"sleep 60 & echo $! > {file}; wait")
+        sleeper = await self.pid_in(file)
+        work.cancel()
+        await self.assertFailure(work, CancelledError)
+        await self.wait_for(lambda: not self.is_alive(sleeper))
+
+    async def test_may_tidy_up(self) -> None:
+        """The command is asked first, and has some time to end by itself."""
+        file = Path(self.mktemp()).resolve()
+        work = self.shell(f"trap 'echo 1 > {file}.tidied; exit' TERM; echo $$ > {file}; while :; do sleep 0.05; done")
+        await self.pid_in(file)
+        work.cancel()
+        await self.assertFailure(work, CancelledError)
+        self.assertTrue(Path(f"{file}.tidied").exists())
+
+    async def test_does_not_listen(self) -> None:
+        """One that does not listen is killed, with its children."""
+        file = Path(self.mktemp()).resolve()
+        deaf = f"trap '' TERM; (trap '' TERM; sleep 60; sleep 60) & echo $! > {file}; wait"
+        work = self.shell(deaf, grace_seconds=0.2)
+        child = await self.pid_in(file)
+        work.cancel()
+        await self.assertFailure(work, CancelledError)
+        await self.wait_for(lambda: not self.is_alive(child))
+
+    async def test_leftovers(self) -> None:
+        """What a command leaves behind in its group is killed when it ends, and does not hold up the results."""
+        file = Path(self.mktemp()).resolve()
+        result = await self.shell(f"sleep 60 & echo $! > {file}; echo done")
+        self.assertEqual(result, "done\n")
+        sleeper = await self.pid_in(file)
+        await self.wait_for(lambda: not self.is_alive(sleeper))
+
+    async def test_escaped(self) -> None:
+        """What has left the group is let go, although it holds the pipes open."""
+        file = Path(self.mktemp()).resolve()
+        escape = "import os, sys, time; os.setsid(); open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(60)"
+        command = f'{sys.executable} -c "{escape}" {file} & while [ ! -s {file} ]; do sleep 0.02; done; echo done'
+        self.assertEqual(await self.shell(command, grace_seconds=0.2), "done\n")
+        os.kill(await self.pid_in(file), signal.SIGKILL)
+
+    async def test_own_group(self) -> None:
+        """A signal that the command sends to its own group does not reach the node."""
+        self.assertIn("signal 15", await self.fault(self.shell("kill -TERM 0; sleep 60")))
+
+    async def test_node_is_killed(self) -> None:
+        """A command does not outlive a node that is killed."""
+        file = Path(self.mktemp()).resolve()
+        program = f"""
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from tests.node.executors.test_process import ProcessTestCase
+case = ProcessTestCase()
+case.setUp()
+work = case.shell("sleep 60 & echo $! > {file}; wait")
+reactor.run()
+"""
+        node = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", program])
+        sleeper = await self.pid_in(file)
+        self.assertTrue(self.is_alive(sleeper))
+        os.kill(node, signal.SIGKILL)
+        os.waitpid(node, 0)
+        await self.wait_for(lambda: not self.is_alive(sleeper))
+
+
+class MakerTests(ProcessTestCase):
+    """``--executor process:COMMAND``."""
+
+    def test_made(self) -> None:
+        """The command is split like a shell would, and the options are taken."""
+        executor = make_executor(
+            reactor, "/bin/echo 'two words' -n", timeout="2.5", attempts="3", directory="/", grace="1"
+        )
+        assert isinstance(executor, ProcessExecutor)
+        self.assertEqual(executor.command, ("/bin/echo", "two words", "-n"))
+        self.assertEqual((executor.timeout_seconds, executor.directory), (2.5, Path("/")))
+        self.assertEqual(str(executor), "process:/bin/echo 'two words' -n")
+        self.assertEqual((executor.lease.max_attempts, executor.lease.ends_with_node), (3, True))
+        self.assertEqual(executor.lease.duration.total_seconds(), 64.5)
+
+    def test_program_is_looked_up(self) -> None:
+        """The program is found once, when the executor is made."""
+        executor = make_executor(reactor, "cat")
+        assert isinstance(executor, ProcessExecutor)
+        self.assertTrue(os.path.isabs(executor.command[0]))
+
+    def test_refused(self) -> None:
+        """What is wrong is said."""
+        for arguments, options, words in (
+            ((), {}, "expected a command"),
+            (("  ",), {}, "expected a command"),
+            (("a", "b"), {}, r"write a colon in it as \:"),
+            (("echo 'x",), {}, "No closing quotation"),
+            (("no-such-program",), {}, "there is no program no-such-program"),
+            (("cat",), {"colour": "red"}, "there is no option 'colour'; there are attempts, directory"),
+            (("cat",), {"timeout": "0"}, "timeout=0: expected more than 0"),
+            (("cat",), {"attempts": "many"}, "attempts=many"),
+            (("cat",), {"directory": "/no/where"}, "directory=/no/where: there is no such directory"),
+        ):
+            error = self.assertRaises(ConfigurationError, make_executor, reactor, *arguments, **options)
+            self.assertIn(words, str(error))

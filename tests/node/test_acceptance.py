@@ -1,0 +1,160 @@
+"""Who decides on new tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail
+from typing_extensions import override
+from zope.interface import implementer
+
+from tasksubmit.errors import StoreError
+from tasksubmit.interfaces import IAcceptancePolicy, Refusal
+from tasksubmit.lifecycle.change import Change
+from tasksubmit.lifecycle.table import TaskStatus
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.acceptance import AcceptAll
+from tests.node.helpers import ALICE, BOB, NodeTestCase, SlowStore, request
+
+
+@implementer(IAcceptancePolicy)
+@define
+class Answers:
+    """A policy that answers as the test says, and remembers what it was asked."""
+
+    answer: Any = None
+    asked: list[str] = field(factory=list)
+
+    def decide(self, task: Task) -> Any:
+        """See `IAcceptancePolicy.decide`."""
+        self.asked.append(task.task_id)
+        return self.answer() if callable(self.answer) else self.answer
+
+
+class AcceptanceTests(NodeTestCase):
+    """Bob's policy, and what it does with Alice's tasks."""
+
+    @override
+    def setUp(self) -> None:
+        super().setUp()
+        self.policy = Answers()
+        self.store = SlowStore()
+        self.bob = self.make_node(BOB, ALICE, acceptance=self.policy, store=self.store)
+
+    def status(self, task_id: str = "t1") -> tuple[TaskStatus, str]:
+        """Where the task stands with Bob, and in what words."""
+        (task,) = [task for task in self.tasks(self.bob) if task.task_id == task_id]
+        return task.status, task.justification
+
+    def test_answers(self) -> None:
+        """True accepts, False leaves the task NEW, and a refusal declines it with its message; at once or later."""
+        later: list[Deferred[Any]] = []
+
+        def wait() -> Deferred[Any]:
+            later.append(Deferred())
+            return later[-1]
+
+        for number, (answer, expected) in enumerate(
+            [
+                (True, (TaskStatus.ACCEPTED, "Task accepted")),
+                (False, (TaskStatus.NEW, "A new task was created")),
+                (Refusal("busy", "not on Mondays"), (TaskStatus.DECLINED, "not on Mondays")),
+            ]
+        ):
+            self.policy.answer = answer
+            self.assertEqual(self.ask(BOB, request(f"now{number}")).status, 200)
+            self.assertEqual(self.status(f"now{number}"), expected)
+            self.policy.answer = wait
+            self.assertEqual(self.ask(BOB, request(f"later{number}")).status, 200)
+            self.assertIs(self.status(f"later{number}")[0], TaskStatus.NEW)
+            later[-1].callback(answer)
+            self.network.flush()
+            self.assertEqual(self.status(f"later{number}"), expected)
+
+    def test_asked_once(self) -> None:
+        """A submission that is repeated is not put to the policy again."""
+        self.ask(BOB, request())
+        self.ask(BOB, request())
+        self.assertEqual(self.policy.asked, ["t1"])
+
+    def test_after_a_start(self) -> None:
+        """What an earlier life of the node left NEW is decided on after the start, and nothing else."""
+        self.ask(BOB, request("t1"))
+        self.ask(BOB, request("t2"))
+        self.policy.answer = True
+        self.ask(BOB, request("t3"))
+        self.stop(self.bob)
+        self.policy.asked.clear()
+        self.bob.startService()
+        self.network.flush()
+        self.assertEqual(sorted(self.policy.asked), ["t1", "t2"])
+        self.assertEqual({task.status for task in self.tasks(self.bob)}, {TaskStatus.ACCEPTED})
+
+    def test_policy_fails(self) -> None:
+        """A policy that fails is logged, and leaves the task to somebody else; the next one is put to it again."""
+        self.policy.answer = lambda: fail(ZeroDivisionError())
+        self.ask(BOB, request("t1"))
+        self.assertIs(self.status("t1")[0], TaskStatus.NEW)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.policy.answer = True
+        self.ask(BOB, request("t2"))
+        self.assertIs(self.status("t2")[0], TaskStatus.ACCEPTED)
+
+    def test_store_fails(self) -> None:
+        """A decision that cannot be written is logged, and leaves the task NEW."""
+
+        def apply(change: Change) -> Deferred[Task]:
+            return fail(StoreError("full"))
+
+        self.policy.answer = True
+        self.patch(self.store, "apply", apply)
+        self.ask(BOB, request())
+        self.assertIs(self.status()[0], TaskStatus.NEW)
+        self.assertEqual(len(self.flushLoggedErrors(StoreError)), 1)
+
+    def test_somebody_else_was_first(self) -> None:
+        """A decision that comes too late changes nothing."""
+        later: Deferred[Any] = Deferred()
+        self.policy.answer = lambda: later
+        self.ask(BOB, request())
+        (task,) = self.tasks(self.bob)
+        self.done(self.bob.decline(task.key, "by hand"))
+        later.callback(True)
+        self.network.flush()
+        self.assertEqual(self.status(), (TaskStatus.DECLINED, "by hand"))
+
+    def test_stop(self) -> None:
+        """A node that stops cancels what its policy was asked, and does not wait for an answer."""
+        cancelled: list[Deferred[Any]] = []
+        self.policy.answer = lambda: Deferred(cancelled.append)
+        self.ask(BOB, request())
+        self.stop(self.bob)
+        self.assertEqual(len(cancelled), 1)
+
+    def test_drain(self) -> None:
+        """A node that is being drained accepts nothing, and decides after its next start."""
+        later: Deferred[Any] = Deferred()
+        self.policy.answer = lambda: later
+        self.ask(BOB, request())
+        self.done(self.bob.drain(0))
+        later.callback(True)
+        self.network.flush()
+        self.assertIs(self.status()[0], TaskStatus.NEW)
+        self.stop(self.bob)
+        self.policy.answer = True
+        self.bob.startService()
+        self.network.flush()
+        self.assertIs(self.status()[0], TaskStatus.ACCEPTED)
+
+
+class AcceptAllTests(NodeTestCase):
+    """The policy that comes with the package."""
+
+    def test_all(self) -> None:
+        """Every task that was admitted is accepted; what was not admitted is not there."""
+        bob = self.make_node(BOB, ALICE, acceptance=AcceptAll())
+        for number in range(50):
+            self.ask(BOB, request(f"t{number}"))
+        self.assertEqual({task.status for task in self.tasks(bob)}, {TaskStatus.ACCEPTED})
+        self.assertEqual(len(self.successResultOf(bob.store.queue(100))), 50)

@@ -1,0 +1,58 @@
+"""Who does the tasks, as the control API tells it."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, fail
+from typing_extensions import override
+
+from tasksubmit.interfaces import Execution
+from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.acceptance import AcceptAll
+from tasksubmit.node.executors.python import CallableExecutor
+from tests.web.harness import PEER, ApiTestCase
+
+
+class ManualTests(ApiTestCase):
+    """A node without workers."""
+
+    def test_manual(self) -> None:
+        """What somebody outside has taken is shown, the oldest first; what was put back waits like the queue."""
+        for task_id in ("t1", "t2", "t3", "t4"):
+            self.receive(task_id)
+            self.ask("POST", f"/v1/tasks/{task_id}/accept")
+        for _ in range(3):
+            self.ask("POST", "/v1/execute")
+        self.ask("POST", "/v1/tasks/t1/put-back")
+        self.ask("POST", "/v1/tasks/t3/progress", {"text": "half"})
+        workers = self.ask("GET", "/v1/workers")
+        executing = [(task["task_id"], task["justification"]) for task in workers.pop("executing")]
+        self.assertEqual(executing, [("t2", "The task is being executed"), ("t3", "half")])
+        self.assertEqual(workers, {"executor": "manual", "concurrency": 0, "done": 0, "failed": 0, "waiting": 2})
+
+
+class WorkersTests(ApiTestCase):
+    """A node with workers."""
+
+    @override
+    def setUp(self) -> None:
+        self.options = {"acceptance": AcceptAll(), "executor": CallableExecutor(self.work), "concurrency": 2}
+        super().setUp()
+
+    def work(self, execution: Execution) -> Deferred[str]:
+        """Fail at once, or never end."""
+        execution.progress("reading")
+        return fail(ZeroDivisionError()) if execution.description == "bad" else Deferred()
+
+    def test_workers(self) -> None:
+        """What they do, how far they are, and what they have done."""
+        self.receive("t0", "bad")
+        for task_id in ("t1", "t2", "t3"):
+            self.receive(task_id)
+        self.flushLoggedErrors(ZeroDivisionError)
+        workers = self.ask("GET", "/v1/workers")
+        executing = [(task["task_id"], task["justification"]) for task in workers.pop("executing")]
+        self.assertEqual(executing, [("t1", "reading"), ("t2", "reading")])
+        self.assertRegex(workers.pop("executor"), r"^python:tests.web.test_workers:.*work$")
+        self.assertEqual(workers, {"concurrency": 2, "done": 0, "failed": 1, "waiting": 1})
+        self.successResultOf(self.node.story(TaskKey(Side.RECEIVER, PEER, "t0")))
