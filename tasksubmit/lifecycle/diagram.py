@@ -33,6 +33,7 @@ COLORS = {"submitter": "#1f5fa8", "receiver": "#2c7a3f", "time": "#a2540b"}
 
 _COLUMN, _ROW = 94, 36
 _TOP, _MARGIN = 62, 8
+_LETTER = 6  # about as wide as it is
 _WIDTH = len(COLUMNS) * _COLUMN + 2 * _MARGIN
 _STYLE = (
     "text{font:11px sans-serif;fill:#222}"
@@ -91,6 +92,8 @@ def rows(side: Side) -> tuple[Row, ...]:
 def _limit(deadline: Deadline, event: Event, sources: Set[TaskStatus | None]) -> str:
     after = Timeouts().limit(deadline)
     words = f"{_span(after)} after {deadline.since}" if after else f"once {deadline.since} has passed"
+    if deadline.needs_hearing:
+        words += " and after any start"
     if not sources <= set(deadline.statuses):
         words += f" while {' or '.join(deadline.statuses)}"
     if deadline.unless:
@@ -169,8 +172,8 @@ def _row(row: Row, y: int) -> Iterator[str]:
     for source, _ in row.steps:
         yield f'<circle cx="{_x(source)}" cy="{y}" r="3.5" fill="{color}"/>'
     words = row.event.value + (f": {row.limits}" if row.limits else "")
-    left = min(_x(source) for source, _ in row.steps)
-    yield f'<text class="label" x="{left + 6}" y="{y - 7}">{escape(words)}</text>'
+    left = min(min(_x(source) for source, _ in row.steps) + 6, _WIDTH - _MARGIN - _LETTER * len(words))
+    yield f'<text class="label" x="{left}" y="{y - 7}">{escape(words)}</text>'
 
 
 def _head(x: int, y: int, color: str, *, forward: bool) -> str:

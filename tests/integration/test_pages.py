@@ -25,6 +25,8 @@ NOT_RUN = {
 }
 """Why blocks are not run, and how many of them."""
 
+TUTORIAL = ROOT / "docs" / "tutorial" / "first-task.rst"
+
 PROGRAMS = ("curl", "openssl")
 """What is not everywhere: without it a page that uses it is not run."""
 
@@ -64,6 +66,12 @@ class SampleTests(SynchronousTestCase):
                 self.assertTrue(known, f"{where}:{block.line}: {block.language} without a caption")
                 if block.language in LOOKED_AT:
                     self.assertNotRegex(block.text, r"(?m)^\$ ", f"{where}:{block.line}")
+
+    def test_installed_alike(self) -> None:
+        """The tutorial installs the package as the README does, whose commands are run in a clean environment."""
+        [readme, *_] = (block.text for block in blocks(ROOT / "README.rst") if "pip install" in block.text)
+        [tutorial] = (block.text for block in blocks(TUTORIAL) if "pip install" in block.text)
+        self.assertTrue(readme.startswith(tutorial.splitlines()[0]), (readme, tutorial))
 
     def test_not_run(self) -> None:
         """What is not run says why, and there is no more of it than is known."""

@@ -33,9 +33,17 @@ ON_THE_COMMAND_LINE = {
     "exists": "the file that was to be written is there already",
     "demo": "the demonstration failed",
     "interrupted": "the command was interrupted; exit code 130",
-    "overloaded": "the receiver refused the submission with that code, like any code of the wire",
 }
 """The codes that ``tasksubmit --json`` has besides those of the API."""
+
+IN_THE_API = {
+    "internal": "the node has failed, or the command itself",
+    "method_not_allowed": "the route does not take that method",
+    "no_results": "the results are not here yet",
+    "not_found": "there is no such route",
+    "timed_out": "it was waited for too long; exit code 4",
+}
+"""The codes that no exception explains."""
 
 OUTCOMES = {
     "accept_timeout": "nobody decided in time",
@@ -62,11 +70,16 @@ def _row(code: str, raised: list[type[errors.TaskSubmitError]]) -> tuple[str, st
     if code in ON_THE_WIRE:
         wire = "400, tried again" if code in WORTH_TRYING_AGAIN else "400, final"
     fault = FAULTS.get(code)
-    first = ON_THE_WIRE.get(code) or ON_THE_COMMAND_LINE.get(code) or ""
-    meaning = [first] if first else [first_paragraph(error.__doc__).rstrip(".") for error in raised[:1]]
+    first = {**IN_THE_API, **ON_THE_COMMAND_LINE, **ON_THE_WIRE}.get(code)
+    meaning = [first] if first else [_lower(first_paragraph(error.__doc__)) for error in raised[:1]]
     if fault is not None and fault.hint:
         meaning.append(fault.hint.replace("`", "``"))
     return literal(code), wire, str(fault.status) if fault else "", "; ".join(meaning)
+
+
+def _lower(sentence: str) -> str:
+    """A sentence as a part of another."""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def _raised() -> dict[str, list[type[errors.TaskSubmitError]]]:

@@ -84,4 +84,4 @@ def _message(cls: type[Any]) -> str:
 
 def _ivars(cls: type[Any]) -> dict[str, str]:
     found = re.findall(r"^:ivar (\w+): ((?:.|\n(?!:|\n))+)", inspect.cleandoc(cls.__doc__ or ""), re.M)
-    return {name: " ".join(prose(text).split()) for name, text in found}
+    return {name: " ".join(prose(text).split()).rstrip(".") for name, text in found}

@@ -23,5 +23,5 @@ def verbs() -> str:
 
 def _parameters(command: click.Command, context: click.Context) -> str:
     records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    rows = [(literal(record[0]), prose(record[1])) for record in records if record]
+    rows = [(literal(record[0]), prose(record[1])) for record in records if record and record[1]]
     return table(("option", "what it is"), rows, "40 60") if rows else ""
