@@ -15,7 +15,7 @@ Every sample is a ``code-block``. What its language means:
     Something to look at.
 
 With a ``:caption:`` a block is the file of that name, whatever its language, there for the commands that follow. A
-block right under a comment ``.. not run: REASON`` is not run.
+block right under a comment ``.. not run: REASON`` is not run; one under ``.. prints: TEXT`` prints that.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Block:
 
     :ivar caption: the file that it is, if any.
     :ivar not_run: why it is not run; empty when it is.
+    :ivar prints: what a program prints, if that is looked at.
     """
 
     page: Path
@@ -60,6 +61,7 @@ class Block:
     text: str
     caption: str = ""
     not_run: str = ""
+    prints: str = ""
 
     def commands(self) -> Iterator[tuple[str, str]]:
         """Each command of a ``console`` block, with what it is said to print."""
@@ -78,23 +80,22 @@ class Block:
             yield "\n".join(command), "\n".join(output)
 
 
-def blocks(page: Path) -> list[Block]:
-    """The samples of a page, in order."""
-    lines = page.read_text("utf-8").splitlines()
+def blocks(page: Path, text: str | None = None) -> list[Block]:
+    """The samples of a page, in order; ``text`` stands for what is in it."""
+    lines = (page.read_text("utf-8") if text is None else text).splitlines()
     found = []
-    not_run = ""
+    said = {"not run": "", "prints": ""}
     for number, line in enumerate(lines):
-        if line.strip().startswith(".. not run: "):
-            not_run = _with_more(lines, number)
+        if comment := re.match(rf" *\.\. ({'|'.join(said)}): ", line):
+            said[comment[1]] = _with_more(lines, number)
         if directive := re.match(r"( *)\.\. (?:code-block|sourcecode|code):: *(\S+)$", line):
             inside = _inside(lines[number + 1 :], len(directive[1]))
             text = dedent("\n".join(inside))
             options = dict(re.findall(r"^:([\w-]+): *(.*)$", text.split("\n\n")[0], re.M))
             body = text.split("\n\n", 1)[1] if options else text
-            found.append(
-                Block(page, number + 1, directive[2], body.strip("\n") + "\n", options.get("caption", ""), not_run)
-            )
-            not_run = ""
+            caption = options.get("caption", "")
+            found.append(Block(page, number + 1, directive[2], body.strip("\n") + "\n", caption, *said.values()))
+            said = dict.fromkeys(said, "")
     return found
 
 
@@ -118,4 +119,4 @@ def _with_more(lines: list[str], number: int) -> str:
     """The text of a comment, all of its lines."""
     indentation = len(lines[number]) - len(lines[number].lstrip())
     more = [line.strip() for line in _inside(lines[number + 1 :], indentation)]
-    return " ".join([lines[number].split(".. not run: ")[1], *more]).strip()
+    return " ".join([lines[number].split(": ", 1)[1], *more]).strip()

@@ -74,7 +74,7 @@ def steps(blocks: Iterable[Block]) -> list[Step]:
         if block.caption:
             continue
         elif block.language == "python":
-            found.append(Step(where, f"python {name}"))
+            found.append(Step(where, f"python {name}", block.prints))
         elif block.language == "toml":
             found.append(Step(where, f"tasksubmit run --config {name} --check"))
     return found

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.docs.pages import LOOKED_AT, ROOT, blocks, literal_blocks, pages
-from tests.docs.running import run_page
+from tests.docs.pages import LOOKED_AT, ROOT, Block, blocks, literal_blocks, pages
+from tests.docs.running import SampleFailed, run_page
 
 INDEX = "needs a package index"
 NOT_RUN = {
@@ -81,3 +81,64 @@ class SampleTests(SynchronousTestCase):
                 if block.not_run:
                     reasons[block.not_run] = reasons.get(block.not_run, 0) + 1
         self.assertEqual(reasons, NOT_RUN)
+
+
+class RunTests(SynchronousTestCase):
+    """What runs the samples: it sees when they are wrong."""
+
+    def page(self, text: str) -> list[Block]:
+        """The blocks of a page of this text."""
+        path = ROOT / "README.rst"  # only its name is told
+        return blocks(path, text)
+
+    def fails(self, text: str, *words: str) -> None:
+        """A page of this text fails, and says so with these words."""
+        error = self.assertRaises(SampleFailed, run_page, self.page(text))
+        for word in ("README.rst:1: $ ", *words):
+            self.assertIn(word, str(error))
+
+    def test_right(self) -> None:
+        """Commands see the files and the variables that those before them have made; what varies is left out."""
+        run_page(
+            self.page(
+                ".. code-block:: text\n   :caption: a/b.txt\n\n   one\n     two\n\nThen:\n\n"
+                ".. code-block:: console\n\n   $ cat a/b.txt\n   one\n     t...\n"
+                "   $ x=3\n   $ echo \\\n       $x 11003\n   3 11003\n"
+            )
+        )
+
+    def test_fails(self) -> None:
+        """A command that fails ends the page, also when it is not the last one in a pipe."""
+        self.fails(
+            ".. code-block:: console\n\n   $ echo so far\n   $ false\n   $ echo further\n", "$ false\n", "with 1"
+        )
+        self.fails(".. code-block:: console\n\n   $ false | cat\n", "$ false | cat")
+
+    def test_says_something_else(self) -> None:
+        """What a command prints is compared."""
+        self.fails(".. code-block:: console\n\n   $ echo one\n   two\n", "said:\none\n", "not:\ntwo")
+
+    def test_program(self) -> None:
+        """What a program prints is compared, when it is said; a traceback is never right."""
+        self.fails(".. code-block:: python\n\n   raise ValueError\n", "ValueError")
+        program = ".. code-block:: python\n\n   print('one')\n"
+        run_page(self.page(f".. prints: o...\n\n{program}"))
+        error = self.assertRaises(SampleFailed, run_page, self.page(f".. prints: two\n\n{program}"))
+        self.assertIn("said:\none\n", str(error))
+
+    def test_configuration(self) -> None:
+        """A configuration is checked."""
+        self.fails('.. code-block:: toml\n\n   addres = "0:0000.0000.0001"\n', "there is no setting 'addres'")
+
+    def test_session(self) -> None:
+        """A session with the interpreter is compared, and goes on from block to block."""
+        first, second = ".. code-block:: pycon\n\n   >>> x = 1\n\n", ".. code-block:: pycon\n\n   >>> x\n   1\n"
+        run_page(self.page(first + second))
+        self.assertRaises(SampleFailed, run_page, self.page(second))
+
+    def test_not_run(self) -> None:
+        """The reason why a block is not run is that above it, and no other's."""
+        text = (
+            ".. not run: far too\n   dear\n\n.. code-block:: console\n\n   $ a\n\n.. code-block:: console\n\n   $ b\n"
+        )
+        self.assertEqual([block.not_run for block in self.page(text)], ["far too dear", ""])
