@@ -22,8 +22,6 @@ from typing import IO, TYPE_CHECKING, Any
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from tasksubmit.stores.migrations import migrate, schema_steps
-
 if TYPE_CHECKING:
     Base = SynchronousTestCase
 else:
@@ -285,18 +283,6 @@ class ModuleTests(ProcessCase, RunnerContract):
     """``python -m tasksubmit run``."""
 
     command = (sys.executable, "-m", "tasksubmit", "run")
-
-    def test_older_store(self) -> None:
-        """A store of the first version is brought to this one's at the start, which says so."""
-        self.state.mkdir()
-        with contextlib.closing(sqlite3.connect(self.state / "tasks.db", isolation_level=None)) as connection:
-            migrate(connection, "tasks.db", schema_steps()[:1])
-        process = self.start(*self.command, *self.options())
-        said = "".join(self.wait_until_up(process))
-        self.assertIn(f"tasks.db from schema 1 to {len(schema_steps())}", said)
-        self.stop(process)
-        with contextlib.closing(sqlite3.connect(self.state / "tasks.db")) as connection:
-            self.assertEqual(connection.execute("PRAGMA user_version").fetchone(), (len(schema_steps()),))
 
     def test_exit_code_of_wrong_options(self) -> None:
         """A wrong option has the exit code of a command that was used wrongly."""
