@@ -256,7 +256,7 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
-            if not self.insecure and not is_local(endpoint):
+            if not self.insecure and not is_local(endpoint) and not is_inherited(endpoint):
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
                     "peer: listen on loopback (tcp:PORT:interface=127.0.0.1), or give --insecure to do it all the same"
@@ -323,6 +323,12 @@ def is_local(endpoint: str) -> bool:
         return ipaddress.ip_address(interface).is_loopback
     except ValueError:
         return False
+
+
+def is_inherited(endpoint: str) -> bool:
+    """Whether an endpoint string means a socket that systemd opened; where that listens, its text does not say."""
+    positional, _ = split_description(endpoint)
+    return positional[0] == "systemd"
 
 
 def _check_control(endpoint: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,9 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from attrs import NOTHING, Attribute, fields
+from attrs import NOTHING, Attribute, evolve, fields
 from twisted.application.service import IService, MultiService
-from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
@@ -35,7 +37,7 @@ from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import tune_interpreter
-from tasksubmit.settings import Settings, load_settings
+from tasksubmit.settings import Settings, is_inherited, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.web import control_site
 
@@ -53,7 +55,7 @@ def _help(attribute: Attribute[Any]) -> str:
     default = attribute.default
     if isinstance(default, timedelta):
         default = default.total_seconds()
-    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = f"{default:.15g}" if isinstance(default, float) else str(default)
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 
@@ -141,7 +143,7 @@ class Options(usage.Options):
         config = Path(self["config"]) if self["config"] else None
         try:
             self.settings = load_settings(given, config, os.environ)
-            _check_parts(self.settings)
+            _check_parts(self.settings, is_dry=bool(self["check"]))
         except ConfigurationError as error:
             raise usage.UsageError(str(error)) from None
         if self["check"]:
@@ -166,23 +168,50 @@ def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, opti
     try:
         return parse(reactor, text)
     except Exception as error:  # parsers are plugins, and raise what they like
-        raise ConfigurationError(f"{option}{text}: not an endpoint that Twisted understands: {error}") from None
+        reason = f"not an endpoint that Twisted understands: {error}"
+        if is_inherited(text) and isinstance(error, LookupError):
+            reason = "no such socket was passed to this process; systemd does, for a unit with a socket of that name"
+        raise ConfigurationError(f"{option}{text}: {reason}") from None
 
 
-def _check_parts(settings: Settings) -> None:
-    """Make what is described by text, to see that it can be made."""
+def _check_parts(settings: Settings, *, is_dry: bool) -> None:
+    """Make what is described by text, to see that it can be made.
+
+    When it ``is_dry``, nobody has passed sockets, and those are left out.
+    """
     from twisted.internet import reactor
 
-    _server_endpoints(settings, reactor)
+    listen = tuple(text for text in settings.listen if not (is_dry and is_inherited(text)))
+    _server_endpoints(evolve(settings, listen=listen), reactor)
     _peers(settings, reactor)
     _executor(settings, reactor)
 
 
 def _server_endpoints(settings: Settings, reactor: object) -> dict[str, IStreamServerEndpoint]:
     """What to listen on, by its description; the control API's is the last."""
-    return {text: _endpoint(serverFromString, reactor, text, "--listen ") for text in settings.listen} | {
-        settings.control: _endpoint(serverFromString, reactor, settings.control, "--control ")
+    listen = {
+        text: _inherited(settings, reactor, text)
+        if is_inherited(text)
+        else _endpoint(serverFromString, reactor, text, "--listen ")
+        for text in settings.listen
     }
+    return listen | {settings.control: _endpoint(serverFromString, reactor, settings.control, "--control ")}
+
+
+def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerEndpoint:
+    """A socket that systemd opened and passed; where it listens is seen from the socket itself."""
+    endpoint: AdoptedStreamServerEndpoint = _endpoint(serverFromString, reactor, text, "--listen ")
+    with socket.socket(fileno=os.dup(endpoint.fileno)) as passed:
+        family, where = passed.family, passed.getsockname()
+    if family != endpoint.addressFamily:
+        raise ConfigurationError(f"--listen {text}: the socket is of another domain: {family.name.removeprefix('AF_')}")
+    if family != socket.AF_UNIX and not ipaddress.ip_address(where[0]).is_loopback and not settings.insecure:
+        raise ConfigurationError(
+            f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
+            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), or give --insecure to do it all the "
+            "same"
+        )
+    return endpoint
 
 
 def _peers(settings: Settings, reactor: object) -> StaticPeers:

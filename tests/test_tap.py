@@ -110,6 +110,7 @@ class OptionsTests(OptionsCase):
                 self.assertIn(" ".join(setting.metadata["help"].split()[:4]), text)
         for option in ("--config", "--check", "--version"):
             self.assertIn(option, text)
+        self.assertIn("[default: 2592000]", text)  # a month of seconds, with all its digits
 
     def test_version(self) -> None:
         """``--version`` prints the version of this package and ends."""

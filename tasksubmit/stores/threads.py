@@ -55,10 +55,10 @@ class Reactor(Protocol):
     """What a `BatchThread` needs of a reactor."""
 
     def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
-        """See `IReactorFromThreads`."""
+        """See ``IReactorFromThreads``."""
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
-        """See `IReactorTime`."""
+        """See ``IReactorTime``."""
 
 
 class BatchThread:

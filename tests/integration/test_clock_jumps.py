@@ -16,10 +16,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_readme import free_ports
+from tests.docs.pages import ROOT
+from tests.docs.running import free_ports
 from tests.integration.test_twistd import UnixConnection
 from tests.integration.test_two_agents import until
-from tests.samples import ROOT
 
 HOUR, DAY = 3600, 86400
 ACCEPT_SECONDS = 6

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from tests.integration.test_readme import free_ports
+from tests.docs.running import free_ports
 from tests.integration.test_two_agents import ENVIRONMENT, TWISTD, A, Agent, B, until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

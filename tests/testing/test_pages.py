@@ -12,9 +12,9 @@ from textwrap import indent
 from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
-from tests.samples import ROOT, blocks
+from tests.docs.pages import ROOT, blocks
 
-PAGE = "docs/testing.rst"
+PAGE = ROOT / "docs" / "testing.rst"
 
 NAMES = """
 from datetime import timedelta
@@ -29,6 +29,11 @@ from tasksubmit.testing.hostile import BadFileNames, HangsUp
 """What the page leaves to the reader to import."""
 
 
+def samples(page: Path, language: str) -> list[str]:
+    """The samples of one language on a page."""
+    return [block.text for block in blocks(page) if block.language == language]
+
+
 class PageTests(TestCase):
     """``docs/testing.rst``."""
 
@@ -36,7 +41,7 @@ class PageTests(TestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
-        self.samples = NAMES + "\n\n".join(blocks(PAGE, "python"))
+        self.samples = NAMES + "\n\n".join(samples(PAGE, "python"))
         (self.directory / "test_samples.py").write_text(self.samples)
 
     def run_with(self, *command: str) -> str:
@@ -64,8 +69,8 @@ class PageTests(TestCase):
 
     def test_readme(self) -> None:
         """The sample in the README is the first one of the page."""
-        [sample] = [block for block in blocks("README.rst", "text") if "Agents()" in block]
-        self.assertIn(indent(sample, "    "), blocks(PAGE, "python")[0])
+        [sample] = [block for block in samples(ROOT / "README.rst", "text") if "Agents()" in block]
+        self.assertIn(indent(sample, "    "), samples(PAGE, "python")[0])
 
     def test_trial(self) -> None:
         """The samples that are test cases pass in trial."""
