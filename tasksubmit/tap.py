@@ -15,7 +15,7 @@ from typing import Any
 from attrs import NOTHING, Attribute, evolve, fields
 from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, clientFromString, serverFromString
-from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -229,14 +229,14 @@ def _executor(settings: Settings, reactor: object) -> IExecutor | None:
         raise ConfigurationError(f"--executor {settings.executor}: {error}") from None
 
 
-def _policy(settings: Settings, peers: IPeers, store: ITaskStore, load: Load, seconds: Callable[[], float]) -> AllOf:
+def _policy(settings: Settings, peers: IPeers, store: ITaskStore, load: Load, clock: IReactorTime) -> AllOf:
     """Who may submit; what costs least is asked first."""
     policies: list[IAdmissionPolicy] = [PeersOnly(peers), PeerQuota(load, settings.peer_tasks, settings.peer_bytes)]
     if settings.deny:
         policies.append(Deny(frozenset(settings.deny)))
     if settings.queue_limit is not None:
         policies.append(QueueLimit(load, settings.queue_limit))
-    policies.append(RateLimit(seconds, settings.peer_rate, settings.peer_burst))
+    policies.append(RateLimit(clock, settings.peer_rate, settings.peer_burst))
     if settings.score_gate:
         policies.append(ScoreGate(settings.address, store.score))
     return AllOf(policies)
@@ -254,7 +254,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         clock=reactor,
         wall=time.time,
         listen=endpoints,
-        policy=_policy(settings, peers, store, load, reactor.seconds),
+        policy=_policy(settings, peers, store, load, reactor),
         load=load,
         acceptance=AcceptAll(but=frozenset(settings.quarantine)) if settings.accept == "all" else None,
         is_fair=settings.fair_share,

@@ -11,6 +11,7 @@ from math import ceil
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import alsoProvides, implementer
 
 from tasksubmit.interfaces import (
@@ -212,10 +213,10 @@ class RateLimit:
     A token bucket for each peer; peers whose bucket is full are not remembered, so the memory is bounded by how many
     can empty theirs at the same time.
 
-    :ivar seconds: gives the time, of a clock that does not go back.
+    :ivar clock: gives the time; its ``seconds`` are looked up each time, for a reactor's may be made steady later.
     """
 
-    seconds: Callable[[], float]
+    clock: IReactorTime
     rate: float
     burst: int
     _buckets: dict[Address, _Bucket] = field(factory=dict, init=False)
@@ -234,7 +235,7 @@ class RateLimit:
 
     def created(self, peer: Peer, request: SubmitRequest) -> None:
         """See `ICountingAdmissionPolicy.created`."""
-        now, address = self.seconds(), submitter(request)
+        now, address = self.clock.seconds(), submitter(request)
         tokens = self._tokens(address) - 1
         bucket = self._buckets.get(address)
         if bucket is None:
@@ -248,4 +249,4 @@ class RateLimit:
         bucket = self._buckets.get(address)
         if bucket is None:
             return self.burst
-        return min(self.burst, bucket.tokens + (self.seconds() - bucket.filled_at) * self.rate)
+        return min(self.burst, bucket.tokens + (self.clock.seconds() - bucket.filled_at) * self.rate)

@@ -126,7 +126,7 @@ class RateTests(SynchronousTestCase):
     @override
     def setUp(self) -> None:
         self.clock = Clock()
-        self.policy = RateLimit(self.clock.seconds, rate=2, burst=5)
+        self.policy = RateLimit(self.clock, rate=2, burst=5)
 
     def submit(self, by: Address = ALICE) -> Refusal | None:
         """Submit a task, which is created if the policy admits it."""
@@ -209,7 +209,7 @@ class AllOfTests(SynchronousTestCase):
 
     def test_what_they_provide(self) -> None:
         """Together they are pure when each of them is, and pass on what was created to those who count."""
-        rate = RateLimit(Clock().seconds, 1, 2)
+        rate = RateLimit(Clock(), 1, 2)
         pure = AllOf([Deny([]), rate])
         self.assertTrue(IPureAdmissionPolicy.providedBy(pure))
         self.assertFalse(IPureAdmissionPolicy.providedBy(AllOf([Deny([]), Later()])))

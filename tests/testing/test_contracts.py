@@ -13,6 +13,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet import process
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from typing_extensions import override
 from zope.interface import implementer
@@ -78,9 +79,9 @@ POLICIES: dict[str, Callable[[], IAdmissionPolicy]] = {
     "SizeLimit": lambda: SizeLimit(100),
     "PeerQuota": lambda: PeerQuota(full_load(), 10, 1000),
     "QueueLimit": lambda: QueueLimit(full_load(), 5),
-    "RateLimit": lambda: RateLimit(lambda: 0.0, 1, 2),
+    "RateLimit": lambda: RateLimit(Clock(), 1, 2),
     "ScoreGate": lambda: ScoreGate(OWN, lambda address: succeed(address.node)),
-    "AllOf": lambda: AllOf([SizeLimit(100), PeerQuota(full_load(), 10, 1000), RateLimit(lambda: 0.0, 1, 2)]),
+    "AllOf": lambda: AllOf([SizeLimit(100), PeerQuota(full_load(), 10, 1000), RateLimit(Clock(), 1, 2)]),
     "AllOfSlow": lambda: AllOf([ScoreGate(OWN, lambda address: succeed(address.node)), SizeLimit(100)]),
 }
 
