@@ -155,16 +155,19 @@ class ITaskStore(Interface):
     def recall(key: TaskKey) -> Deferred[Task | Tombstone | None]:
         """Fires with the record known by `key`, or with what retention left of it, or None."""
 
-    def find(task_id: str) -> Deferred[list[Task]]:
-        """Fires with every record that has this id, of either side and whichever peer."""
+    def find(task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
+        """Fires with every record that has this id, of either side and whichever peer, or the one that is given.
+
+        How long it takes does not tell whether there are records of other peers.
+        """
 
     def list_tasks(
         *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
     ) -> Deferred[list[Task]]:
-        """Fires with up to `limit` records, newest first, that match what is given; ``before`` is a ``Task.number``."""
+        """Fires with up to ``limit`` records, newest first, that match what is given, older than the number ``before``."""
 
     def queue(limit: int) -> Deferred[list[Task]]:
-        """Fires with the first `limit` tasks of the queue, the head first."""
+        """Fires with the first ``limit`` tasks of the queue, the head first."""
 
     def load() -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
         """Fires with what waits here: for each submitter how many tasks are NEW, and how many ACCEPTED, and the bytes
@@ -178,13 +181,13 @@ class ITaskStore(Interface):
         """Keep a short text under a name, in place of what was kept there."""
 
     def put_back(limit: int) -> Deferred[list[Task]]:
-        """Fires with the first `limit` EXECUTING tasks that wait to be taken again, in the order of taking."""
+        """Fires with the first ``limit`` EXECUTING tasks that wait to be taken again, in the order of taking."""
 
     def events_of(task: Task) -> Deferred[list[TaskEvent]]:
         """Fires with the story of a task, in order; it begins after the creation, which the record itself tells."""
 
     def due(deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
-        """Fires with up to `limit` records that meet ``deadline``, its column before ``before``, the oldest first.
+        """Fires with up to ``limit`` records that meet ``deadline``, its column before ``before``, the oldest first.
 
         The cost grows with what is due, not with what is stored.
         """
@@ -192,7 +195,7 @@ class ITaskStore(Interface):
     def ready_deliveries(
         peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
     ) -> Deferred[list[tuple[Delivery, Task]]]:
-        """Fires with up to `limit` messages that may be sent to ``peer`` now, at most one for each task.
+        """Fires with up to ``limit`` messages that may be sent to ``peer`` now, at most one for each task.
 
         Those whose ids are in ``skip`` are left out; the collection is not to be changed until then.
         """
@@ -201,7 +204,7 @@ class ITaskStore(Interface):
         """Fires with when the next message may be sent to ``peer``; None when nothing is owed to it."""
 
     def aged_deliveries(before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
-        """Fires with up to `limit` messages owed since before ``before`` and not given up, the oldest first."""
+        """Fires with up to ``limit`` messages owed since before ``before`` and not given up, the oldest first."""
 
     def postpone(
         delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str, *, is_unsent: bool = False
@@ -230,7 +233,7 @@ class ITaskStore(Interface):
         """
 
     def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
-        """Fires with up to `limit` tasks that ended before ``before`` and owe nothing, the oldest first.
+        """Fires with up to ``limit`` tasks that ended before ``before`` and owe nothing, the oldest first.
 
         Only those whose results have at least ``min_result_bytes``.
         """
@@ -248,7 +251,7 @@ class ITaskStore(Interface):
         """Fires with what retention left of every task with this id."""
 
     def drop_tombstones(before: datetime, limit: int) -> Deferred[int]:
-        """Remove up to `limit` tombstones put before ``before``; fires with how many."""
+        """Remove up to ``limit`` tombstones put before ``before``; fires with how many."""
 
     def scores() -> Deferred[list[tuple[Address, int]]]:
         """Fires with the score of every address that has one."""
@@ -257,7 +260,7 @@ class ITaskStore(Interface):
         """Fires with the score of an address, 0 if it has none."""
 
     def owed_bookings(limit: int) -> Deferred[list[OwedBooking]]:
-        """Fires with up to `limit` of the bookings that are kept for a score book, in the order of booking."""
+        """Fires with up to ``limit`` of the bookings that are kept for a score book, in the order of booking."""
 
     def settle_bookings(ids: Collection[int]) -> Deferred[None]:
         """The score book has these bookings: they are not owed any longer."""

@@ -328,8 +328,7 @@ class Node(MultiService):
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
         """The records with this id that ``peer`` may speak of; one that nobody authenticated may speak of any."""
-        tasks = await self.store.find(task_id)
-        return [task for task in tasks if peer.address in (None, task.peer)]
+        return await self.store.find(task_id, peer.address)
 
     # --- what the submitter does ---------------------------------------------------------------------------------
 

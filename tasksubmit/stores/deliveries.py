@@ -23,7 +23,7 @@ from tasksubmit.wire.address import Address
 def ready(
     connection: sqlite3.Connection, peer: Address, now: datetime, limit: int, skip: Collection[int]
 ) -> list[Delivery]:
-    """Up to `limit` messages that may be sent to ``peer`` now, the longest ready first, without those in ``skip``."""
+    """Up to ``limit`` messages that may be sent to ``peer`` now, the longest ready first, without those in ``skip``."""
     marks, skipped = bulk.among([0, *skip])  # no message has the id 0
     sql = (
         f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE peer = ? AND ready_at <= ? AND id NOT IN {marks}"
@@ -42,7 +42,7 @@ def next_at(connection: sqlite3.Connection, peer: Address) -> datetime | None:
 
 
 def aged(connection: sqlite3.Connection, before: datetime, limit: int) -> list[Delivery]:
-    """Up to `limit` messages that became owed before ``before`` and were not given up, the oldest first."""
+    """Up to ``limit`` messages that became owed before ``before`` and were not given up, the oldest first."""
     sql = (
         f"SELECT {DELIVERY_COLUMNS} FROM deliveries INDEXED BY deliveries_by_age"
         " WHERE given_up_at IS NULL AND created_at < ? ORDER BY created_at LIMIT ?"

@@ -227,9 +227,9 @@ class SQLiteTaskStore:
         """See `ITaskStore.get`."""
         return _run(self._reader, queries.get_tasks, key)
 
-    def find(self, task_id: str) -> Deferred[list[Task]]:
+    def find(self, task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
         """See `ITaskStore.find`."""
-        return _run(self._reader, queries.find_tasks, task_id)
+        return _run(self._reader, queries.find_tasks, (task_id, peer))
 
     def list_tasks(
         self,

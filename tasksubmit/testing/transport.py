@@ -147,7 +147,7 @@ class MemoryTransport:
     # --- what the network calls -------------------------------------------------------------------------------------
 
     def step(self, limit: int) -> bool:
-        """Do one thing: abort, tell the other end of it, see its close, deliver up to `limit` bytes to it, or close.
+        """Do one thing: abort, tell the other end of it, see its close, deliver up to ``limit`` bytes to it, or close.
 
         :returns: whether there was anything to do.
         """

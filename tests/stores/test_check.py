@@ -202,7 +202,7 @@ class WholeTests(CheckCase):
     def test_after_retention(self) -> None:
         """Scores outlive the bookings that retention removes."""
         with opened(self.directory) as connection:
-            task = queries.find_tasks(connection, ["sent"])[0][0]
+            task = queries.find_tasks(connection, [("sent", None)])[0][0]
             self.assertTrue(retention.forget(connection, task, at(0)))
         (self.directory / RESULTS / "sent_late.csv").unlink()
         self.assertEqual(self.check().problems, ())

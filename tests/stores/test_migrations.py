@@ -173,7 +173,7 @@ class SecondStepTests(SynchronousTestCase):
 
     def migrated(self, task_id: str) -> Task:
         """A record, as this version reads it."""
-        [task] = queries.find_tasks(self.connection, [task_id])[0]
+        [task] = queries.find_tasks(self.connection, [(task_id, None)])[0]
         return task
 
     def migrate(self) -> None:

@@ -68,7 +68,9 @@ class QueryTests(SynchronousTestCase):
             lambda c: queries.put_back(c, 9), "SEARCH tasks USING INDEX tasks_receiver_put_back_at (put_back_at>?)"
         )
         key = "sqlite_autoindex_tasks_1"
-        self.assert_plan(lambda c: queries.find_tasks(c, ["t-1"])[0], f"SEARCH tasks USING INDEX {key} (task_id=?)")
+        plan = f"SEARCH tasks USING INDEX {key} (task_id=?)"
+        self.assert_plan(lambda c: queries.find_tasks(c, [("t-1", None)])[0], plan)
+        self.assert_plan(lambda c: queries.find_tasks(c, [("t-1", PEER)])[0], plan)
         self.assert_plan(
             lambda c: queries.get_tasks(c, [new_task().key])[0], f"SEARCH tasks USING INDEX {key} (task_id=?)"
         )

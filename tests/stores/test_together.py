@@ -337,12 +337,14 @@ class TogetherTests(SynchronousTestCase):
 
     def assert_read(self, connection: sqlite3.Connection, asked: Sequence[TaskKey]) -> None:
         """Asking for all of these at once is as asking for one after the other."""
-        ids = [key.task_id for key in asked]
-        for found, expected in zip(
-            queries.find_tasks(connection, ids), [queries.find_tasks(connection, [one])[0] for one in ids], strict=True
-        ):
-            self.assertEqual(found, expected)
-            self.assertEqual(len({task.number for task in found}), len(found))
+        ids = [(key.task_id, None) for key in asked]
+        peers = [(key.task_id, (PEER, OTHER)[place % 2]) for place, key in enumerate(asked)]
+        some = [pair if place % 3 else (pair[0], None) for place, pair in enumerate(peers)]
+        for wanted in (ids, peers, some):
+            alone = [queries.find_tasks(connection, [one])[0] for one in wanted]
+            for found, expected in zip(queries.find_tasks(connection, wanted), alone, strict=True):
+                self.assertEqual(found, expected)
+                self.assertEqual(len({task.number for task in found}), len(found))
         for read in (queries.get_tasks, queries.recall, queries.tombstones):
             self.assertEqual(read(connection, asked), [read(connection, [key])[0] for key in asked])
         for key, task in zip(asked, queries.get_tasks(connection, asked), strict=True):

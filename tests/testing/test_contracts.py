@@ -259,8 +259,8 @@ class OpenStore(MemoryTaskStore):
     """Answers although it is closed."""
 
     @override
-    def find(self, task_id: str) -> Deferred[list[Task]]:
-        return super().find(task_id).addErrback(lambda _: [])
+    def find(self, task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
+        return super().find(task_id, peer).addErrback(lambda _: [])
 
 
 class TardyStore(MemoryTaskStore):

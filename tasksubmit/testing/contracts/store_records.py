@@ -18,6 +18,7 @@ from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.testing.contracts.samples import OTHER, PEER, START, at, new_task, owed, step, told
 from tasksubmit.testing.contracts.store_case import StoreCase
+from tasksubmit.wire.address import Address
 
 
 class RecordContract(StoreCase):
@@ -105,6 +106,9 @@ class RecordContract(StoreCase):
             self.assertEqual(await self.get(task.key), task)
         found = await self.store.find("t-1")
         self.assertEqual(sorted(found, key=lambda task: task.number), tasks)
+        for peer, theirs in ((PEER, tasks[::2]), (OTHER, tasks[1::2]), (Address(0, 99), [])):
+            found = await self.store.find("t-1", peer)
+            self.assertEqual(sorted(found, key=lambda task: task.number), theirs)
         accepted = await self.change(tasks[0], Event.ACCEPT)
         self.assertIs(accepted.status, TaskStatus.ACCEPTED)
         self.assertEqual([(await self.get(task.key)).status for task in tasks[1:]], [TaskStatus.NEW] * 3)
