@@ -164,7 +164,7 @@ class ITaskStore(Interface):
     def list_tasks(
         *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
     ) -> Deferred[list[Task]]:
-        """Fires with up to ``limit`` records, newest first, that match what is given, older than the number ``before``."""
+        """Fires with up to ``limit`` records that match what is given, newest first; ``before`` is a ``Task.number``."""
 
     def queue(limit: int) -> Deferred[list[Task]]:
         """Fires with the first ``limit`` tasks of the queue, the head first."""
