@@ -164,7 +164,7 @@ class ITaskStore(Interface):
     def list_tasks(
         *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
     ) -> Deferred[list[Task]]:
-        """Fires with up to ``limit`` records that match what is given, newest first; ``before`` is a ``Task.number``."""
+        """Fires with up to ``limit`` records that match, newest first; ``before`` is a ``Task.number``, not in it."""
 
     def queue(limit: int) -> Deferred[list[Task]]:
         """Fires with the first ``limit`` tasks of the queue, the head first."""
