@@ -37,6 +37,7 @@ else:
     import tomli as tomllib
 
 CONTROL_SOCKET = "control.sock"
+CONTROL_TOKEN = "control.token"
 MAX_SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket that Linux takes; others take a few bytes less."""
 

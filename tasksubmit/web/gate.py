@@ -16,9 +16,6 @@ from typing_extensions import override
 
 from tasksubmit.errors import ConfigurationError
 
-TOKEN_FILE = "control.token"
-"""What the file is called in a state directory, unless it is told otherwise."""
-
 _TOKEN_BYTES = 32
 _MAX_TOKEN_BYTES = 4096
 
