@@ -38,11 +38,17 @@ class Session:
     control: str | None = None
     is_json: bool = False
 
+    def directory(self) -> Path:
+        """The node's state directory."""
+        from tasksubmit.settings import default_state_dir
+
+        return (self.state_dir or default_state_dir(os.environ)).expanduser().absolute()
+
     def where(self) -> str:
         """Where the node's control API is."""
-        from tasksubmit.settings import CONTROL_SOCKET, default_state_dir
+        from tasksubmit.settings import CONTROL_SOCKET
 
-        return self.control or str((self.state_dir or default_state_dir(os.environ)).absolute() / CONTROL_SOCKET)
+        return self.control or str(self.directory() / CONTROL_SOCKET)
 
     def ask(self, work: Callable[[Control], Awaitable[T]]) -> T:
         """Run ``work`` with the node; returns what it returns and raises what it raises."""

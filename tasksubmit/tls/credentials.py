@@ -14,11 +14,10 @@ from OpenSSL import SSL, crypto
 from twisted.logger import Logger
 
 from tasksubmit.errors import ConfigurationError
+from tasksubmit.tls.files import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE
 from tasksubmit.tls.identity import Identity, read_certificates, read_identity
 from tasksubmit.tls.judgement import Admitted, Inspection
 from tasksubmit.tls.trust import NOBODY, Trust, read_trust
-
-KEY_FILE, CERTIFICATE_FILE, TRUST_FILE, CA_FILE = "key.pem", "certificate.pem", "trust", "ca.pem"
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 """Those of TLS 1.2: with forward secrecy, and none without authentication of what is sent. Of 1.3 all are."""

@@ -10,8 +10,19 @@ from pathlib import Path
 
 from tasksubmit.errors import ConfigurationError
 
+KEY_FILE, CERTIFICATE_FILE, TRUST_FILE, CA_FILE = "key.pem", "certificate.pem", "trust", "ca.pem"
+"""What a node's files are called in its state directory."""
+
+NEXT_KEY_FILE = "next-key.pem"
+"""The key that is to follow, while peers come to know it."""
+
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 OTHERS_TOUCH = stat.S_IRWXG | stat.S_IRWXO
+
+
+def is_set_up(directory: Path) -> bool:
+    """Whether a node uses TLS. If one file is there and another missing, it does, and will complain."""
+    return any(os.path.exists(directory / name) for name in (KEY_FILE, CERTIFICATE_FILE, TRUST_FILE))
 
 
 def read_guarded(path: Path, forbidden: int, why: str) -> bytes:

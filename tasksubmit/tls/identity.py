@@ -30,6 +30,7 @@ EXPIRY_WARNING = timedelta(days=30)
 _SKEW = timedelta(days=1)
 """How far back a new certificate is dated, for peers whose clocks are slow."""
 
+_DNS_NAME = re.compile(r"a([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})\.tasksubmit\.internal")
 _DOMAIN = "tasksubmit.internal"
 _PIN = re.compile(r"sha256:[A-Za-z0-9+/]{43}=")
 
@@ -72,6 +73,20 @@ def dns_name(name: str) -> str:
     except InvalidAddress:
         return name.lower()
     return "a" + str(address).partition(":")[2].replace(".", "-").lower() + "." + _DOMAIN
+
+
+def claimed_address(certificate: x509.Certificate) -> Address | None:
+    """The address that a certificate says it is for; that is a claim, and no more."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    for name in names.get_values_for_type(x509.DNSName):
+        match = _DNS_NAME.fullmatch(name)
+        if match is not None:
+            network, high, low = match.groups()
+            return Address(int(network, 16), int(high + low, 16))
+    return None
 
 
 @frozen

@@ -14,10 +14,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from tasksubmit.tls.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE, Credentials
-from tasksubmit.tls.endpoints import MutualTLSClientEndpoint, MutualTLSServerEndpoint
-from tasksubmit.tls.identity import PrivateKey, certificates_pem, dns_name, key_pem, make_certificate, make_key, pin_of
 from tasksubmit.testing.network import MemoryNetwork
+from tasksubmit.tls.credentials import Credentials
+from tasksubmit.tls.endpoints import MutualTLSClientEndpoint, MutualTLSServerEndpoint
+from tasksubmit.tls.files import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE
+from tasksubmit.tls.identity import PrivateKey, certificates_pem, dns_name, key_pem, make_certificate, make_key, pin_of
 from tests.protocol.support import RawFactory, RawPeer
 
 ALICE = "0:0000.0000.0001"
