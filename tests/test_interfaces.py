@@ -19,7 +19,9 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IPushProducer,
     IStreamClientEndpoint,
+    IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpoint,
+    IStreamServerEndpointStringParser,
     ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol
@@ -36,10 +38,12 @@ from tasksubmit import interfaces
 from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
+    IAuthenticator,
     IExecutor,
     IExecutorMaker,
     IPeers,
     IPureAdmissionPolicy,
+    IReloadable,
     ITaskHandler,
     ITaskStore,
 )
@@ -48,13 +52,16 @@ from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.listener import Listener
+from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
-from tasksubmit.node.policy import PeersOnly
+from tasksubmit.node.policy import BelieveAll, PeersOnly
 from tasksubmit.node.service import Node
 from tasksubmit.protocol.framing import TaskSubmitProtocol
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort, MemoryTransport
+from tasksubmit.tls.credentials import Credentials
+from tasksubmit.tls.endpoints import MutualTLSClientEndpoint
 from tasksubmit.wire.address import Address
 from tests.protocol.support import WaitingHandler
 
@@ -63,11 +70,17 @@ CLOCK = Clock()
 NETWORK = MemoryNetwork(CLOCK)
 PEERS = StaticPeers({})
 HERE = MemoryAddress("here")
+NOBODYS = Credentials.of_directory(Path("nowhere"))
 
 
 def node() -> Node:
     """A node in memory."""
     return Node(OWN, SQLiteTaskStore(None), PEERS, clock=CLOCK)
+
+
+def mutual_tls() -> MutualTLS:
+    """Peers that are known by their keys; nothing is read before it is needed."""
+    return MutualTLS(NOBODYS, NETWORK.client_endpoint, CLOCK, CLOCK.seconds)
 
 
 def function_handler() -> ITaskHandler:
@@ -84,6 +97,8 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPureAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPeers, lambda: PEERS),
+    (IAuthenticator, BelieveAll),
+    *((interface, mutual_tls) for interface in (IPeers, IAuthenticator, IReloadable)),
     (IAcceptancePolicy, AcceptAll),
     (IExecutor, lambda: CallableExecutor(lambda execution: "")),
     (IExecutor, lambda: ProcessExecutor(reactor=CLOCK, command=("true",))),
@@ -105,6 +120,12 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IListeningPort, lambda: MemoryPort(NETWORK, "here", Factory())),
     (IStreamServerEndpoint, lambda: NETWORK.server_endpoint("here")),
     (IStreamClientEndpoint, lambda: NETWORK.client_endpoint("here")),
+    # TLS
+    (IStreamServerEndpoint, lambda: mutual_tls().protect(NETWORK.server_endpoint("here"))),
+    (IStreamClientEndpoint, lambda: MutualTLSClientEndpoint(NETWORK.client_endpoint("here"), NOBODYS, "bob", CLOCK)),
+    (IPlugin, lambda: endpoint_plugin()),
+    (IStreamServerEndpointStringParser, lambda: endpoint_plugin()),
+    (IStreamClientEndpointStringParserWithReactor, lambda: endpoint_plugin()),
 ]
 
 
@@ -112,6 +133,11 @@ def plugin() -> ServiceMaker:
     """What twistd finds."""
     maker: ServiceMaker = import_module("twisted.plugins.tasksubmit_plugin").tasksubmit
     return maker
+
+
+def endpoint_plugin() -> Any:
+    """What reads the endpoint strings that come with the package."""
+    return import_module("twisted.plugins.tasksubmit_endpoints").mutual_tls
 
 
 def executor_plugin(name: str) -> IExecutorMaker:

@@ -35,6 +35,7 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError
 from tasksubmit.tls.credentials import Credentials
+from tasksubmit.tls.identity import canonical_name
 from tasksubmit.tls.judgement import Admitted, Inspection
 
 HANDSHAKE_SECONDS = 10.0
@@ -161,7 +162,7 @@ def explain(error: SSL.Error, whom: str, own_pin: str) -> Exception:
         return CertificateRefused(f"{whom} shows no certificate; it has to make one with `tasksubmit init`")
     what = words.partition("alert ")[2]
     if any(word in what for word in _REFUSALS):
-        way_out = "run `tasksubmit renew`" if "expired" in what else "its operator has to trust this key"
+        way_out = "run `tasksubmit renew`" if "expired" in what else "its operator has to trust it (`tasksubmit trust`)"
         return CertificateRefused(f"{whom} refuses the own certificate, with the key {own_pin} ({what}): {way_out}")
     if "wrong version number" in words or "http request" in words or "packet length" in words:
         return ConnectionLost(f"{whom} does not speak TLS ({words})")
@@ -312,7 +313,7 @@ class MutualTLSClientEndpoint:
     def __init__(self, inner: IStreamClientEndpoint, credentials: Credentials, name: str, clock: IReactorTime) -> None:
         self._inner = inner
         self._credentials = credentials
-        self._name = name
+        self._name = canonical_name(name)
         self._clock = clock
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:

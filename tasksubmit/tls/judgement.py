@@ -18,7 +18,7 @@ from tasksubmit.tls.trust import CA, Trust, TrustedPeer
 
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
-_UNSIGNED = frozenset({2, 18, 19, 20, 21})
+_UNSIGNED = frozenset({2, 7, 18, 19, 20, 21})
 """OpenSSL's problems with who signed a certificate: to one whose key is pinned they are none."""
 
 

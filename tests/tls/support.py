@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import cast
 
 from attrs import define, field
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
+from tasksubmit.errors import CertificateRefused
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint, MutualTLSServerEndpoint
-from tasksubmit.tls.files import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE
+from tasksubmit.tls.files import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE, replace_file
 from tasksubmit.tls.identity import PrivateKey, certificates_pem, dns_name, key_pem, make_certificate, make_key, pin_of
-from tests.protocol.support import RawFactory, RawPeer
 
 ALICE = "0:0000.0000.0001"
 BOB = "0:0000.0000.0002"
@@ -111,14 +115,51 @@ class Party:
         self._write(CA_FILE, certificates_pem([authority.certificate for authority in authorities]))
 
     def _write(self, name: str, content: bytes) -> None:
-        path = self.directory / name
-        path.touch(mode=0o600)
-        path.write_bytes(content)
+        replace_file(self.directory / name, content)
 
 
 def vouched(authority: Authority, party: Party, *names: str) -> None:
     """Have a CA sign somebody's certificate, for the own name or for others."""
     party.use(authority.sign(party.key, *(names or [dns_name(party.name)])))
+
+
+class Ear(Protocol):
+    """A protocol that knows nothing of this project: it keeps what it hears."""
+
+    received = b""
+    lost: Failure | None = None
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = reason
+
+    def send(self, data: bytes) -> None:
+        """Write bytes."""
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def close(self) -> None:
+        """Close cleanly."""
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+
+class Ears(Factory):
+    """Makes an `Ear` for each connection and keeps it."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.peers: list[Ear] = []
+
+    @override
+    def buildProtocol(self, addr: object) -> Ear:
+        self.peers.append(Ear())
+        return self.peers[-1]
 
 
 class TLSTestCase(SynchronousTestCase):
@@ -131,7 +172,7 @@ class TLSTestCase(SynchronousTestCase):
         self.alice, self.bob = self.party(ALICE), self.party(BOB)
         self.alice.trust(f"{BOB} {self.bob.pin} tcp:bob:1")
         self.bob.trust(f"{ALICE} {self.alice.pin} tcp:alice:1")
-        self.served, self.dialled = RawFactory(), RawFactory()
+        self.served, self.dialled = Ears(), Ears()
         self.bobs, self.alices = self.bob.credentials, self.alice.credentials
 
     def party(self, name: str) -> Party:
@@ -139,7 +180,9 @@ class TLSTestCase(SynchronousTestCase):
         return Party(name, Path(self.mktemp()))
 
     def listen(self) -> None:
-        """Have Bob listen."""
+        """Have Bob listen, if he does not yet."""
+        if "bob" in self.network.ports:
+            return
         inner = self.network.server_endpoint("bob")
         endpoint = MutualTLSServerEndpoint(inner, self.bobs, self.clock)
         self.successResultOf(endpoint.listen(self.served))
@@ -151,16 +194,42 @@ class TLSTestCase(SynchronousTestCase):
         self.network.flush()
         return dialling
 
-    def connect(self) -> tuple[RawPeer, RawPeer]:
+    def connect(self) -> tuple[Ear, Ear]:
         """Have Alice reach Bob; gives her end, and his."""
         self.listen()
         self.successResultOf(self.dial())
         return self.dialled.peers[-1], self.served.peers[-1]
 
-    def admitted(self) -> bool:
+    def can_talk(self) -> bool:
         """Whether Alice and Bob can talk, on a new connection."""
-        self.listen() if "bob" not in self.network.ports else None
+        self.listen()
         count = len(self.served.peers)
-        dialling = self.dial()
-        dialling.addErrback(lambda failure: None)
+        self.dial().addErrback(lambda failure: None)
         return len(self.served.peers) > count and self.dialled.peers[-1].lost is None
+
+    def refused_by_alice(self, name: str = BOB) -> str:
+        """Why Alice does not go on when she dials; Bob's program hears nothing of it."""
+        self.listen()
+        counts = len(self.served.peers), len(self.dialled.peers)
+        failure = self.failureResultOf(self.dial(name), CertificateRefused)
+        self.assertEqual((len(self.served.peers), len(self.dialled.peers)), counts)
+        return failure.getErrorMessage()
+
+    def refused_by_bob(self) -> tuple[str, str]:
+        """Why Bob does not let Alice in, as his log has it and as she hears it; his program hears nothing of it."""
+        self.listen()
+        count = len(self.served.peers)
+        logged = [""]
+        observer = cast("ILogObserver", lambda event: logged.append(str(event["error"])) if "error" in event else None)
+        globalLogPublisher.addObserver(observer)
+        try:
+            dialling = self.dial()
+        finally:
+            globalLogPublisher.removeObserver(observer)
+        self.assertEqual(len(self.served.peers), count)
+        if isinstance(dialling.result, Failure):  # in TLS 1.2 the dialler learns it in time
+            return logged[-1], self.failureResultOf(dialling, CertificateRefused).getErrorMessage()
+        lost = self.dialled.peers[-1].lost
+        assert lost is not None
+        lost.trap(CertificateRefused)
+        return logged[-1], lost.getErrorMessage()
