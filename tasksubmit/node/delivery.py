@@ -302,8 +302,8 @@ class DeliveryService(Service):
     async def _attempt(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> bool:
         """Whether the peer could be talked to; a message that it could not take is for later."""
         try:
-            await self._courier.deliver(self._clients.client(address), delivery, task)
-            self.refusals.pop(address, None)
+            if await self._courier.deliver(self._clients.client(address), delivery, task):
+                self.refusals.pop(address, None)
             return True
         except Exception as error:
             self._note_refusal(address, error)
@@ -342,7 +342,8 @@ class DeliveryService(Service):
     def _note_refusal(self, address: Address, error: Exception) -> None:
         """Keep a refusal until something else is heard, and tell it once: it is for somebody to act on."""
         if not isinstance(error, CertificateRefused):
-            self.refusals.pop(address, None)
+            if isinstance(error, PeerError):
+                self.refusals.pop(address, None)
         elif self.refusals.get(address) != str(error):
             self.refusals[address] = str(error)
             self._log.error(

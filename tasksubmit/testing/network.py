@@ -3,7 +3,7 @@
 `MemoryNetwork` stands where a reactor's TCP would: hand its endpoints to whatever takes endpoints. Nothing is
 delivered, and no connection is made or closed, until `MemoryNetwork.pump` (one step) or `MemoryNetwork.flush` (until
 all is quiet). Transports behave as the reactor's do: a full buffer pauses the producer, a paused reader is left alone,
-a close waits for what was written and for the producer, an abort for neither.
+a close waits for what was written and for a producer that waits to be asked, an abort for neither.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class MemoryTransport:
                 other.protocol.dataReceived(chunk)
             self._refill()
             return True
-        if self.disconnecting and not self.unread and self._producer is None:
+        if self.disconnecting and not self.unread and not self._is_waiting_for_producer():
             other._has_ended = True
             self.lose(ConnectionDone())
             return True
@@ -165,8 +165,12 @@ class MemoryTransport:
             producer.stopProducing()
         self.protocol.connectionLost(Failure(reason))
 
+    def _is_waiting_for_producer(self) -> bool:
+        """Whether there is one that has to be asked for more; one that pushes, and may, has pushed what it had."""
+        return self._producer is not None and (self._is_producer_paused or not self._is_streaming)
+
     def _refill(self) -> None:
-        if not self.unread and self._producer is not None and (self._is_producer_paused or not self._is_streaming):
+        if not self.unread and self._is_waiting_for_producer():
             self._is_producer_paused = False
             self._producer.resumeProducing()
 

@@ -22,6 +22,8 @@ from tasksubmit.tls.trust import NOBODY, Trust, read_trust
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 """Those of TLS 1.2: with forward secrecy, and none without authentication of what is sent. Of 1.3 all are."""
 
+# No session is ever taken up again: that would go past the judgement. (OpenSSL still sends what TLS 1.3 calls tickets,
+# but nothing is kept that they could lead to, and they hold nothing themselves.)
 _OPTIONS = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION
 
 

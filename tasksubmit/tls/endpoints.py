@@ -147,8 +147,8 @@ class Gate(ProtocolWrapper):
         return reason if error is None else Failure(error)
 
 
-_REFUSALS = ("certificate", "unknown ca", "access denied", "internal error")
-"""Words of the alerts with which certificates are refused. With the last a program says so that OpenSSL let decide."""
+_REFUSALS = ("certificate", "unknown ca", "access denied", "decrypt error", "internal error")
+"""Words of the alerts with which certificates are refused; the last when it was not OpenSSL that found the reason."""
 
 
 def explain(error: SSL.Error, whom: str, own_pin: str) -> Exception:

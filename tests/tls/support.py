@@ -213,7 +213,7 @@ class TLSTestCase(SynchronousTestCase):
         counts = len(self.served.peers), len(self.dialled.peers)
         failure = self.failureResultOf(self.dial(name), CertificateRefused)
         self.assertEqual((len(self.served.peers), len(self.dialled.peers)), counts)
-        return failure.getErrorMessage()
+        return str(failure.getErrorMessage())
 
     def refused_by_bob(self) -> tuple[str, str]:
         """Why Bob does not let Alice in, as his log has it and as she hears it; his program hears nothing of it."""

@@ -10,12 +10,13 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from typing_extensions import override
 
 from tasksubmit.errors import ConfigurationError
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import HANDSHAKE_SECONDS, MutualTLSClientEndpoint, MutualTLSServerEndpoint, admitted_name
 from tasksubmit.tls.identity import dns_name, make_certificate, make_key, pin_of
-from tests.tls.support import ALICE, BOB, CAROL, DAY, Authority, Ears, TLSTestCase, now, vouched
+from tests.tls.support import ALICE, BOB, CAROL, DAY, Authority, Ear, Ears, TLSTestCase, now, vouched
 
 
 class PinTests(TLSTestCase):
@@ -373,14 +374,7 @@ class StrangerTests(TLSTestCase):
     def test_listener_without_tls(self) -> None:
         """A listener that speaks no TLS is told apart from one that refuses."""
         for say in (b"SSH-2.0-OpenSSH_9.9\r\n", b""):
-            factory = Ears()
-
-            def greet(peer: Any, say: bytes = say) -> None:
-                peer.send(say)
-                peer.close()
-
-            factory.buildProtocol = lambda addr, make=factory.buildProtocol, greet=greet: _greeting(make(addr), greet)  # type: ignore[method-assign]
-            port: Any = self.successResultOf(self.network.server_endpoint("bob").listen(factory))
+            port: Any = self.successResultOf(self.network.server_endpoint("bob").listen(_Greeting(say)))
             self.assertIn("speak TLS", self.failureResultOf(self.dial(), ConnectionLost).getErrorMessage())
             port.stopListening()
 
@@ -476,6 +470,20 @@ def _flushed(test: TLSTestCase, deferred: Any) -> Any:
     return deferred
 
 
-def _greeting(protocol: Any, greet: Any) -> Any:
-    protocol.connectionMade = lambda: greet(protocol)
-    return protocol
+class _Greeting(Ears):
+    """Says something to everybody, and hangs up."""
+
+    def __init__(self, say: bytes) -> None:
+        super().__init__()
+        self.say = say
+
+    @override
+    def buildProtocol(self, addr: object) -> Ear:
+        ear = super().buildProtocol(addr)
+
+        def greet() -> None:
+            ear.send(self.say)
+            ear.close()
+
+        ear.connectionMade = greet  # type: ignore[method-assign]
+        return ear

@@ -153,7 +153,7 @@ class KeepingTests(SynchronousTestCase):
     def test_of_a_ca(self) -> None:
         """What a CA has signed is for the CA to renew."""
         self.init()
-        signed = Authority().sign(self.read().key, dns_name(str(OWN)))  # type: ignore[arg-type]
+        signed = Authority().sign(self.read().key, dns_name(str(OWN)))
         self.certificate.write_bytes(certificates_pem([signed]))
         self.assertIn("a CA has signed", self.refused(keeping.renew, self.directory, NOW, DAY))
 
@@ -193,7 +193,7 @@ class KeepingTests(SynchronousTestCase):
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        self.patch(files.os, "fsync", full)
+        self.patch(os, "fsync", full)
         self.assertIn("No space left", self.refused(keeping.renew, self.directory, NOW, timedelta(days=1)))
         self.assertEqual(self.certificate.read_bytes(), before)
         self.assertEqual(sorted(os.listdir(self.directory)), [files.CERTIFICATE_FILE, files.KEY_FILE])
