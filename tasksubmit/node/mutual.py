@@ -129,7 +129,7 @@ class MutualTLS(BelieveAll):
         """Say in the log that the own certificate ends soon, if it does; never fails."""
         warning = self.credential().warning
         if warning:
-            self._log.warn("{warning}", warning=warning)
+            self._log.warn("{what}", what=warning)
 
 
 @implementer(IStreamClientEndpoint)

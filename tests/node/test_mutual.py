@@ -326,7 +326,7 @@ class ReloadTests(MutualCase):
         party = self.parties[ALICE]
         peers = self.peers_of(ALICE)
         warned: list[str] = []
-        self.patch(type(peers._log), "warn", lambda log, message, **fields: warned.append(fields["warning"]))
+        self.patch(type(peers._log), "warn", lambda log, message, **fields: warned.append(fields["what"]))
         peers.warn_of_expiry()
         self.assertEqual((peers.credential().fingerprint, peers.credential().warning, warned), (party.pin, "", []))
         party.use(make_certificate(party.key, str(ALICE), now(), 10 * DAY))
