@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 
-    from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
+    from tasksubmit.lifecycle.change import Booking, Change, Delivery, OwedBooking, TaskEvent, Tombstone
     from tasksubmit.lifecycle.table import Deadline, Lease, Side, TaskStatus
     from tasksubmit.lifecycle.task import Task, TaskKey
     from tasksubmit.wire.address import Address
@@ -245,6 +245,15 @@ class ITaskStore(Interface):
     def scores() -> Deferred[list[tuple[Address, int]]]:
         """Fires with the score of every address that has one."""
 
+    def score(address: Address) -> Deferred[int]:
+        """Fires with the score of an address, 0 if it has none."""
+
+    def owed_bookings(limit: int) -> Deferred[list[OwedBooking]]:
+        """Fires with up to `limit` of the bookings that are kept for a score book, in the order of booking."""
+
+    def settle_bookings(ids: Collection[int]) -> Deferred[None]:
+        """The score book has these bookings: they are not owed any longer."""
+
     def peer_features() -> Deferred[dict[Address, frozenset[str]]]:
         """Fires with what each peer last announced."""
 
@@ -264,6 +273,27 @@ class ITaskStore(Interface):
         """Fires with the content of a result; fails with `StoreDamaged` when its SHA-256 is not ``digest``.
 
         An empty ``digest`` is not compared.
+        """
+
+
+class IScoreBook(Interface):
+    """Where the polo scores of agents are kept besides the ledger that each node has in its own store (wire.md, 5).
+
+    A node with a score book asks it for scores, in place of its ledger.
+    """
+
+    def score(address: Address) -> Deferred[int]:
+        """Fires with the score of an address, 0 if it has none."""
+
+    def scores() -> Deferred[list[tuple[Address, int]]]:
+        """Fires with the score of every address that has one."""
+
+    def book(key: TaskKey, booking: Booking) -> Deferred[None]:
+        """Add points to a party's score, once; fires when that is durable.
+
+        A node tells each booking after the commit that holds it, in order, and again until it was told that it is kept,
+        also after a restart: the same key and party again change nothing. ``key.side`` says whose record booked. Both
+        parties of a task do; a book that both of them share takes what submitters book alone.
         """
 
 

@@ -44,6 +44,7 @@ from tasksubmit.interfaces import (
     IPeers,
     IPureAdmissionPolicy,
     IReloadable,
+    IScoreBook,
     ITaskHandler,
     ITaskStore,
 )
@@ -63,6 +64,7 @@ from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort,
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint
 from tasksubmit.wire.address import Address
+from tests.node.test_scores import Book
 from tests.protocol.support import WaitingHandler
 
 OWN = Address.parse("0:0000.0000.0001")
@@ -100,6 +102,7 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IAuthenticator, BelieveAll),
     *((interface, mutual_tls) for interface in (IPeers, IAuthenticator, IReloadable)),
     (IAcceptancePolicy, AcceptAll),
+    (IScoreBook, Book),
     (IExecutor, lambda: CallableExecutor(lambda execution: "")),
     (IExecutor, lambda: ProcessExecutor(reactor=CLOCK, command=("true",))),
     *((IExecutorMaker, lambda name=name: executor_plugin(name)) for name in ("manual", "process", "python")),

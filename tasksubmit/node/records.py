@@ -63,6 +63,7 @@ class Records:
     :param clock: gives the time, to `Records.now`.
     :param changed: is called with each record that was changed, after the commit.
     :param owed: is called with a peer when something has become owed to it.
+    :param booked: is called when something was booked that a score book is to be told; None if there is no score book.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Records:
         clock: NodeClock,
         changed: Callable[[Task], None],
         owed: Callable[[Address], None],
+        booked: Callable[[], None] | None = None,
     ) -> None:
         self.own = own
         self.store = store
         self.now = clock.now
         self._changed = changed
         self._owed = owed
+        self._booked = booked
         self._locks: dict[TaskKey, DeferredLock] = {}
         self._recent: dict[TaskKey, Task] = {}
 
@@ -151,6 +154,8 @@ class Records:
         self._changed(after)
         if change.deliveries or settles or gives_up or revives:
             self._owed(after.peer)
+        if change.tells_bookings and self._booked is not None:
+            self._booked()
         return after
 
     def remember(self, task: Task) -> None:
@@ -234,6 +239,7 @@ class Records:
             settles=settles.id if settles else None,
             gives_up=gives_up.id if gives_up else None,
             revives=revives,
+            tells_bookings=bool(bookings) and self._booked is not None,
         )
 
     def _delivery(self, effect: Effect, task: Task, now: datetime) -> Delivery:

@@ -23,6 +23,7 @@ from tasksubmit.interfaces import (
     IExecutor,
     IPeers,
     IReloadable,
+    IScoreBook,
     ITaskHandler,
     ITaskStore,
     Peer,
@@ -46,6 +47,7 @@ from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import BelieveAll, PeersOnly, may_speak_for
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.node.workers import Workers
@@ -87,6 +89,7 @@ class Node(MultiService):
     :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
     :param executor: what does accepted tasks; by default whoever calls `execute`.
     :param concurrency: how many tasks the executor is given at once.
+    :param score_book: where scores are kept besides the store's own ledger.
     :param wall: the wall clock, in seconds since 1970, when ``clock`` does not follow it; a reactor commonly does, and
         then its timers are led astray when that clock is set.
     :param timeouts: the limits of wire.md, section 4.
@@ -115,6 +118,7 @@ class Node(MultiService):
         acceptance: IAcceptancePolicy | None = None,
         executor: IExecutor | None = None,
         concurrency: int = 1,
+        score_book: IScoreBook | None = None,
         timeouts: Timeouts | None = None,
         lease: Lease | None = None,
         delivery_age_limit: timedelta = DELIVERY_AGE_LIMIT,
@@ -126,7 +130,7 @@ class Node(MultiService):
         random: Random | None = None,
     ) -> None:
         super().__init__()
-        self.setName("tasksubmit")
+        self.setName(f"tasksubmit {address}")  # several may have the same parent
         timeouts = timeouts or Timeouts()
         self.address = address
         self.store = store
@@ -137,7 +141,16 @@ class Node(MultiService):
         self._lease = lease or Lease()
         self._live = LiveTasks(lambda key: self._records.get(key))
         self._clock = NodeClock(clock, wall)
-        self._records = Records(address, store, self._clock, self._changed, lambda peer: self._delivery.owed(peer))
+        self._score_book = score_book
+        self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book else None
+        self._records = Records(
+            address,
+            store,
+            self._clock,
+            self._changed,
+            lambda peer: self._delivery.owed(peer),
+            self._scores.booked if self._scores else None,
+        )
         self._inbox = Inbox(
             self._records,
             policy or PeersOnly(peers),
@@ -179,7 +192,7 @@ class Node(MultiService):
         RetentionService(
             store, self._clock, retention or Retention(), keep_tombstones, clock, self._live.forgotten
         ).setServiceParent(self)
-        for service in (self._acceptance, self.workers):
+        for service in (self._acceptance, self.workers, self._scores):
             if service is not None:
                 service.setServiceParent(self)
         self.listeners = [Listener(name, endpoint, self.factory) for name, endpoint in (listen or {}).items()]
@@ -439,6 +452,14 @@ class Node(MultiService):
             wanted = {None: "of that peer", Side.RECEIVER: "received", Side.SUBMITTER: "submitted"}[side]
             raise UnknownTask(f"task {task_id} was {held}: this is for tasks {wanted}")
         return _only(matching, task_id)
+
+    def score(self, address: Address) -> Deferred[int]:
+        """Fires with the polo score of an address, 0 if it has none: the score book's, or the ledger's."""
+        return (self._score_book or self.store).score(address)
+
+    def scores(self) -> Deferred[list[tuple[Address, int]]]:
+        """Fires with the polo score of every address that has one: the score book's, or the ledger's."""
+        return (self._score_book or self.store).scores()
 
     def story(self, key: TaskKey) -> Deferred[Story]:
         """Fires with all that happened to a task, and what it waits for; fails with `UnknownTask`."""

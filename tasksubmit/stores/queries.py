@@ -147,12 +147,6 @@ def with_tasks(connection: sqlite3.Connection, found: Iterable[Delivery]) -> lis
     return pairs
 
 
-def scores(connection: sqlite3.Connection) -> list[tuple[Address, int]]:
-    """The score of every address that has one, by address."""
-    rows = connection.execute("SELECT party, points FROM scores ORDER BY party")
-    return [(Address.parse(party), points) for party, points in rows]
-
-
 def peer_features(connection: sqlite3.Connection) -> dict[Address, frozenset[str]]:
     """What each peer last announced."""
     rows = connection.execute("SELECT peer, features FROM peer_features")

@@ -131,7 +131,7 @@ class ControlApi:
 
     async def list_scores(self, call: Call[Nothing, Nothing]) -> list[ScoreView]:
         """The ledger, by address."""
-        return [ScoreView(address=address, score=score) for address, score in sorted(await self.node.store.scores())]
+        return [ScoreView(address=address, score=score) for address, score in sorted(await self.node.scores())]
 
     async def get_workers(self, call: Call[Nothing, Nothing]) -> WorkersView:
         """Who does the tasks, and what is being done: the oldest first."""
