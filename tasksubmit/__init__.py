@@ -15,6 +15,7 @@ from tasksubmit.interfaces import (
     Execution,
     IAcceptancePolicy,
     IAdmissionPolicy,
+    IAuthenticator,
     IExecutor,
     IPeers,
     IPureAdmissionPolicy,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from tasksubmit.node.executors.process import ProcessExecutor
     from tasksubmit.node.executors.python import CallableExecutor
     from tasksubmit.node.fanout import FanOut, Finished
+    from tasksubmit.node.mutual import MutualTLS
     from tasksubmit.node.peers import StaticPeers
     from tasksubmit.node.service import Node
     from tasksubmit.node.submitted import SubmittedTask
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from tasksubmit.protocol.framing import TaskSubmitProtocol
     from tasksubmit.protocol.server import TaskSubmitFactory
     from tasksubmit.stores.sqlite import SQLiteTaskStore
+    from tasksubmit.tls.credentials import Credentials
 
 try:
     __version__ = version("tasksubmit")
@@ -69,8 +72,10 @@ _ON_TWISTED = {
     "AcceptAll": "tasksubmit.node.acceptance",
     "CallableExecutor": "tasksubmit.node.executors.python",
     "Client": "tasksubmit.protocol.client",
+    "Credentials": "tasksubmit.tls.credentials",
     "FanOut": "tasksubmit.node.fanout",
     "Finished": "tasksubmit.node.fanout",
+    "MutualTLS": "tasksubmit.node.mutual",
     "Node": "tasksubmit.node.service",
     "ProcessExecutor": "tasksubmit.node.executors.process",
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
@@ -93,6 +98,7 @@ __all__ = [
     "Address",
     "CallableExecutor",
     "Client",
+    "Credentials",
     "Execution",
     "ExecutionFailed",
     "FanOut",
@@ -102,12 +108,14 @@ __all__ = [
     "FrameType",
     "IAcceptancePolicy",
     "IAdmissionPolicy",
+    "IAuthenticator",
     "IExecutor",
     "IPeers",
     "IPureAdmissionPolicy",
     "ITaskHandler",
     "ITaskStore",
     "Lease",
+    "MutualTLS",
     "Node",
     "Peer",
     "PoloScoreBreakdown",

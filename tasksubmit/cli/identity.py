@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -73,13 +74,13 @@ def _show_line(own: Json) -> None:
     click.echo(own["line"])
 
 
-def _own(session: Session) -> Json:
-    """What peers have to know of this node."""
+def _own(session: Session, endpoint: str = "tcp:HOST:PORT") -> Json:
+    """What peers have to know of this node, and what their operators run for that."""
     from tasksubmit.tls.keeping import own_pins
 
     address, pins = own_pins(session.directory())
     shown = str(address) if address is not None else "ADDRESS"
-    line = f"tasksubmit trust add {shown} {','.join(pins)} tcp:HOST:PORT"
+    line = f"tasksubmit trust add {shown} {','.join(pins)} {shlex.quote(endpoint)}"
     return {"address": None if address is None else shown, "fingerprints": pins, "line": line}
 
 
@@ -154,9 +155,10 @@ def _show_change(change: Json) -> None:
 
 
 @click.group(invoke_without_command=True)
+@click.option("--endpoint", default="tcp:HOST:PORT", help="Where peers reach this node, for what it prints.")
 @json_option
 @click.pass_context
-def trust(context: click.Context, is_json: bool) -> None:
+def trust(context: click.Context, endpoint: str, is_json: bool) -> None:
     """Whom the node trusts. Alone it prints what the operators of peers have to run to trust this node.
 
     A peer is trusted by the fingerprint of its key (sha256:...), or by the word of the CA in ca.pem (ca).
@@ -165,7 +167,7 @@ def trust(context: click.Context, is_json: bool) -> None:
     session.is_json |= is_json
     if context.invoked_subcommand is None:
         with session.errors_told():
-            session.tell(_own(session), _show_line)
+            session.tell(_own(session, endpoint), _show_line)
 
 
 @trust.command("add")
