@@ -72,6 +72,7 @@ class Gate(ProtocolWrapper):
         self._time_limit: IDelayedCall | None = None
         self._has_heard = False
         self._is_late = False
+        self._is_cut = False
 
     # --- what TLS calls -----------------------------------------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class Gate(ProtocolWrapper):
     @override
     def dataReceived(self, data: bytes) -> None:
         self._has_heard = True
-        if self.wrappedProtocol is not None:
+        if self.wrappedProtocol is not None and not self._is_cut:
             self.wrappedProtocol.dataReceived(data)
 
     @override
@@ -122,9 +123,13 @@ class Gate(ProtocolWrapper):
     # --- what ends it -------------------------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """End the connection at once; what was not yet written is lost."""
-        transport: Any = self.transport
-        transport.abortConnection()
+        """End the connection at once: nothing that comes from now on is heard, and what was not yet written is lost."""
+        self._is_cut = True
+        tls: Any = self.transport
+        if hasattr(tls.transport, "abortConnection"):
+            tls.abortConnection()
+        else:  # a pipe, say
+            tls.transport.loseConnection()
 
     def _too_late(self) -> None:
         self._is_late = True

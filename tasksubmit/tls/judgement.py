@@ -17,6 +17,7 @@ from tasksubmit.tls.identity import dns_name, pin_of
 from tasksubmit.tls.trust import CA, Trust, TrustedPeer
 
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_WRONG_PURPOSE = 26  # X509_V_ERR_INVALID_PURPOSE
 
 _UNSIGNED = frozenset({2, 7, 18, 19, 20, 21})
 """OpenSSL's problems with who signed a certificate: to one whose key is pinned they are none."""
@@ -76,12 +77,12 @@ class Inspection:
         if depth:
             return True
         # At every problem of its own, not only at the end: OpenSSL's alert then says which one it was.
-        self._judge(shown.to_cryptography())
+        self._judge(shown)
         return self.refusal is None
 
-    def _judge(self, certificate: x509.Certificate) -> None:
+    def _judge(self, shown: crypto.X509) -> None:
         try:
-            self.admitted = admit(certificate, self._problems, self.trust, self.authority, self.expected)
+            self.admitted = admit(shown.to_cryptography(), self._problems, self.trust, self.authority, self.expected)
         except CertificateRefused as refusal:
             self.admitted, self.refusal = None, refusal
         except Exception as error:  # whatever a certificate may hold that no library reads
@@ -152,6 +153,8 @@ def _words(problem: int, certificate: x509.Certificate) -> str:
         )
     if problem in _UNSIGNED:
         return "is not signed by the CA that is trusted"
+    if problem == _WRONG_PURPOSE:
+        return "is not for clients and servers alike, as its extended key usage has to say, if it has one"
     return f"is refused by OpenSSL, with the error {problem} of its verification"
 
 

@@ -121,6 +121,8 @@ def change_trust(directory: Path, change: Callable[[Trust], Trust]) -> Trust:
     :raises ConfigurationError: as ``change`` raises it, or the file cannot be read or written.
     """
     with _alone(directory):
+        if not (directory / CERTIFICATE_FILE).exists():
+            raise ConfigurationError(f"{directory} has no key of the node's own yet: `tasksubmit init` makes one")
         before = trusted(directory)
         after = change(before)
         if after != before:

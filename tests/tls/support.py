@@ -47,13 +47,25 @@ class Authority:
         self.certificate = self._signed(self.key, "the CA", [], True, now() - DAY, now() + 365 * DAY)
 
     def sign(
-        self, key: PrivateKey, *names: str, begins: timedelta = -DAY, ends: timedelta = 90 * DAY
+        self,
+        key: PrivateKey,
+        *names: str,
+        begins: timedelta = -DAY,
+        ends: timedelta = 90 * DAY,
+        usage: x509.ObjectIdentifier | None = None,
     ) -> x509.Certificate:
         """A certificate for these dNSNames."""
-        return self._signed(key, "somebody", list(names), False, now() + begins, now() + ends)
+        return self._signed(key, "somebody", list(names), False, now() + begins, now() + ends, usage)
 
     def _signed(
-        self, key: PrivateKey, subject: str, names: list[str], is_ca: bool, begin: datetime, end: datetime
+        self,
+        key: PrivateKey,
+        subject: str,
+        names: list[str],
+        is_ca: bool,
+        begin: datetime,
+        end: datetime,
+        usage: x509.ObjectIdentifier | None = None,
     ) -> x509.Certificate:
         def named(name: str) -> x509.Name:
             return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -70,6 +82,8 @@ class Authority:
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(list(map(x509.DNSName, names))), critical=False)
+        if usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
@@ -13,6 +14,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from typing_extensions import override
 
 from tasksubmit.errors import ConfigurationError
+from tasksubmit.testing.network import MemoryTransport
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import HANDSHAKE_SECONDS, MutualTLSClientEndpoint, MutualTLSServerEndpoint, admitted_name
 from tasksubmit.tls.identity import dns_name, make_certificate, make_key, pin_of
@@ -179,6 +181,16 @@ class AuthorityTests(TLSTestCase):
         for begins, ends, words in ((-9 * DAY, -DAY, "has expired"), (DAY, 9 * DAY, "is not valid yet")):
             self.bob.use(self.authority.sign(self.bob.key, dns_name(BOB), begins=begins, ends=ends))
             self.assertIn(words, self.refused_by_alice())
+
+    def test_usage(self) -> None:
+        """One that is for servers alone is none for who dials, and one for clients alone none for who is dialled."""
+        server, client = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+        self.alice.use(self.authority.sign(self.alice.key, dns_name(ALICE), usage=server))
+        self.assertIn("extended key usage", self.refused_by_bob()[0])
+        self.alice.use(self.authority.sign(self.alice.key, dns_name(ALICE), usage=client))
+        self.assertTrue(self.can_talk())
+        self.bob.use(self.authority.sign(self.bob.key, dns_name(BOB), usage=client))
+        self.assertIn("extended key usage", self.refused_by_alice())
 
     def test_pinned_all_the_same(self) -> None:
         """The CA's word is taken for those of whom the file says so; a pinned peer has to have its key."""
@@ -347,6 +359,19 @@ class StrangerTests(TLSTestCase):
         self.network.flush()
         self.assertIsNotNone(stranger.lost)
         self.assertEqual(self.served.peers, [])
+
+    def test_pipes(self) -> None:
+        """A connection of a kind that cannot be aborted is closed, and nothing that still comes is heard."""
+        alice, bob = self.connect()
+        transport: Any = bob.transport
+        self.patch(MemoryTransport, "abortConnection", property())
+        alice.send(b"too late")
+        self.bob.trust()
+        self.bobs.load()
+        self.network.flush()
+        self.assertEqual(bob.received, b"")
+        self.assertIsNotNone(bob.lost)
+        self.assertFalse(transport.transport.transport.connected)
 
     def test_no_time_limit_after_it(self) -> None:
         """The time of a handshake is no limit for what comes after it."""

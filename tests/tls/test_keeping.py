@@ -184,6 +184,9 @@ class KeepingTests(SynchronousTestCase):
     def test_no_directory(self) -> None:
         """A directory that is not there is named, with the option that says another."""
         self.assertIn("--state-dir", self.refused(keeping.change_trust, self.directory, lambda trust: trust))
+        self.directory.mkdir(parents=True)
+        self.assertIn("`tasksubmit init`", self.refused(keeping.change_trust, self.directory, lambda trust: trust))
+        self.assertEqual(os.listdir(self.directory), [])
 
     def test_no_room(self) -> None:
         """A file that cannot be written leaves the old one, and nothing besides."""
