@@ -193,7 +193,9 @@ class PythonTests(ForeignCase):
                     if not more:
                         break
                     heard += more
-                return heard, secure.session
+                session = secure.session
+                secure.unwrap()  # after a clean end a session could be taken up again
+                return heard, session
 
         return await deferToThread(talk)
 
@@ -216,7 +218,14 @@ class PythonTests(ForeignCase):
     async def test_no_resumption(self) -> None:
         """A client that brings back what it was given is judged anew: once its trust is gone it stays out."""
         port = await self.listen()
-        context = self.context(self.alice)
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = self.context(self.alice)
+            context.minimum_version = context.maximum_version = version
+            self.bob.trust(f"{ALICE} {self.alice.pin}")
+            await self.bring_back(context, port)
+
+    async def bring_back(self, context: ssl.SSLContext, port: int) -> None:
+        """Connect with what an earlier connection gave, then once more without being trusted."""
         _, session = await self.ask(context, port)
 
         def again() -> bool:

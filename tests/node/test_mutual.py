@@ -11,13 +11,14 @@ from typing_extensions import override
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError, PeerUnreachable, UnknownPeer
 from tasksubmit.interfaces import IAuthenticator
-from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.node.delivery import REFUSED_DELAY_SECONDS
 from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.service import Node
 from tasksubmit.node.submitted import SubmittedTask
+from tasksubmit.protocol.client import Client
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint
 from tasksubmit.tls.identity import make_certificate
@@ -53,7 +54,7 @@ class MutualCase(NodeTestCase):
         """Start a node on TLS."""
         peers = peers or self.peers_of(own)
         listen = {str(own): peers.protect(self.network.server_endpoint(str(own)))}
-        options.setdefault("authenticator", peers)
+        options = {"authenticator": peers, "timeouts": Timeouts(answer_timeout=DAY), **options}
         node = Node(own, SQLiteTaskStore(None), peers, clock=self.clock, listen=listen, **options)
         self.nodes.append(node)
         node.startService()
@@ -201,6 +202,14 @@ class RefusalTests(MutualCase):
         self.assertEqual(self.attempts(alice, handle.key), 1)
         self.advance(60)
         self.assertEqual(self.attempts(alice, handle.key), 1)
+        [delivery] = self.owed(alice, handle.key)
+        assert delivery.ready_at is not None
+        waits = delivery.ready_at.timestamp() - (self.clock.seconds() - 60)
+        self.assertAlmostEqual(waits, REFUSED_DELAY_SECONDS, delta=2)
+        other, _ = self.submit(alice)  # of which nobody has to find out again that it cannot be sent
+        self.advance(60)
+        self.assertEqual(self.attempts(alice, other.key), 0)
+        self.done(alice.cancel(other.key))
         self.assertIn(BOB, alice.refusals)
         story = self.done(alice.story(handle.key))
         self.assertIn(alice.refusals[BOB], story.deliveries[0].last_error)
@@ -223,12 +232,15 @@ class RefusalTests(MutualCase):
         """One that this end refuses likewise; by itself it is tried again every few minutes."""
         self.meet(ALICE, CAROL)
         self.parties[ALICE].trust(f"{BOB} {self.parties[CAROL].pin} {BOB}")
-        alice, _ = self.start(ALICE), self.start(BOB)
+        alice, bob = self.start(ALICE), self.start(BOB)
         handle = self.refused(alice)
         self.assertIn(f"{BOB} shows the key {self.parties[BOB].pin}, but is trusted by", alice.refusals[BOB])
         self.meet(ALICE, BOB)
-        self.advance(REFUSED_DELAY_SECONDS - 58, step=2)
+        self.advance(REFUSED_DELAY_SECONDS - 122, step=2)
+        self.assertEqual(self.attempts(alice, handle.key), 1)
+        self.advance(6, step=2)
         self.assertEqual(self.owed(alice, handle.key), [])
+        self.assertEqual(len(self.tasks(bob)), 1)
         self.assertEqual(dict(alice.refusals), {})
 
     def test_told_once(self) -> None:
@@ -252,6 +264,18 @@ class RefusalTests(MutualCase):
         alice.reload()
         self.network.flush()
         self.assertEqual(dict(alice.refusals), {})
+
+    def test_what_waits_behind(self) -> None:
+        """One refusal is the answer to all that wait for a connection; none of them dials again."""
+        self.parties[BOB].trust()
+        self.start(BOB)
+        client = Client(self.peers_of(ALICE).endpoint(BOB), ALICE, self.clock)
+        sent = [client.send_status_update(f"t{number}", "ACCEPTED", "") for number in range(3)]
+        self.network.flush()
+        for deferred in sent:
+            self.failureResultOf(deferred, CertificateRefused)
+        self.assertEqual(self.network.dials, {str(BOB): 1})
+        self.done(client.close())
 
 
 class ReloadTests(MutualCase):

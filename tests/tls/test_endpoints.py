@@ -11,9 +11,10 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from typing_extensions import override
 
-from tasksubmit.errors import ConfigurationError
+from tasksubmit.errors import CertificateRefused, ConfigurationError
 from tasksubmit.testing.network import MemoryTransport
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import HANDSHAKE_SECONDS, MutualTLSClientEndpoint, MutualTLSServerEndpoint, admitted_name
@@ -115,6 +116,30 @@ class PinTests(TLSTestCase):
         self.alice.use(make_certificate(self.alice.key, ALICE, now()))
         self.bob.use(make_certificate(self.bob.key, BOB, now() - 30 * DAY, DAY))
         self.assertIn(f"the certificate of {BOB}, with the key {self.bob.pin}, has expired", self.refused_by_alice())
+
+    def test_what_is_above(self) -> None:
+        """Certificates above one whose key is known do not matter, whatever is wrong with them."""
+        old = Authority()
+        old.certificate = old._signed(old.key, "the CA", [], True, now() - 9 * DAY, now() - DAY)
+        self.bob.use(old.sign(self.bob.key, dns_name(CAROL)), old.certificate)
+        self.assertTrue(self.can_talk())
+
+    def test_alert_after_all(self) -> None:
+        """Only before anything was heard is an alert a refusal: later, what was sent may have been acted upon."""
+        alice, bob = self.connect()
+        alert = Failure(SSL.Error([("SSL routines", "", "tlsv1 alert internal error")]))
+        gate: Any = alice.transport
+        bob.send(b"welcome")
+        self.network.flush()
+        gate.connectionLost(alert)
+        assert alice.lost is not None
+        self.assertIs(alice.lost, alert)
+        self.successResultOf(self.dial())
+        gate = self.dialled.peers[1].transport
+        gate.connectionLost(alert)
+        lost = self.dialled.peers[1].lost
+        assert lost is not None
+        self.assertIsNotNone(lost.check(CertificateRefused))
 
 
 class AuthorityTests(TLSTestCase):
@@ -366,10 +391,14 @@ class StrangerTests(TLSTestCase):
         transport: Any = bob.transport
         self.patch(MemoryTransport, "abortConnection", property())
         alice.send(b"too late")
+        self.clock.advance(0)
+        sent: Any = alice.transport
+        under_way = bytes(sent.transport.transport.unread)
         self.bob.trust()
         self.bobs.load()
+        transport.transport.dataReceived(under_way)
         self.network.flush()
-        self.assertEqual(bob.received, b"")
+        self.assertEqual((bob.received, bool(under_way)), (b"", True))
         self.assertIsNotNone(bob.lost)
         self.assertFalse(transport.transport.transport.connected)
 
