@@ -27,6 +27,7 @@ from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
 from tasksubmit.node.retention import RETENTION
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.strings import split_description
+from tasksubmit.tls.files import is_set_up
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
 from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES
@@ -42,6 +43,9 @@ MAX_SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket that Linux takes; others take a few bytes less."""
 
 MAX_SECONDS = 10**9
+
+WITHOUT_TLS = ("unix", "mtls")
+"""The kinds of endpoints that a node with keys puts no TLS around: this machine's own, and that which has it."""
 
 Environment = Mapping[str, str]
 
@@ -180,7 +184,7 @@ class Settings:
         _text, "Unix server endpoint of the control API [default: control.sock in the state directory]", default=""
     )
     insecure: bool = _option(
-        _flag, "listen beyond loopback although nobody is authenticated and nothing is encrypted", default=False
+        _flag, "listen beyond loopback without TLS: nobody is authenticated, and nothing encrypted", default=False
     )
     score_formula: ScoreFormula = _option(
         _formula,
@@ -257,11 +261,18 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
-            if not self.insecure and not is_local(endpoint) and not is_inherited(endpoint):
+            if not (self.insecure or self.has_tls or is_local(endpoint) or is_inherited(endpoint)):
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
-                    "peer: listen on loopback (tcp:PORT:interface=127.0.0.1), or give --insecure to do it all the same"
+                    f"peer: make this node a key with `tasksubmit --state-dir {self.state_dir} init --address "
+                    f"{self.address}`, so that it uses TLS; or listen on loopback (tcp:PORT:interface=127.0.0.1); or "
+                    "give --insecure to do it all the same"
                 )
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the state directory has keys, which the node then uses."""
+        return is_set_up(self.state_dir)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -313,7 +324,7 @@ def _read(config: Path) -> dict[str, Any]:
 def is_local(endpoint: str) -> bool:
     """Whether a server endpoint string is certain to be reached from this machine alone."""
     positional, named = split_description(endpoint)
-    if positional[0] == "unix":
+    if positional[0] in WITHOUT_TLS:
         return True
     if positional[0] not in ("tcp", "tcp6", "ssl", "tls"):
         return False

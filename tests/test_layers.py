@@ -24,6 +24,7 @@ FLOORS = {
     "protocol": EDGES,
     "stores": EDGES,
     "pilot": EDGES,
+    "tls": EDGES,
     "node": NODE,
     "": FRONT_DOOR,
     "tap": FACES,

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tasksubmit import __version__
-from tasksubmit.cli import output, work
+from tasksubmit.cli import identity, output, work
 from tasksubmit.cli.check import check
 from tasksubmit.cli.control import CommandFailed, Control, Json
 from tasksubmit.cli.results import save_result
@@ -235,6 +235,20 @@ async def retry(control: Control, task: str, from_: str | None, to: str | None) 
 
 
 @tasksubmit.command()
+@verb(output.show_status)
+async def status(control: Control) -> Json:
+    """Show how the node does: what it shows to peers, whom it trusts, and what is in the way."""
+    return await control.status()
+
+
+@tasksubmit.command()
+@verb(output.show_status)
+async def reload(control: Control) -> Json:
+    """Have the node read its keys and whom it trusts again, and try at once what it could not deliver."""
+    return await control.reload()
+
+
+@tasksubmit.command()
 @verb(output.show_peers)
 async def peers(control: Control) -> list[Json]:
     """List the peers that the node knows."""
@@ -281,7 +295,8 @@ async def drain(control: Control, timeout: int) -> Json:
     return await control.drain(timeout)
 
 
-tasksubmit.add_command(check)
+for command in (check, identity.init, identity.renew, identity.trust):
+    tasksubmit.add_command(command)
 
 
 @tasksubmit.command()

@@ -79,6 +79,14 @@ class Control:
         """Who the node is."""
         return await self._one("GET", "/node")
 
+    async def status(self) -> Json:
+        """How the node does."""
+        return await self._one("GET", "/status")
+
+    async def reload(self) -> Json:
+        """Have it read keys and trust again; tells its status then."""
+        return await self._one("POST", "/reload")
+
     async def peers(self) -> list[Json]:
         """The peers that the node knows."""
         return await self._many("/peers")

@@ -40,16 +40,17 @@ class Session:
     token_file: Path | None = None
     is_json: bool = False
 
+    def directory(self) -> Path:
+        """The node's state directory."""
+        from tasksubmit.settings import default_state_dir
+
+        return (self.state_dir or default_state_dir(os.environ)).expanduser().absolute()
+
     def where(self) -> str:
         """Where the node's control API is."""
         from tasksubmit.settings import CONTROL_SOCKET
 
-        return self.control or str(self._directory() / CONTROL_SOCKET)
-
-    def _directory(self) -> Path:
-        from tasksubmit.settings import default_state_dir
-
-        return (self.state_dir or default_state_dir(os.environ)).absolute()
+        return self.control or str(self.directory() / CONTROL_SOCKET)
 
     def token(self) -> str:
         """The token, if there is one.
@@ -58,7 +59,7 @@ class Session:
         """
         from tasksubmit.settings import CONTROL_TOKEN
 
-        path = self.token_file or self._directory() / CONTROL_TOKEN
+        path = self.token_file or self.directory() / CONTROL_TOKEN
         try:
             return path.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:

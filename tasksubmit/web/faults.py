@@ -31,6 +31,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "unknown_task": Fault(404, "`tasksubmit list` shows the tasks that there are"),
         "method_not_allowed": Fault(405, "/v1/openapi.json lists every route"),
         "ambiguous_task": Fault(409),
+        "configuration": Fault(409, "put it right, then repeat the command; until then all is as before"),
         "cancelled": _NO_RESULTS,
         "declined": _NO_RESULTS,
         "empty_queue": Fault(409, "`tasksubmit list --status NEW` shows those that wait"),
