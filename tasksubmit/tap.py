@@ -44,10 +44,11 @@ from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import tune_interpreter
 from tasksubmit.protocol.strings import split_description
-from tasksubmit.settings import WITHOUT_TLS, Settings, is_inherited, load_settings
+from tasksubmit.settings import CONTROL_TOKEN, WITHOUT_TLS, Settings, is_inherited, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.web import control_site
+from tasksubmit.web.gate import TokenGate
 from tasksubmit.wire.address import Address
 
 
@@ -418,7 +419,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         watch.setServiceParent(service)
     control = serverFromString(reactor, settings.control)
     # Its socket is in the directory that the node's store makes, and belongs to whom the daemon becomes.
-    site = control_site(node, __version__, stop=reactor.stop)
+    gate = TokenGate(settings.state_dir / CONTROL_TOKEN) if settings.needs_token else None
+    if gate is not None:
+        gate.setServiceParent(service)
+    site = control_site(node, __version__, stop=reactor.stop, gate=gate)
     Listener(settings.control, control, site, is_privileged=False).setServiceParent(service)
     return service
 
