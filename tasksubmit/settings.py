@@ -44,7 +44,7 @@ MAX_SOCKET_PATH_BYTES = 107
 
 MAX_SECONDS = 10**9
 
-WITHOUT_TLS = ("unix", "mtls")
+LEFT_ALONE = ("unix", "mtls")
 """The kinds of endpoints that a node with keys puts no TLS around: this machine's own, and that which has it."""
 
 Environment = Mapping[str, str]
@@ -264,7 +264,8 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
-            if not (self.insecure or self.has_tls or is_local(endpoint) or is_inherited(endpoint)):
+            is_protected = self.has_tls or kind_of(endpoint) == "mtls"
+            if not (self.insecure or is_protected or is_local(endpoint) or is_inherited(endpoint)):
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
                     f"peer: make this node a key with `tasksubmit --state-dir {self.state_dir} init --address "
@@ -275,7 +276,7 @@ class Settings:
     @property
     def needs_token(self) -> bool:
         """Whether the control API is where others than its owner can connect."""
-        return split_description(self.control)[0][0] != "unix"
+        return kind_of(self.control) != "unix"
 
     @property
     def has_tls(self) -> bool:
@@ -329,10 +330,15 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigurationError(f"--config {config} is not TOML: {error}") from None
 
 
+def kind_of(endpoint: str) -> str:
+    """The word that an endpoint string begins with."""
+    return split_description(endpoint)[0][0]
+
+
 def is_local(endpoint: str) -> bool:
     """Whether a server endpoint string is certain to be reached from this machine alone."""
     positional, named = split_description(endpoint)
-    if positional[0] in WITHOUT_TLS:
+    if positional[0] == "unix":
         return True
     if positional[0] not in ("tcp", "tcp6", "ssl", "tls"):
         return False

@@ -43,8 +43,7 @@ from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import tune_interpreter
-from tasksubmit.protocol.strings import split_description
-from tasksubmit.settings import CONTROL_TOKEN, WITHOUT_TLS, Settings, is_inherited, load_settings
+from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.web import control_site
@@ -247,7 +246,7 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
     for address, text in settings.peer.items():
         if str(address) in credentials.trust.peers:
             continue
-        if not text.startswith("unix:"):
+        if kind_of(text) != "unix":
             raise ConfigurationError(
                 f"--peer {address}={text}: this node has keys, so it has to know the peer's, too: "
                 f"`tasksubmit trust add {address} sha256:... {text}`"
@@ -291,7 +290,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
     authenticator = peers if isinstance(peers, MutualTLS) else None
     if authenticator is not None:
         for text, endpoint in endpoints.items():
-            if split_description(text)[0][0] not in WITHOUT_TLS:
+            if kind_of(text) not in LEFT_ALONE:
                 endpoints[text] = authenticator.protect(endpoint)
     return Node(
         settings.address,

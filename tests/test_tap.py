@@ -331,6 +331,7 @@ class KeysTests(OptionsCase):
     def test_beyond_loopback(self) -> None:
         """With keys a node listens anywhere, without --insecure; without them it says how to make some."""
         self.parse(*self.where, "--listen", "tcp:11003")
+        self.parse("--listen", f"mtls:tcp:11003:directory={self.party.directory}")
         error = str(self.assertRaises(usage.UsageError, self.parse, "--listen", "tcp:11003"))
         self.assertIn(f"`tasksubmit --state-dir /srv/state init --address {OWN}`", error)
 

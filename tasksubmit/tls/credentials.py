@@ -26,7 +26,6 @@ CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 # but nothing is kept that they could lead to, and they hold nothing themselves.)
 _OPTIONS = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION
 
-
 _VERIFY = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
@@ -115,7 +114,10 @@ class Credentials:
             if not self.still_admit(connection.admitted):
                 name = connection.admitted.name if connection.admitted is not None else "nobody"
                 self._log.info("{name} is not trusted any more: its connection is cut", name=name)
-                connection.cut()
+                try:
+                    connection.cut()
+                except Exception:  # the next one has to be cut all the same
+                    self._log.failure("the connection of {name} could not be cut", name=name)
 
     def refresh(self) -> None:
         """Read the files again if they have changed; when that fails, say so and go on with what was read before."""
@@ -178,10 +180,10 @@ def _read(files: Files) -> _Loaded:
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(secrets.token_bytes(16))
     try:
-        context.use_certificate(crypto.X509.from_cryptography(identity.certificate))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(identity.key))
+        context.use_certificate(identity.certificate)
+        context.use_privatekey(identity.key)
         for certificate in identity.chain:
-            context.add_extra_chain_cert(crypto.X509.from_cryptography(certificate))
+            context.add_extra_chain_cert(certificate)
     except SSL.Error as error:
         raise ConfigurationError(f"{files.certificate} cannot be used: {error}") from None
     store = context.get_cert_store()

@@ -22,7 +22,6 @@ _WRONG_PURPOSE = 26  # X509_V_ERR_INVALID_PURPOSE
 _UNSIGNED = frozenset({2, 7, 18, 19, 20, 21})
 """OpenSSL's problems with who signed a certificate: to one whose key is pinned they are none."""
 
-
 Problem = tuple[int, int]
 """OpenSSL's number of what is wrong with a certificate, and that certificate's depth; one's own is at 0."""
 
@@ -65,24 +64,28 @@ class Inspection:
     admitted: Admitted | None = None
     refusal: CertificateRefused | None = None
     _problems: list[Problem] = field(factory=list)
+    _own: crypto.X509 | None = None
 
     def see(self, _: SSL.Connection, shown: crypto.X509, problem: int, depth: int, is_fine: int) -> bool:
-        """What OpenSSL's verification calls for each of its problems, and at the end of each certificate, own last.
+        """What OpenSSL's verification calls for each of its problems, and for each certificate that it is done with.
+
         It must never raise: what would come of that is not defined.
 
         :returns: whether to go on; after False an alert tells the other end.
         """
         if not is_fine:
             self._problems.append((problem, depth))
-        if depth:
+        if not depth:
+            self._own = shown
+        if self._own is None:
             return True
-        # At every problem of its own, not only at the end: OpenSSL's alert then says which one it was.
-        self._judge(shown)
+        # Judged whenever something new is known: the alert then says what it was, and nothing comes too late to count.
+        self._judge(self._own)
         return self.refusal is None
 
-    def _judge(self, shown: crypto.X509) -> None:
+    def _judge(self, own: crypto.X509) -> None:
         try:
-            self.admitted = admit(shown.to_cryptography(), self._problems, self.trust, self.authority, self.expected)
+            self.admitted = admit(own.to_cryptography(), self._problems, self.trust, self.authority, self.expected)
         except CertificateRefused as refusal:
             self.admitted, self.refusal = None, refusal
         except Exception as error:  # whatever a certificate may hold that no library reads

@@ -38,13 +38,22 @@ def now() -> datetime:
 
 @define
 class Authority:
-    """A private CA."""
+    """A private CA.
 
+    :ivar permits: the domain that its certificates may be for; empty for any.
+    """
+
+    name: str = "the CA"
+    permits: str = ""
     key: PrivateKey = field(factory=make_key)
     certificate: x509.Certificate = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.certificate = self._signed(self.key, "the CA", [], True, now() - DAY, now() + 365 * DAY)
+        self.certificate = self._signed(self.key, self.name, [], True, now() - DAY, now() + 365 * DAY)
+
+    def certify(self, other: Authority, *names: str) -> None:
+        """Have another CA sign in this one's name."""
+        other.certificate = self._signed(other.key, other.name, list(names), True, now() - DAY, now() + DAY)
 
     def sign(
         self,
@@ -73,7 +82,7 @@ class Authority:
         builder = (
             x509.CertificateBuilder()
             .subject_name(named(subject))
-            .issuer_name(named("the CA"))
+            .issuer_name(named(self.name))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(begin)
@@ -82,6 +91,9 @@ class Authority:
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(list(map(x509.DNSName, names))), critical=False)
+        if is_ca and self.permits:
+            constraints = x509.NameConstraints([x509.DNSName(self.permits)], None)
+            builder = builder.add_extension(constraints, critical=True)
         if usage is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         return builder.sign(self.key, hashes.SHA256())

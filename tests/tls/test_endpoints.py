@@ -201,6 +201,18 @@ class AuthorityTests(TLSTestCase):
         self.bob.use(mallory.sign(self.bob.key, dns_name(BOB)), mallory.certificate)
         self.refused_by_alice()
 
+    def test_constraints(self) -> None:
+        """What OpenSSL finds last, and with a certificate between, counts as what it finds first."""
+        root, between = Authority(permits="tasksubmit.internal"), Authority("between")
+        self.alice.trust_authority(root)
+        for names in ([], ["a.tasksubmit.internal"], ["somewhere.else"]):
+            root.certify(between, *names)
+            self.bob.use(between.sign(self.bob.key, dns_name(BOB)), between.certificate)
+            if names != ["somewhere.else"]:
+                self.listen()
+                self.successResultOf(self.dial())
+        self.assertIn("with one above it that has the error 47", self.refused_by_alice())
+
     def test_dates(self) -> None:
         """Before its time and after it a certificate is refused."""
         for begins, ends, words in ((-9 * DAY, -DAY, "has expired"), (DAY, 9 * DAY, "is not valid yet")):
