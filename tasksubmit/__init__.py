@@ -16,9 +16,12 @@ from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
     IAuthenticator,
+    ICountingAdmissionPolicy,
     IExecutor,
+    IExecutorMaker,
     IPeers,
     IPureAdmissionPolicy,
+    IScoreBook,
     ITaskHandler,
     ITaskStore,
     Peer,
@@ -53,8 +56,20 @@ if TYPE_CHECKING:
     from tasksubmit.node.executors.process import ProcessExecutor
     from tasksubmit.node.executors.python import CallableExecutor
     from tasksubmit.node.fanout import FanOut, Finished
+    from tasksubmit.node.load import Load
     from tasksubmit.node.mutual import MutualTLS
     from tasksubmit.node.peers import StaticPeers
+    from tasksubmit.node.policy import (
+        AllOf,
+        Allow,
+        Deny,
+        PeerQuota,
+        PeersOnly,
+        QueueLimit,
+        RateLimit,
+        ScoreGate,
+        SizeLimit,
+    )
     from tasksubmit.node.service import Node
     from tasksubmit.node.submitted import SubmittedTask
     from tasksubmit.protocol.client import Client, connect
@@ -68,7 +83,10 @@ try:
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
+_POLICIES = ("AllOf", "Allow", "Deny", "PeerQuota", "PeersOnly", "QueueLimit", "RateLimit", "ScoreGate", "SizeLimit")
+
 _ON_TWISTED = {
+    **dict.fromkeys(_POLICIES, "tasksubmit.node.policy"),
     "AcceptAll": "tasksubmit.node.acceptance",
     "CallableExecutor": "tasksubmit.node.executors.python",
     "Client": "tasksubmit.protocol.client",
@@ -76,6 +94,7 @@ _ON_TWISTED = {
     "FanOut": "tasksubmit.node.fanout",
     "Finished": "tasksubmit.node.fanout",
     "MutualTLS": "tasksubmit.node.mutual",
+    "Load": "tasksubmit.node.load",
     "Node": "tasksubmit.node.service",
     "ProcessExecutor": "tasksubmit.node.executors.process",
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
@@ -96,9 +115,12 @@ __all__ = [
     "QUEUE_HEAD_TIMEOUT",
     "AcceptAll",
     "Address",
+    "AllOf",
+    "Allow",
     "CallableExecutor",
     "Client",
     "Credentials",
+    "Deny",
     "Execution",
     "ExecutionFailed",
     "FanOut",
@@ -109,22 +131,32 @@ __all__ = [
     "IAcceptancePolicy",
     "IAdmissionPolicy",
     "IAuthenticator",
+    "ICountingAdmissionPolicy",
     "IExecutor",
+    "IExecutorMaker",
     "IPeers",
     "IPureAdmissionPolicy",
+    "IScoreBook",
     "ITaskHandler",
     "ITaskStore",
     "Lease",
     "MutualTLS",
+    "Load",
     "Node",
     "Peer",
+    "PeerQuota",
+    "PeersOnly",
     "PoloScoreBreakdown",
     "ProcessExecutor",
+    "QueueLimit",
+    "RateLimit",
     "Refusal",
     "ResponseStatus",
     "ResultFile",
     "SQLiteTaskStore",
     "ScoreFormula",
+    "ScoreGate",
+    "SizeLimit",
     "StaticPeers",
     "SubmitRequest",
     "SubmitResponse",

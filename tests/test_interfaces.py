@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IProtocolFactory,
     IPushProducer,
+    IReactorTime,
     IStreamClientEndpoint,
     IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpoint,
@@ -39,6 +40,7 @@ from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
     IAuthenticator,
+    ICountingAdmissionPolicy,
     IExecutor,
     IExecutorMaker,
     IPeers,
@@ -53,18 +55,36 @@ from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.listener import Listener
+from tasksubmit.node.load import Load
 from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
-from tasksubmit.node.policy import BelieveAll, PeersOnly
+from tasksubmit.node.policy import (
+    AllOf,
+    Allow,
+    BelieveAll,
+    Deny,
+    PeerQuota,
+    PeersOnly,
+    QueueLimit,
+    RateLimit,
+    ScoreGate,
+    SizeLimit,
+)
 from tasksubmit.node.service import Node
 from tasksubmit.protocol.framing import TaskSubmitProtocol
 from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort, MemoryTransport
+from tasksubmit.testing.clocks import ProcessClock
+from tasksubmit.testing.directory import AgentPeers
+from tasksubmit.testing.executors import FakeExecutor
+from tasksubmit.testing.logged import LoggedErrors
+from tasksubmit.testing.network import MemoryNetwork, MemoryPort
+from tasksubmit.testing.scores import MemoryScoreBook
+from tasksubmit.testing.stores import MemoryTaskStore
+from tasksubmit.testing.transport import MemoryAddress, MemoryTransport
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint
 from tasksubmit.wire.address import Address
-from tests.node.test_scores import Book
 from tests.protocol.support import WaitingHandler
 
 OWN = Address.parse("0:0000.0000.0001")
@@ -98,11 +118,20 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ITaskHandler, WaitingHandler),
     (IAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPureAdmissionPolicy, lambda: PeersOnly(PEERS)),
+    (IPureAdmissionPolicy, lambda: Allow([])),
+    (IPureAdmissionPolicy, lambda: Deny([])),
+    (IPureAdmissionPolicy, lambda: SizeLimit(1)),
+    (IPureAdmissionPolicy, lambda: PeerQuota(Load(), 1, 1)),
+    (IPureAdmissionPolicy, lambda: QueueLimit(Load(), 1)),
+    (IPureAdmissionPolicy, lambda: RateLimit(CLOCK, 1, 1)),
+    (ICountingAdmissionPolicy, lambda: RateLimit(CLOCK, 1, 1)),
+    (ICountingAdmissionPolicy, lambda: AllOf([])),
+    (IAdmissionPolicy, lambda: ScoreGate(OWN, SQLiteTaskStore(None).score)),
     (IPeers, lambda: PEERS),
     (IAuthenticator, BelieveAll),
     *((interface, mutual_tls) for interface in (IPeers, IAuthenticator, IReloadable)),
     (IAcceptancePolicy, AcceptAll),
-    (IScoreBook, Book),
+    (IScoreBook, MemoryScoreBook),
     (IExecutor, lambda: CallableExecutor(lambda execution: "")),
     (IExecutor, lambda: ProcessExecutor(reactor=CLOCK, command=("true",))),
     *((IExecutorMaker, lambda name=name: executor_plugin(name)) for name in ("manual", "process", "python")),
@@ -115,7 +144,12 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ILogObserver, lambda: json_observer(io.StringIO())),
     (IServiceMaker, lambda: plugin()),
     (IPlugin, lambda: plugin()),
-    # the network in memory
+    # the test kit
+    (ITaskStore, MemoryTaskStore),
+    (IExecutor, FakeExecutor),
+    (IPeers, lambda: AgentPeers(NETWORK, OWN, list)),
+    (IReactorTime, lambda: ProcessClock(CLOCK)),
+    (ILogObserver, lambda: logged_errors()),
     (IAddress, lambda: HERE),
     (ITransport, lambda: MemoryTransport(HERE, HERE, Protocol())),
     (IConsumer, lambda: MemoryTransport(HERE, HERE, Protocol())),
@@ -130,6 +164,13 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IStreamServerEndpointStringParser, lambda: endpoint_plugin()),
     (IStreamClientEndpointStringParserWithReactor, lambda: endpoint_plugin()),
 ]
+
+
+def logged_errors() -> LoggedErrors:
+    """What keeps errors, and does no more."""
+    logged = LoggedErrors()
+    logged.close()
+    return logged
 
 
 def plugin() -> ServiceMaker:

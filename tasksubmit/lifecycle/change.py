@@ -131,7 +131,7 @@ class Change:
     the task that becomes head of the queue by it is staged then. `settles` is the id of a delivery that this change is
     the end of, `gives_up` of one that is not to be tried again by itself; `revives` has those that were given up tried
     again, as if they were new. `tells_bookings` keeps the bookings for a score book beside the ledger, until they are
-    settled.
+    settled. A task that joins the queue does so at its end, or, if that `is_fair`, where its submitter's turn is.
     """
 
     before: Task
@@ -144,6 +144,7 @@ class Change:
     gives_up: int | None = None
     revives: bool = False
     tells_bookings: bool = False
+    is_fair: bool = False
 
     @property
     def changes_deliveries(self) -> bool:

@@ -43,6 +43,7 @@ from tasksubmit.node.fanout import FanOut
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
+from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import BelieveAll, PeersOnly, may_speak_for
 from tasksubmit.node.records import Records
@@ -70,6 +71,9 @@ K = TypeVar("K", Task, Tombstone)
 
 DRAIN_SECONDS = 60.0
 
+_DISABLED = "disabled"
+"""The name of the note that says so."""
+
 
 @implementer(ITaskHandler)
 class Node(MultiService):
@@ -86,9 +90,11 @@ class Node(MultiService):
     :param listen: what to listen on for peers, by the name that errors give it.
     :param authenticator: who is at the other end of a connection; by default whoever it claims to be.
     :param policy: who may submit; by default the peers.
+    :param load: what a policy measures quotas by, kept by the node.
     :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
     :param executor: what does accepted tasks; by default whoever calls `execute`.
     :param concurrency: how many tasks the executor is given at once.
+    :param is_fair: whether the submitters take turns in the queue, instead of the order of acceptance alone.
     :param score_book: where scores are kept besides the store's own ledger.
     :param wall: the wall clock, in seconds since 1970, when ``clock`` does not follow it; a reactor commonly does, and
         then its timers are led astray when that clock is set.
@@ -115,9 +121,11 @@ class Node(MultiService):
         listen: Mapping[str, IStreamServerEndpoint] | None = None,
         authenticator: IAuthenticator | None = None,
         policy: IAdmissionPolicy | None = None,
+        load: Load | None = None,
         acceptance: IAcceptancePolicy | None = None,
         executor: IExecutor | None = None,
         concurrency: int = 1,
+        is_fair: bool = False,
         score_book: IScoreBook | None = None,
         timeouts: Timeouts | None = None,
         lease: Lease | None = None,
@@ -141,6 +149,7 @@ class Node(MultiService):
         self._lease = lease or Lease()
         self._live = LiveTasks(lambda key: self._records.get(key))
         self._clock = NodeClock(clock, wall)
+        self.load = load or Load()
         self._score_book = score_book
         self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book else None
         self._records = Records(
@@ -150,10 +159,12 @@ class Node(MultiService):
             self._changed,
             lambda peer: self._delivery.owed(peer),
             self._scores.booked if self._scores else None,
+            is_fair,
         )
         self._inbox = Inbox(
             self._records,
             policy or PeersOnly(peers),
+            self.load,
             timeouts,
             lambda peer, features: self._delivery.announced(peer, features),
             lambda task: self._acceptance.created(task) if self._acceptance else None,
@@ -211,10 +222,22 @@ class Node(MultiService):
         self.store.open(self.address)
         self._clock.adopt()
         self._inbox.is_draining = False
+        self._look_up()
         self.store.end_bound_leases().addErrback(
             lambda failure: self._log.failure("leases could not be ended; they run out by themselves", failure)
         )
         super().startService()
+
+    def _look_up(self) -> None:
+        """Take up what an earlier life of the node has left: how much waits here, and whether it was disabled."""
+        self._inbox.is_enabled = False
+        self.load.clear()
+
+        def enable(note: str) -> None:
+            self._inbox.is_enabled = not note
+
+        for found in (self.store.load().addCallback(self.load.count), self.store.note(_DISABLED).addCallback(enable)):
+            found.addErrback(lambda failure: self._log.failure("the store could not be read at the start", failure))
 
     @override
     def stopService(self) -> Deferred[None]:
@@ -246,6 +269,23 @@ class Node(MultiService):
         for drained in drains:
             drained.callback(result)  # a Failure starts the errback chain
 
+    def set_enabled(self, is_enabled: bool) -> Deferred[None]:
+        """Take new tasks from peers again, or take none until told otherwise, also after a restart.
+
+        A node that is disabled goes on with what it has, and submits. Fires when that is on disk.
+        """
+        kept = self.store.keep_note(_DISABLED, "" if is_enabled else "disabled")
+
+        def change(_: None) -> None:
+            self._inbox.is_enabled = is_enabled
+
+        return kept.addCallback(change)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the node takes new tasks from peers."""
+        return self._inbox.is_enabled
+
     @property
     def is_draining(self) -> bool:
         """Whether the node takes nothing new, because it is being drained or was."""
@@ -268,11 +308,12 @@ class Node(MultiService):
     def _may_speak_for(self, peer: Peer, address: Address) -> bool:
         return may_speak_for(peer, address, self.authenticator)
 
-    def _changed(self, task: Task) -> None:
+    def _changed(self, before: Task, after: Task) -> None:
         """A change of a record was committed."""
-        self._live.changed(task)
+        self.load.changed(before, after)
+        self._live.changed(after)
         if self.workers is not None:
-            self.workers.changed(task)
+            self.workers.changed(after)
 
     # --- what peers ask: ITaskHandler ----------------------------------------------------------------------------
 
@@ -314,7 +355,7 @@ class Node(MultiService):
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
         """The records with this id that ``peer`` may speak of."""
-        tasks = await self.store.find(task_id)
+        tasks = await self.store.find(task_id, peer.address)
         return [task for task in tasks if self._may_speak_for(peer, task.peer)]
 
     # --- what the submitter does ---------------------------------------------------------------------------------

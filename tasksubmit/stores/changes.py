@@ -19,6 +19,7 @@ from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
 from tasksubmit.stores import bulk, deliveries, events, ledger
 from tasksubmit.stores.batches import NotTogether
+from tasksubmit.stores.places import Places
 from tasksubmit.stores.queries import QUEUE, recall, tasks_numbered
 from tasksubmit.stores.rows import BLANK_TASK, TASK_NAMES, row_writer
 from tasksubmit.wire.timestamps import format_time
@@ -152,10 +153,10 @@ _UPDATED = ", ".join(("revision", *_CHANGED))
 
 
 def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Task | Failure]:
-    """The record after each change, with its new revision if it differs: those that join the queue do so at its end."""
+    """The record after each change, with its new revision if it differs: those that join the queue get a place."""
     numbers = {change.before.number for change in changes}
     revisions = dict(bulk.execute(connection, "SELECT number, revision FROM tasks WHERE number IN {}", numbers))
-    position = None
+    places = Places(connection)
     results: list[Task | Failure] = []
     for change in changes:
         before, after = change.before, change.after
@@ -168,19 +169,14 @@ def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[
             if _is_queued(before) and not _is_queued(after):
                 after = after.evolved(queue_position=None)
             elif _is_queued(after) and not _is_queued(before):
-                position = (_last_position(connection) if position is None else position) + 1
-                after = after.evolved(queue_position=position)
+                place = places.in_turn(after.peer) if change.is_fair else places.at_end()
+                after = after.evolved(queue_position=place)
         results.append(after)
     return results
 
 
 def _is_queued(task: Task) -> bool:
     return task.side is Side.RECEIVER and task.status is TaskStatus.ACCEPTED
-
-
-def _last_position(connection: sqlite3.Connection) -> int:
-    (last,) = connection.execute(f"SELECT max(queue_position) FROM {QUEUE}").fetchone()
-    return int(last or 0)
 
 
 def _stage_head(connection: sqlite3.Connection, changes: Sequence[Change]) -> Task | None:

@@ -110,6 +110,7 @@ OTHER_TABLES: tuple[tuple[str, str, Callable[[Row], Any]], ...] = (
     ("scores", "party, points", _booked),
     ("bookings", "party, points", _booked),
     ("owed_bookings", OWED_BOOKING_COLUMNS, owed_booking_from_row),
+    ("notes", "name, text", lambda row: (row[0].split(), row[1].split())),
     ("owner", "address", lambda row: Address.parse(row[0])),
     ("peer_features", "peer, features", lambda row: (Address.parse(row[0]), row[1].split())),
 )

@@ -65,7 +65,7 @@ def score(connection: sqlite3.Connection, address: Address) -> int:
 
 
 def owed_bookings(connection: sqlite3.Connection, limit: int) -> list[OwedBooking]:
-    """Up to `limit` bookings that the score book is still to be told, in the order of booking."""
+    """Up to ``limit`` bookings that the score book is still to be told, in the order of booking."""
     rows = connection.execute(f"SELECT {OWED_BOOKING_COLUMNS} FROM owed_bookings ORDER BY id LIMIT ?", (limit,))
     return [owed_booking_from_row(row) for row in rows]
 

@@ -58,7 +58,7 @@ class SQLiteTaskStore:
         """
         :param directory: the state directory, made if it is missing; ``None`` keeps everything in memory, and uses no
             thread: every Deferred has fired when it is returned.
-        :param reactor: an ``IReactorThreads``, where the threads' answers go; needed with a directory.
+        :param reactor: see `tasksubmit.stores.threads.Reactor`; where the threads' answers go; needed with a directory.
         :param schema: the steps of the schema, if not this version's own.
         """
         self._directory = directory
@@ -214,6 +214,10 @@ class SQLiteTaskStore:
         """See `ITaskStore.remember_features`."""
         return self._write(lambda connection: queries.remember_features(connection, peer, features))
 
+    def keep_note(self, name: str, text: str) -> Deferred[None]:
+        """See `ITaskStore.keep_note`."""
+        return self._write(lambda connection: queries.keep_note(connection, name, text))
+
     def settle_bookings(self, ids: Collection[int]) -> Deferred[None]:
         """See `ITaskStore.settle_bookings`."""
         return self._write(lambda connection: ledger.settle_bookings(connection, ids))
@@ -227,9 +231,9 @@ class SQLiteTaskStore:
         """See `ITaskStore.get`."""
         return _run(self._reader, queries.get_tasks, key)
 
-    def find(self, task_id: str) -> Deferred[list[Task]]:
+    def find(self, task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
         """See `ITaskStore.find`."""
-        return _run(self._reader, queries.find_tasks, task_id)
+        return _run(self._reader, queries.find_tasks, (task_id, peer))
 
     def list_tasks(
         self,
@@ -301,6 +305,14 @@ class SQLiteTaskStore:
     def deliveries_of(self, key: TaskKey) -> Deferred[list[Delivery]]:
         """See `ITaskStore.deliveries_of`."""
         return self._read(lambda connection: deliveries.of_task(connection, key))
+
+    def load(self) -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
+        """See `ITaskStore.load`."""
+        return self._read(queries.load)
+
+    def note(self, name: str) -> Deferred[str]:
+        """See `ITaskStore.note`."""
+        return self._read(lambda connection: queries.note(connection, name))
 
     def scores(self) -> Deferred[list[tuple[Address, int]]]:
         """See `ITaskStore.scores`."""

@@ -15,10 +15,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from tests.integration.test_readme import ROOT, free_ports
+from tests.docs.running import free_ports
 from tests.integration.test_two_agents import ENVIRONMENT, TWISTD, A, Agent, B, until
 
-EXAMPLES = ROOT / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TEXT = (
     "The minutes of Monday are short. They met about the minutes. The weather was fine. "
     "The minutes of Monday say that they agreed to meet again."

@@ -29,7 +29,7 @@ from typing_extensions import override
 from tasksubmit.errors import CertificateRefused
 from tasksubmit.tls.endpoints import admitted_name
 from tasksubmit.tls.identity import dns_name, make_certificate
-from tests.integration.test_readme import free_ports
+from tests.docs.running import free_ports
 from tests.integration.test_twistd import CHECKOUT, SECONDS, TWISTD
 from tests.tls.support import ALICE, BOB, CAROL, DAY, Authority, Party, now, vouched
 

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from typing_extensions import override
-from zope.interface import implementer
 
-from tasksubmit.interfaces import IScoreBook
 from tasksubmit.lifecycle.change import Booking
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.testing import MemoryScoreBook
 from tasksubmit.wire.address import Address
 from tests.node.helpers import ALICE, BOB, NodeTestCase, SlowStore
 
 BOOKED = [(TaskKey(Side.SUBMITTER, BOB, "t1"), ALICE, -1), (TaskKey(Side.SUBMITTER, BOB, "t1"), BOB, 1)]
 
 
-@implementer(IScoreBook)
-@define
-class Book:
-    """A score book that can be out of order, or slow."""
+class Book(MemoryScoreBook):
+    """A score book that can be out of order, or slow, and holds scores from elsewhere."""
 
-    told: list[tuple[TaskKey, Address, int]] = field(factory=list)
-    is_broken: bool = False
-    answer: Deferred[None] | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[TaskKey, Address, int]] = []
+        self.is_broken = False
+        self.answer: Deferred[None] | None = None
 
+    @override
     def score(self, address: Address) -> Deferred[int]:
-        """See `IScoreBook.score`."""
         return succeed(1000 if address == BOB else 0)
 
+    @override
     def scores(self) -> Deferred[list[tuple[Address, int]]]:
-        """See `IScoreBook.scores`."""
         return succeed([(BOB, 1000)])
 
+    @override
     def book(self, key: TaskKey, booking: Booking) -> Deferred[None]:
-        """See `IScoreBook.book`."""
         if self.is_broken:
             return fail(ZeroDivisionError())
         self.told.append((key, booking.party, booking.points))
-        return self.answer or succeed(None)
+        return self.answer or super().book(key, booking)
 
 
 class ScoreBookTests(NodeTestCase):

@@ -14,7 +14,7 @@ from tasksubmit.lifecycle.table import ASK_AGAIN, LEASE_LOST, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.stores import deliveries, events, ledger, queries, retention
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
-from tests.stores.contract import OTHER, OWN, PEER, START, at, new_task
+from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, START, at, new_task
 
 MIGRATED = START + timedelta(days=40)
 """When a database of the first version is brought to this one."""
@@ -173,7 +173,7 @@ class SecondStepTests(SynchronousTestCase):
 
     def migrated(self, task_id: str) -> Task:
         """A record, as this version reads it."""
-        [task] = queries.find_tasks(self.connection, [task_id])[0]
+        [task] = queries.find_tasks(self.connection, [(task_id, None)])[0]
         return task
 
     def migrate(self) -> None:

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError
-from tasksubmit.testing.network import MemoryTransport
+from tasksubmit.testing.transport import MemoryTransport
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import HANDSHAKE_SECONDS, MutualTLSClientEndpoint, MutualTLSServerEndpoint, admitted_name
 from tasksubmit.tls.identity import dns_name, make_certificate, make_key, pin_of
