@@ -38,6 +38,7 @@ else:
     import tomli as tomllib
 
 CONTROL_SOCKET = "control.sock"
+CONTROL_TOKEN = "control.token"
 MAX_SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket that Linux takes; others take a few bytes less."""
 
@@ -180,7 +181,10 @@ class Settings:
         _peers, "the peers, which may submit tasks, and where each is reached", factory=dict
     )
     control: str = _option(
-        _text, "Unix server endpoint of the control API [default: control.sock in the state directory]", default=""
+        _text,
+        "server endpoint of the control API: a Unix socket, or TCP on loopback, where it demands the token in "
+        "control.token [default: control.sock in the state directory]",
+        default="",
     )
     insecure: bool = _option(
         _flag, "listen beyond loopback without TLS: nobody is authenticated, and nothing encrypted", default=False
@@ -270,6 +274,11 @@ class Settings:
                 )
 
     @property
+    def needs_token(self) -> bool:
+        """Whether the control API is where others than its owner can connect."""
+        return kind_of(self.control) != "unix"
+
+    @property
     def has_tls(self) -> bool:
         """Whether the state directory has keys, which the node then uses."""
         return is_set_up(self.state_dir)
@@ -350,8 +359,13 @@ def is_inherited(endpoint: str) -> bool:
 
 def _check_control(endpoint: str) -> None:
     positional, named = split_description(endpoint)
+    if not is_local(endpoint):
+        raise ConfigurationError(
+            f"--control {endpoint}: the control API is for this machine alone: give a Unix socket (unix:PATH), or TCP "
+            "on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
+        )
     if positional[0] != "unix":
-        raise ConfigurationError(f"--control {endpoint}: the control API is served on a Unix socket only (unix:PATH)")
+        return
     path = named.get("address") or (positional[1] if len(positional) > 1 else "")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise ConfigurationError(

@@ -43,10 +43,11 @@ from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import tune_interpreter
-from tasksubmit.settings import LEFT_ALONE, Settings, is_inherited, kind_of, load_settings
+from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.web import control_site
+from tasksubmit.web.gate import TokenGate
 from tasksubmit.wire.address import Address
 
 
@@ -215,8 +216,11 @@ def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerE
         family, where = passed.family, passed.getsockname()
     if family != endpoint.addressFamily:
         raise ConfigurationError(f"--listen {text}: the socket is of another domain: {family.name.removeprefix('AF_')}")
-    is_safe = family == socket.AF_UNIX or settings.has_tls or settings.insecure
-    if not is_safe and not ipaddress.ip_address(where[0]).is_loopback:
+    if (
+        family != socket.AF_UNIX
+        and not ipaddress.ip_address(where[0]).is_loopback
+        and not (settings.insecure or settings.has_tls)
+    ):
         raise ConfigurationError(
             f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
             "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), make a key with `tasksubmit init`, "
@@ -414,7 +418,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         watch.setServiceParent(service)
     control = serverFromString(reactor, settings.control)
     # Its socket is in the directory that the node's store makes, and belongs to whom the daemon becomes.
-    site = control_site(node, __version__, stop=reactor.stop)
+    gate = TokenGate(settings.state_dir / CONTROL_TOKEN) if settings.needs_token else None
+    if gate is not None:
+        gate.setServiceParent(service)
+    site = control_site(node, __version__, stop=reactor.stop, gate=gate)
     Listener(settings.control, control, site, is_privileged=False).setServiceParent(service)
     return service
 

@@ -54,6 +54,7 @@ from tasksubmit.logs import json_observer
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
 from tasksubmit.node.executors.python import CallableExecutor
+from tasksubmit.node.identity import BelieveAll
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.load import Load
 from tasksubmit.node.mutual import MutualTLS
@@ -61,7 +62,6 @@ from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import (
     AllOf,
     Allow,
-    BelieveAll,
     Deny,
     PeerQuota,
     PeersOnly,

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError, InvalidAddress, PeerUnreachable, UnknownPeer
 from tasksubmit.interfaces import Credential, IPeers, IReloadable
-from tasksubmit.node.policy import BelieveAll
+from tasksubmit.node.identity import BelieveAll
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint, MutualTLSServerEndpoint
 from tasksubmit.tls.trust import Trust

@@ -11,12 +11,11 @@ from math import ceil
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime, ITransport
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import alsoProvides, implementer
 
 from tasksubmit.interfaces import (
     IAdmissionPolicy,
-    IAuthenticator,
     ICountingAdmissionPolicy,
     IPeers,
     IPureAdmissionPolicy,
@@ -24,7 +23,6 @@ from tasksubmit.interfaces import (
     Refusal,
 )
 from tasksubmit.node.load import Load
-from tasksubmit.tls.endpoints import admitted_name
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest
 
@@ -71,30 +69,6 @@ class AllOf:
         """See `ICountingAdmissionPolicy.created`."""
         for policy in self._counting:
             policy.created(peer, request)
-
-
-@implementer(IAuthenticator)
-class BelieveAll:
-    """The authenticator of a node that was given none: an address is whose says so, but for what TLS has proved."""
-
-    def authenticate(self, transport: ITransport) -> Address | None:
-        """See `IAuthenticator.authenticate`."""
-        name = admitted_name(transport)
-        return None if name is None else Address.parse(name)
-
-    def proofs(self, address: Address) -> Collection[str]:
-        """See `IAuthenticator.proofs`."""
-        return ()
-
-
-def may_speak_for(peer: Peer, address: Address, authenticator: IAuthenticator) -> bool:
-    """Whether what ``peer`` says about itself or its tasks is to be taken as said by ``address``.
-
-    One that proved nothing may be anybody who is not known to prove it.
-    """
-    if peer.address is not None:
-        return peer.address == address
-    return not authenticator.proofs(address)
 
 
 @implementer(IPureAdmissionPolicy)

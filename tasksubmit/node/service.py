@@ -40,12 +40,13 @@ from tasksubmit.node.deadlines import Deadlines
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
+from tasksubmit.node.identity import BelieveAll, may_speak_for
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
 from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
-from tasksubmit.node.policy import BelieveAll, PeersOnly, may_speak_for
+from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.scores import ScoreKeeper

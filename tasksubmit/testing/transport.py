@@ -211,10 +211,6 @@ class MemoryTransport:
             count += sent.count
         return min(count, limit)
 
-    def _is_waiting_for_producer(self) -> bool:
-        """Whether there is one that is to be asked for more; one that pushes, and may, has pushed what it had."""
-        return self._producer is not None and (self._is_producer_paused or not self._is_streaming)
-
     def _deliver(self, other: MemoryTransport, count: int) -> None:
         chunk = bytes(self.unread[:count])
         del self.unread[:count]
@@ -229,3 +225,7 @@ class MemoryTransport:
         if not self.unread and self._is_waiting_for_producer():
             self._is_producer_paused = False
             self._producer.resumeProducing()
+
+    def _is_waiting_for_producer(self) -> bool:
+        """Whether there is one that has to be asked for more; one that pushes, and may, has pushed what it had."""
+        return self._producer is not None and (self._is_producer_paused or not self._is_streaming)

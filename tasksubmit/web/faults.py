@@ -25,6 +25,8 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "invalid": Fault(400),
         "malformed": Fault(400),
         "not_a_peer": Fault(400, "`tasksubmit peers` lists those that are"),
+        "unauthorized": Fault(401, "it is in the file control.token of the node's state directory: see --token-file"),
+        "forbidden": Fault(403),
         "not_found": Fault(404, "/v1/openapi.json lists every route"),
         "unknown_task": Fault(404, "`tasksubmit list` shows the tasks that there are"),
         "method_not_allowed": Fault(405, "/v1/openapi.json lists every route"),

@@ -179,8 +179,8 @@ class PlainTests(MutualCase):
 
     def listen_plainly(self, node: Node) -> None:
         """Listen without TLS, too."""
-        port: Any = self.successResultOf(self.network.server_endpoint("plain").listen(node.factory))
-        self.addCleanup(lambda: self.successResultOf(port.stopListening()))
+        port = self.successResultOf(self.network.server_endpoint("plain").listen(node.factory))
+        self.addCleanup(port.stopListening)
 
     def ask_plainly(self, message: SubmitRequest | TaskStatusUpdate) -> Any:
         """The answer to one message there."""
