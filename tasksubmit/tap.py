@@ -223,8 +223,8 @@ def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerE
     ):
         raise ConfigurationError(
             f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
-            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), or give --insecure to do it all the "
-            "same"
+            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), make a key with `tasksubmit init`, "
+            "or give --insecure to do it all the same"
         )
     return endpoint
 

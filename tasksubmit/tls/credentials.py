@@ -26,6 +26,9 @@ CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 # but nothing is kept that they could lead to, and they hold nothing themselves.)
 _OPTIONS = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION
 
+_MANY = 100
+"""Texts of the log that are remembered, so as not to be said again."""
+
 _VERIFY = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
@@ -91,6 +94,7 @@ class Credentials:
     connections: set[Connection] = field(factory=set, init=False)
     _loaded: _Loaded | None = field(default=None, init=False)
     _stamps: tuple[object, ...] = field(default=(), init=False)
+    _told: set[str] = field(factory=set, init=False)
 
     _log = Logger()
 
@@ -110,6 +114,7 @@ class Credentials:
         stamps = files.stamps()  # before the reading: what changes meanwhile is read once more
         self._stamps = stamps
         self._loaded = _read(files)
+        self._told.clear()
         for connection in list(self.connections):
             if not self.still_admit(connection.admitted):
                 name = connection.admitted.name if connection.admitted is not None else "nobody"
@@ -161,6 +166,15 @@ class Credentials:
         connection = SSL.Connection(current.context, None)
         connection.set_verify(_VERIFY, inspection.see)
         return connection, inspection
+
+    def is_news(self, text: str) -> bool:
+        """Whether this was not said since the files were read; lest somebody who comes again and again fill the log."""
+        if text in self._told:
+            return False
+        if len(self._told) >= _MANY:
+            self._told.clear()
+        self._told.add(text)
+        return True
 
     def still_admit(self, admitted: Admitted | None) -> bool:
         """Whether somebody who was admitted before would be again."""

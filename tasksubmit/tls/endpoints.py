@@ -190,7 +190,6 @@ class _Gates(Factory):
         self.clock = clock
         self.expected = expected
         self.whom = expected or "the other end"
-        self._texts: set[str] = set()
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         return self._begin(tlsProtocol)
@@ -230,17 +229,11 @@ class _Gates(Factory):
         """A protocol of the application was connected."""
 
     def refused(self, reason: Failure, address: IAddress | None) -> None:
-        """A connection ended before the other end was admitted. Each text is told once, lest a scanner fill the log."""
+        """A connection ended before the other end was admitted."""
         text = reason.getErrorMessage()
-        if text not in self._texts:
-            if len(self._texts) >= _MANY_TEXTS:
-                self._texts.clear()
-            self._texts.add(text)
+        if self.credentials.is_news(text):
             host = getattr(address, "host", address)
             self._log.warn("a connection from {host} was refused: {error}", host=host, error=text)
-
-
-_MANY_TEXTS = 100
 
 
 class _OneGate(_Gates):

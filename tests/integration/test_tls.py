@@ -29,7 +29,6 @@ from typing_extensions import override
 from tasksubmit.errors import CertificateRefused
 from tasksubmit.tls.endpoints import admitted_name
 from tasksubmit.tls.identity import dns_name, make_certificate
-from tests.docs.running import free_ports
 from tests.integration.test_twistd import CHECKOUT, SECONDS, TWISTD
 from tests.tls.support import ALICE, BOB, CAROL, DAY, Authority, Party, now, vouched
 
@@ -325,13 +324,11 @@ class TwoNodesTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
         self.environ = {name: text for name, text in os.environ.items() if not name.startswith("TASKSUBMIT_")}
         self.environ |= {"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
-        self.ports = dict(zip("ab", free_ports(2), strict=True))
+        self.ports: dict[str, int] = {}
         self.addresses = {"a": ALICE, "b": BOB}
         self.processes: dict[str, subprocess.Popen[str]] = {}
         for name, address in self.addresses.items():
             self.command(name, "init", "--address", address)
-        for name, other in ("ab", "ba"):
-            self.trust(name, other)
 
     def command(self, name: str, *arguments: str, exit_code: int = 0) -> Any:
         """The data of a command's answer, or its message."""
@@ -354,7 +351,7 @@ class TwoNodesTests(SynchronousTestCase):
 
     def start(self, name: str, *more: str) -> None:
         """Start a node that listens on every interface, and wait until it answers."""
-        options = ["--address", self.addresses[name], "--state-dir", name, "--listen", f"tcp:{self.ports[name]}", *more]
+        options = ["--address", self.addresses[name], "--state-dir", name, "--listen", "tcp:0", *more]
         log = (self.directory / f"{name}.log").open("w")
         process = subprocess.Popen(
             [*TWISTD, "--nodaemon", f"--pidfile={name}.pid", "tasksubmit", *options],
@@ -369,6 +366,9 @@ class TwoNodesTests(SynchronousTestCase):
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         self.until(lambda: "listening on UNIXAddress" in self.log(name))
+        host, port = self.command(name, "status")["listening"][0].split()
+        self.assertEqual(host, "0.0.0.0")
+        self.ports[name] = int(port)
 
     def log(self, name: str) -> str:
         """What a node has said."""
@@ -385,6 +385,8 @@ class TwoNodesTests(SynchronousTestCase):
         """A whole task over TLS; then renewal, a new key, the loss of trust and its return, with both running."""
         self.start("a")
         self.start("b", "--accept", "all", "--executor", "process:tr a-z A-Z")
+        for name, other in ("ab", "ba"):
+            self.assertEqual(self.trust(name, other)["effect"], "now")
         self.assertEqual(self.command("a", "submit", BOB, "hello", "--wait")["result"]["text"], "HELLO")
         self.assertEqual(self.command("a", "status")["peers"][0]["problem"], "")
 
@@ -419,6 +421,7 @@ class TwoNodesTests(SynchronousTestCase):
 
     def test_guards(self) -> None:
         """A key that others can read, a half of an identity, and a peer without a key stop the start, with one line."""
+        (self.directory / "a/trust").touch(0o600)
         for prepare, words in (
             (lambda: (self.directory / "a/key.pem").chmod(0o644), "others may read the private key"),
             (lambda: (self.directory / "a/key.pem").unlink(), "key.pem cannot be read"),

@@ -510,6 +510,8 @@ class StrangerTests(TLSTestCase):
         self.listen()
         self.assertIn("nobody who is trusted", self.refused_by_bob()[0])
         self.assertEqual(self.refused_by_bob()[0], "")
+        self.bobs.load()
+        self.assertIn("nobody who is trusted", self.refused_by_bob()[0])
 
 
 class _Twelve(Credentials):
