@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from attrs import NOTHING, Attribute, fields
 from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import clientFromString, serverFromString
-from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.interfaces import IReactorFromThreads, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -24,7 +25,7 @@ from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, TaskSubmitError
 from tasksubmit.interfaces import IExecutor
 from tasksubmit.lifecycle.table import Lease
-from tasksubmit.logs import json_observer
+from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.clock import use_steady_timers
 from tasksubmit.node.executors import executor_makers, make_executor
@@ -137,16 +138,28 @@ class Options(usage.Options):
         if self["check"]:
             print("tasksubmit: the configuration is fine")
             raise SystemExit(0)
-        if self.settings.log_format == "json" and self.parent is not None and "fileLogObserverFactory" in self.parent:
-            self.parent["fileLogObserverFactory"] = json_observer  # of twist; twistd asks its application
+        if self.parent is not None and "fileLogObserverFactory" in self.parent:  # of twist; twistd asks its application
+            if self.settings.log_format == "json":
+                self.parent["fileLogObserverFactory"] = json_observer
+            elif self.parent["fileLogObserverFactory"] is textFileLogObserver:
+                self.parent["fileLogObserverFactory"] = text_observer
 
 
-def _twistd_json_observer(runner: usage.Options) -> ILogObserver:
-    """What writes JSON to wherever twistd would have written text."""
+def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserver]) -> ILogObserver:
+    """What writes to wherever twistd would have written, and begins a new file when twistd would have."""
     name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "twistd.log")
     if name == "-":
-        return json_observer()
-    return json_observer(LogFile.fromFullPath(name))
+        return observer(sys.stdout)
+    file = LogFile.fromFullPath(name)
+
+    def rotate(*_: object) -> None:
+        from twisted.internet import reactor
+
+        IReactorFromThreads(reactor).callFromThread(file.rotate)
+
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, rotate)
+    return observer(file)
 
 
 # --- the service --------------------------------------------------------------------------------------------------
@@ -212,6 +225,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         tick_seconds=settings.tick,
         idle_timeout_seconds=settings.idle_timeout,
         max_description_bytes=settings.max_description_bytes,
+        bounds=settings.bounds,
     )
 
 
@@ -233,8 +247,11 @@ class AgentService(MultiService):
 
     @override
     def setServiceParent(self, parent: Any) -> None:
-        if isinstance(parent, Componentized) and self._runner is not None and self._log_format == "json":
-            parent.setComponent(ILogObserver, _twistd_json_observer(self._runner))
+        if isinstance(parent, Componentized) and self._runner is not None:
+            if self._log_format == "json":
+                parent.setComponent(ILogObserver, _twistd_observer(self._runner, json_observer))
+            elif not self._runner.get("syslog"):
+                parent.setComponent(ILogObserver, _twistd_observer(self._runner, text_observer))
         super().setServiceParent(parent)
 
     @override
@@ -300,7 +317,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     from twisted.internet import reactor
 
-    observer = json_observer() if options.settings.log_format == "json" else textFileLogObserver(sys.stdout)
+    observer = json_observer() if options.settings.log_format == "json" else text_observer(sys.stdout)
     globalLogBeginner.beginLoggingTo([observer])
     service = makeService(options, reactor)
     service.privilegedStartService()

@@ -51,8 +51,8 @@ from tasksubmit.node.listener import Listener
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.service import Node
+from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.protocol.framing import TaskSubmitProtocol
-from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort, MemoryTransport
 from tasksubmit.wire.address import Address

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tasksubmit.errors import (
@@ -28,6 +27,7 @@ from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import TRANSITIONS, Event, Lease, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
 from tasksubmit.wire.address import Address
@@ -50,8 +50,6 @@ _HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # 
 class Inbox:
     """What a receiver does with tasks. Its methods return, or fire, after the commit."""
 
-    _log = Logger()
-
     def __init__(
         self,
         records: Records,
@@ -66,6 +64,7 @@ class Inbox:
         :param created: is called with each task that is new.
         :param elsewhere: does what is about so many bytes.
         """
+        self._log = quiet_logger(__name__)
         self._elsewhere = elsewhere
         self._records = records
         self._store = records.store

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from attrs import evolve
-from twisted.logger import Logger
 
 from tasksubmit.errors import IllegalTransition, InvalidTime, StoreUncertain, TaskConflict
 from tasksubmit.interfaces import SavedResult
@@ -16,6 +15,7 @@ from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.inbox import acknowledgement, given_up
 from tasksubmit.node.records import Decision, Records, always, clipped, described, recorded_time
 from tasksubmit.wire.address import Address
@@ -25,9 +25,8 @@ from tasksubmit.wire.messages import ACK, ResponseStatus, SubmitResponse, TaskRe
 class Outbox:
     """What a submitter does with tasks. Its methods are coroutines that return after the commit."""
 
-    _log = Logger()
-
     def __init__(self, records: Records, formula: ScoreFormula) -> None:
+        self._log = quiet_logger(__name__)
         self._records = records
         self._store = records.store
         self._formula = formula

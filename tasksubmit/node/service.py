@@ -47,9 +47,10 @@ from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.node.workers import Workers
+from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.elsewhere import do_elsewhere
+from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
-from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
     MAX_DESCRIPTION_BYTES,
@@ -93,6 +94,7 @@ class Node(MultiService):
     :param formula: how the rewards of submitted tasks are computed.
     :param tick_seconds: how often deadlines and deliveries are looked at.
     :param max_description_bytes: the longest description to take, in bytes of UTF-8.
+    :param bounds: what all connections of peers together may be and hold.
     :param random: spreads attempts to deliver, and makes task ids.
     """
 
@@ -119,6 +121,7 @@ class Node(MultiService):
         tick_seconds: float = 1.0,
         idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
         max_description_bytes: int = MAX_DESCRIPTION_BYTES,
+        bounds: Bounds = Bounds(),
         random: Random | None = None,
     ) -> None:
         super().__init__()
@@ -156,7 +159,11 @@ class Node(MultiService):
         self._drain = Drain(self._records, self._inbox, clock)
         self._stories = Stories(self._records, timeouts, delivery_age_limit)
         self.factory = TaskSubmitFactory(
-            self, clock=clock, idle_timeout=idle_timeout_seconds, max_description_bytes=max_description_bytes
+            self,
+            clock=clock,
+            idle_timeout=idle_timeout_seconds,
+            max_description_bytes=max_description_bytes,
+            bounds=bounds,
         )
         self._acceptance = Acceptance(self._records, self._inbox, acceptance) if acceptance else None
         self.workers = (

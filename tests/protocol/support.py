@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
 from tasksubmit.protocol.client import Client
-from tasksubmit.protocol.server import TaskSubmitFactory
+from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, FrameDecoder
