@@ -148,5 +148,5 @@ class QuietObserver:
 
 
 def quiet_logger(namespace: str) -> Logger:
-    """A logger for lines that a peer can cause; see `QuietObserver`. Made for each object that logs, not for a class."""
+    """A logger for lines that a peer can cause; see `QuietObserver`. Made for each object, not for a class."""
     return Logger(namespace, observer=QuietObserver())

@@ -15,8 +15,8 @@ from tasksubmit.wire.frames import MAX_FRAME
 SMALL_BYTES = 64 * 1024
 """An unfinished frame costs nothing of what all share while no more of it has arrived; so a small one gets through."""
 
-FRAME_COST_BYTES = 8 * 1024
-"""What a frame in work takes besides its payload, roughly: the objects around it, the record that it makes."""
+MAX_IN_WORK = 2048
+"""How many frames of all connections may be in work before others wait; a flood is then a fifth of a second long."""
 
 LEAST_BUFFERED_BYTES = 2 * MAX_FRAME
 """With less, the largest frame might find no room beside others."""
@@ -67,14 +67,15 @@ class _Unfinished:
 class Intake:
     """Counts what the connections of a factory hold, and says who has to wait or to go when it is too much.
 
-    Two rules bound the bytes. While frames in work take half of the room, whoever has one in work is not read from:
-    they are done with before long. And when unfinished frames take what is left, the slowest of them are dropped; those
-    of one host first, if it holds more than half of all. So many slow senders do not keep a fast one out, nor does one
-    fast host; and the one frame of a peer that has nothing else in work never waits unless it is large.
+    Two rules bound the bytes. While `MAX_IN_WORK` frames are in work, or such as take half of the room, whoever has one
+    in work is not read from: they are done with before long. And when unfinished frames want more than is left, the
+    slowest of them are dropped; those of one host first, if it holds more than half of all. So many slow senders do not
+    keep a fast one out, nor does one fast host, and a peer that has nothing else in work never waits with a frame.
     """
 
     clock: IReactorTime
     bounds: Bounds
+    in_work: int = field(default=0, init=False)
     in_work_bytes: int = field(default=0, init=False)
     unfinished_bytes: int = field(default=0, init=False)
     _places: Counter[Hashable] = field(factory=Counter, init=False)
@@ -112,15 +113,17 @@ class Intake:
     @property
     def is_busy(self) -> bool:
         """Whether so much is in work that those who wait for answers should send no more."""
-        return self.in_work_bytes >= self._half_bytes
+        return self.in_work >= MAX_IN_WORK or self.in_work_bytes >= self._half_bytes
 
     def begin(self, size_bytes: int) -> None:
         """A frame is in work from now on."""
-        self.in_work_bytes += size_bytes + FRAME_COST_BYTES
+        self.in_work += 1
+        self.in_work_bytes += size_bytes
 
     def end(self, size_bytes: int) -> None:
         """A frame is done with: those who wait may have its room."""
-        self.in_work_bytes -= size_bytes + FRAME_COST_BYTES
+        self.in_work -= 1
+        self.in_work_bytes -= size_bytes
         if self._waiting and not self.is_busy:
             waiting, self._waiting = self._waiting, {}
             for holder in waiting:
@@ -142,10 +145,7 @@ class Intake:
         self.unfinished_bytes += size_bytes - unfinished.size_bytes
         unfinished.size_bytes = size_bytes
         if self._held_bytes > self.bounds.max_buffered_bytes:
-            if self.is_busy:
-                self.wait(holder)
-            else:
-                self._make_room()
+            self._make_room()
 
     def gone(self, holder: Holder) -> None:
         """A connection is lost, and what it had not finished with it."""

@@ -412,6 +412,7 @@ class StoredTests(JumpTestCase):
             self.jump(jump, self.bob)
             self.advance(20)
             self.assertEqual(len(asked), 21)
+            self.flushLoggedErrors(StoreError)
             self.assertIs(self.status(self.bob, key), TaskStatus.NEW)
             self.bob.store.shift_times = shift_times  # type: ignore[method-assign]
             self.advance(1)
