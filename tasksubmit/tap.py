@@ -15,7 +15,7 @@ from attrs import NOTHING, Attribute, fields
 from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IReactorFromThreads, IStreamClientEndpoint, IStreamServerEndpoint
-from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
+from twisted.logger import ILogObserver, Logger, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
@@ -33,7 +33,7 @@ from tasksubmit.node.listener import Listener
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
-from tasksubmit.node.tuning import tune_interpreter
+from tasksubmit.node.tuning import allow_files, tune_interpreter
 from tasksubmit.settings import Settings, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.web import control_site
@@ -55,6 +55,9 @@ def _help(attribute: Attribute[Any]) -> str:
     shown = f"{default:g}" if isinstance(default, float) else str(default)
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
+
+_OTHER_FILES = 256
+"""What a node opens besides the connections of peers: the database, results, connections that it makes."""
 
 _REPEATED = ("listen", "peer")
 
@@ -291,6 +294,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     settings = options.settings
     node = make_node(settings, reactor)
+    wanted = settings.max_connections + _OTHER_FILES
+    if (allowed := allow_files(wanted)) < wanted:
+        Logger(__name__).warn(
+            "this process may open {allowed} files: too few for --max-connections {most}; raise its limit (ulimit -n)",
+            allowed=allowed,
+            most=settings.max_connections,
+        )
     service = AgentService(options.parent, settings.log_format, reactor)
     service.setName("tasksubmit")
     node.setServiceParent(service)

@@ -17,13 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from benchmarks.processes import free_port, running, wait_until_listening
 from tasksubmit.protocol.bounds import Bounds
@@ -42,15 +42,34 @@ MIB = 1024 * 1024
 
 def ceiling_bytes(bounds: Bounds) -> int:
     """The memory that a node promises to stay under; docs/bounds.rst explains the terms."""
-    return 320 * MIB + bounds.max_buffered_bytes * 5 // 4 + bounds.max_connections * 160 * 1024
+    return 240 * MIB + bounds.max_buffered_bytes * 5 // 4 + bounds.max_connections * 160 * 1024
+
+
+@frozen(kw_only=True)
+class Plan:
+    """How hard the siege is.
+
+    :ivar seconds: of each round.
+    :ivar sizes: how many connections each attack has.
+    :ivar only: the name of one round; empty for all.
+    :ivar dribble_bytes: how much of each slow frame comes a second.
+    :ivar bounds: those of the node.
+    """
+
+    seconds: float = 20.0
+    sizes: Mapping[str, int] = field(factory=lambda: {"dribble": 1000, "come_and_go": 10_000, "flood": 100})
+    only: str = ""
+    dribble_bytes: int = 16 * 1024
+    bounds: Bounds = Bounds()  # it is frozen
 
 
 @define
 class Served:
-    """What the honest peer saw: seconds of each submission, of the large frame, and what went wrong."""
+    """What the honest peer saw: seconds of each submission and of the large frame, its repeats, and what went wrong."""
 
     seconds: list[float] = field(factory=list)
     large_seconds: float = 0.0
+    repeats: int = 0
     faults: list[str] = field(factory=list)
 
 
@@ -97,12 +116,13 @@ def be_honest(port: int, seconds: float, is_over: Callable[[], bool]) -> Served:
     begun = time.monotonic()
     frame = large_frame()
     is_large_due = True
+    is_large_now = False
     while time.monotonic() < begun + seconds or (not is_over() and time.monotonic() < begun + LONGEST_SECONDS):
         try:
             at = time.monotonic()
-            if is_large_due and at > begun + seconds / 2:
-                is_large_due = False
+            if is_large_now := is_large_due and at > begun + seconds / 2:
                 answer = converse(port, frame)
+                is_large_due = is_large_now = False
                 served.large_seconds = time.monotonic() - at
                 if answer.code != "unknown_task":
                     served.faults.append(f"large: {answer}")
@@ -113,20 +133,23 @@ def be_honest(port: int, seconds: float, is_over: Callable[[], bool]) -> Served:
             if answer.status != 200:
                 served.faults.append(f"refused: {answer}")
         except OSError as error:
-            served.faults.append(f"{type(error).__name__}: {error}")
+            if is_large_now:
+                served.repeats += 1  # as a node would, when one of its own frames was the slowest
+            else:
+                served.faults.append(f"{type(error).__name__}: {error}")
         time.sleep(HONEST_PAUSE_SECONDS)
     return served
 
 
 @contextmanager
-def attacking(port: int, attacks: dict[str, int]) -> Iterator[dict[str, Any]]:
+def attacking(port: int, attacks: Mapping[str, int], dribble_bytes: int) -> Iterator[dict[str, Any]]:
     """The attacks under way, each in its process; gives their counts."""
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     counts = {name: spawn.Array("q", 3, lock=False) for name in attacks}
     processes = []
     for name, size in attacks.items():
-        more = (FLOODER, NODE) if name == "flood" else ()
+        more = {"flood": (FLOODER, NODE), "dribble": (dribble_bytes,)}.get(name, ())
         processes.append(spawn.Process(target=ATTACKS[name], args=(port, stop, counts[name], size, *more)))
     for process in processes:
         process.start()
@@ -140,22 +163,23 @@ def attacking(port: int, attacks: dict[str, int]) -> Iterator[dict[str, Any]]:
 
 
 def round_of(
-    node: subprocess.Popen[bytes], port: int, name: str, attacks: dict[str, int], seconds: float, log: Path
+    node: subprocess.Popen[bytes], port: int, name: str, attacks: Mapping[str, int], plan: Plan, log: Path
 ) -> list[str]:
     """One attack, or several at once; prints what came of it, and returns what was not as it should be."""
     reset_peak(node)
     log_bytes = log.stat().st_size
-    with attacking(port, attacks) as counts:
-        if attacks:
-            time.sleep(min(3.0, seconds / 3))
+    with attacking(port, attacks, plan.dribble_bytes) as counts:
+        while not all(count[0] for count in counts.values()):
+            time.sleep(0.1)
         size, count = attacks.get("come_and_go", 0), counts.get("come_and_go", [0])
-        served = be_honest(port, seconds, lambda: count[0] >= size)
-    peak, ceiling = status(node, "VmHWM"), ceiling_bytes(Bounds())
+        served = be_honest(port, plan.seconds, lambda: count[0] >= size)
+    peak, ceiling = status(node, "VmHWM"), ceiling_bytes(plan.bounds)
     ordered = sorted(served.seconds) or [0.0]
     print(
         f"{name:<12} peak {peak / MIB:6.0f} MiB of {ceiling / MIB:.0f}   honest: {len(ordered)} submissions, "
         f"median {median(ordered) * 1000:.0f} ms, 99 % {ordered[len(ordered) * 99 // 100] * 1000:.0f} ms, "
-        f"worst {ordered[-1] * 1000:.0f} ms; 12 MiB in {served.large_seconds:.1f} s; "
+        f"worst {ordered[-1] * 1000:.0f} ms; 12 MiB in {served.large_seconds:.1f} s"
+        f"{f' after {served.repeats} repeats' if served.repeats else ''}; "
         f"faults {len(served.faults)}   log {(log.stat().st_size - log_bytes) / 1024:.0f} KiB"
     )
     for attack, (opened, ended, answers) in ((attack, list(count)) for attack, count in counts.items()):
@@ -168,29 +192,27 @@ def round_of(
     return faults
 
 
-def lay_siege(seconds: float, scale: float, only: str = "") -> list[str]:
-    """All rounds; returns what was not as it should be.
-
-    :param seconds: of each round.
-    :param scale: 1.0 for the sizes that the module describes.
-    """
-    sizes = {"dribble": int(1000 * scale), "come_and_go": int(10_000 * scale), "flood": int(100 * scale)}
+def lay_siege(plan: Plan) -> list[str]:
+    """All rounds; returns what was not as it should be."""
     faults = []
     with tempfile.TemporaryDirectory() as directory:
         port, log = free_port(), Path(directory) / "log"
         command = [sys.executable, "-m", "tasksubmit", "run", "--address", NODE, "--state-dir", f"{directory}/state"]
         command += ["--listen", f"tcp:{port}:interface=127.0.0.1"]
+        command += ["--max-connections", str(plan.bounds.max_connections)]
+        command += ["--max-buffered-bytes", str(plan.bounds.max_buffered_bytes)]
         for peer in (HONEST, FLOODER):
             command += ["--peer", f"{peer}=tcp:127.0.0.1:9"]
         with running(command, log) as node:
             wait_until_listening(node, port, log)
-            rounds: dict[str, dict[str, int]] = {"peace": {}, **{name: {name: size} for name, size in sizes.items()}}
-            for name, attacks in {**rounds, "all at once": sizes}.items():
-                if only in ("", name):
-                    faults += round_of(node, port, name, attacks, seconds, log)
+            rounds: dict[str, Mapping[str, int]] = {"peace": {}}
+            rounds.update({name: {name: size} for name, size in plan.sizes.items()})
+            for name, attacks in {**rounds, "all at once": plan.sizes}.items():
+                if plan.only in ("", name):
+                    faults += round_of(node, port, name, attacks, plan, log)
             if node.poll() is not None:
                 faults.append(f"the node ended with {node.returncode}")
-        (text := log.read_text())
+        text = log.read_text()
         faults += [line for line in text.splitlines() if "Traceback" in line][:5]
         if faults:
             print(text[-3000:])
@@ -201,10 +223,9 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.integration.siege", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each round (%(default)s)")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the connections (%(default)s)")
     parser.add_argument("--only", default="", help="one round by its name")
     options = parser.parse_args()
-    faults = lay_siege(options.seconds, options.scale, options.only)
+    faults = lay_siege(Plan(seconds=options.seconds, only=options.only))
     for fault in faults:
         print("FAULT", fault)
     return 1 if faults else 0

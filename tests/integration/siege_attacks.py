@@ -15,7 +15,6 @@ from tasksubmit.wire import MAX_FRAME, generate_task_id
 from tasksubmit.wire.messages import SubmitRequest
 
 COMING_AT_ONCE = 20
-CHUNK = b"\0" * 16 * 1024
 LARGE_HEADER = struct.pack(">II", 4, MAX_FRAME)
 
 Counts = Any
@@ -102,8 +101,9 @@ class Attack:
                 self.remove(key.data)
 
 
-def dribble(port: int, stop: Event, counts: Counts, size: int) -> None:
-    """Keep connections in the middle of frames of 16 MiB, of each of which 16 KiB come a second."""
+def dribble(port: int, stop: Event, counts: Counts, size: int, chunk_bytes: int) -> None:
+    """Keep connections in the middle of frames of 16 MiB, of each of which so many bytes come a second."""
+    chunk = bytes(chunk_bytes)
     attack = Attack(port, counts, size, [f"127.1.0.{number}" for number in range(1, 11)])
     attack.opening = lambda: LARGE_HEADER  # type: ignore[method-assign]
     due = time.monotonic()
@@ -115,7 +115,7 @@ def dribble(port: int, stop: Event, counts: Counts, size: int) -> None:
             due += 1.0
             for attacker in list(attack.attackers):
                 if not attacker.rest:
-                    attacker.rest = memoryview(CHUNK)
+                    attacker.rest = memoryview(chunk)
                 if not attacker.write():
                     counts[1] += 1
                     attack.remove(attacker)
