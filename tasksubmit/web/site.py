@@ -71,6 +71,7 @@ def _answer_headers(request: IRequest, status: int) -> None:
     request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
     request.setHeader(b"cache-control", b"no-store")
+    request.setHeader(b"x-content-type-options", b"nosniff")
 
 
 def _error(request: IRequest, code: str, message: str) -> bytes:
