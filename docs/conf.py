@@ -1,12 +1,17 @@
-"""How Sphinx builds these pages; the reference of the Python API is pydoctor's, see ``setup.cfg``."""
+"""How Sphinx builds these pages; the reference of the Python code is pydoctor's, see ``setup.cfg``."""
 
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "tasksubmit"
 author = "the tasksubmit developers"
 copyright = "2026, " + author
 version = release = version_of("tasksubmit")
 
-exclude_patterns = ["_build"]
+extensions = ["sitegen"]
+exclude_patterns = ["_build", "_ext"]
 html_theme = "alabaster"
-html_theme_options = {"description": "Tasks handed from agent to agent", "page_width": "1100px"}
+html_theme_options = {"description": "Tasks handed from agent to agent", "page_width": "1200px"}

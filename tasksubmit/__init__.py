@@ -15,9 +15,12 @@ from tasksubmit.interfaces import (
     Execution,
     IAcceptancePolicy,
     IAdmissionPolicy,
+    ICountingAdmissionPolicy,
     IExecutor,
+    IExecutorMaker,
     IPeers,
     IPureAdmissionPolicy,
+    IScoreBook,
     ITaskHandler,
     ITaskStore,
     Peer,
@@ -52,7 +55,19 @@ if TYPE_CHECKING:
     from tasksubmit.node.executors.process import ProcessExecutor
     from tasksubmit.node.executors.python import CallableExecutor
     from tasksubmit.node.fanout import FanOut, Finished
+    from tasksubmit.node.load import Load
     from tasksubmit.node.peers import StaticPeers
+    from tasksubmit.node.policy import (
+        AllOf,
+        Allow,
+        Deny,
+        PeerQuota,
+        PeersOnly,
+        QueueLimit,
+        RateLimit,
+        ScoreGate,
+        SizeLimit,
+    )
     from tasksubmit.node.service import Node
     from tasksubmit.node.submitted import SubmittedTask
     from tasksubmit.protocol.client import Client, connect
@@ -65,12 +80,16 @@ try:
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
+_POLICIES = ("AllOf", "Allow", "Deny", "PeerQuota", "PeersOnly", "QueueLimit", "RateLimit", "ScoreGate", "SizeLimit")
+
 _ON_TWISTED = {
+    **dict.fromkeys(_POLICIES, "tasksubmit.node.policy"),
     "AcceptAll": "tasksubmit.node.acceptance",
     "CallableExecutor": "tasksubmit.node.executors.python",
     "Client": "tasksubmit.protocol.client",
     "FanOut": "tasksubmit.node.fanout",
     "Finished": "tasksubmit.node.fanout",
+    "Load": "tasksubmit.node.load",
     "Node": "tasksubmit.node.service",
     "ProcessExecutor": "tasksubmit.node.executors.process",
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
@@ -91,8 +110,11 @@ __all__ = [
     "QUEUE_HEAD_TIMEOUT",
     "AcceptAll",
     "Address",
+    "AllOf",
+    "Allow",
     "CallableExecutor",
     "Client",
+    "Deny",
     "Execution",
     "ExecutionFailed",
     "FanOut",
@@ -102,21 +124,31 @@ __all__ = [
     "FrameType",
     "IAcceptancePolicy",
     "IAdmissionPolicy",
+    "ICountingAdmissionPolicy",
     "IExecutor",
+    "IExecutorMaker",
     "IPeers",
     "IPureAdmissionPolicy",
+    "IScoreBook",
     "ITaskHandler",
     "ITaskStore",
     "Lease",
+    "Load",
     "Node",
     "Peer",
+    "PeerQuota",
+    "PeersOnly",
     "PoloScoreBreakdown",
     "ProcessExecutor",
+    "QueueLimit",
+    "RateLimit",
     "Refusal",
     "ResponseStatus",
     "ResultFile",
     "SQLiteTaskStore",
     "ScoreFormula",
+    "ScoreGate",
+    "SizeLimit",
     "StaticPeers",
     "SubmitRequest",
     "SubmitResponse",

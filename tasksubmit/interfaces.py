@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IStreamClientEndpoint
 
-    from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
+    from tasksubmit.lifecycle.change import Booking, Change, Delivery, OwedBooking, TaskEvent, Tombstone
     from tasksubmit.lifecycle.table import Deadline, Lease, Side, TaskStatus
     from tasksubmit.lifecycle.task import Task, TaskKey
     from tasksubmit.wire.address import Address
@@ -144,9 +144,9 @@ class ITaskStore(Interface):
     def apply(change: Change) -> Deferred[Task]:
         """Carry out `change` in one transaction; fires with the record as it is then.
 
-        A task that enters or leaves ACCEPTED on the receiver's side joins the end of the queue or leaves it, and the
-        task which that makes the head is staged, all in the same transaction. A booking that was made before is left
-        out. Fails with `StaleTask` when the record is not as ``change.before`` has it.
+        A task that enters or leaves ACCEPTED on the receiver's side joins the queue or leaves it, and the task which
+        that makes the head is staged, all in the same transaction. A booking that was made before is left out. Fails
+        with `StaleTask` when the record is not as ``change.before`` has it.
         """
 
     def get(key: TaskKey) -> Deferred[Task | None]:
@@ -155,25 +155,39 @@ class ITaskStore(Interface):
     def recall(key: TaskKey) -> Deferred[Task | Tombstone | None]:
         """Fires with the record known by `key`, or with what retention left of it, or None."""
 
-    def find(task_id: str) -> Deferred[list[Task]]:
-        """Fires with every record that has this id, of either side and whichever peer."""
+    def find(task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
+        """Fires with every record that has this id, of either side and whichever peer, or the one that is given.
+
+        How long it takes does not tell whether there are records of other peers.
+        """
 
     def list_tasks(
         *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
     ) -> Deferred[list[Task]]:
-        """Fires with up to `limit` records, newest first, that match what is given; ``before`` is a ``Task.number``."""
+        """Fires with up to ``limit`` records that match, newest first; ``before`` is a ``Task.number``, not in it."""
 
     def queue(limit: int) -> Deferred[list[Task]]:
-        """Fires with the first `limit` tasks of the queue, the head first."""
+        """Fires with the first ``limit`` tasks of the queue, the head first."""
+
+    def load() -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
+        """Fires with what waits here: for each submitter how many tasks are NEW, and how many ACCEPTED, and the bytes
+        of UTF-8 in the descriptions of each of the two.
+        """
+
+    def note(name: str) -> Deferred[str]:
+        """Fires with what `keep_note` kept under a name, or an empty text."""
+
+    def keep_note(name: str, text: str) -> Deferred[None]:
+        """Keep a short text under a name, in place of what was kept there."""
 
     def put_back(limit: int) -> Deferred[list[Task]]:
-        """Fires with the first `limit` EXECUTING tasks that wait to be taken again, in the order of taking."""
+        """Fires with the first ``limit`` EXECUTING tasks that wait to be taken again, in the order of taking."""
 
     def events_of(task: Task) -> Deferred[list[TaskEvent]]:
         """Fires with the story of a task, in order; it begins after the creation, which the record itself tells."""
 
     def due(deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
-        """Fires with up to `limit` records that meet ``deadline``, its column before ``before``, the oldest first.
+        """Fires with up to ``limit`` records that meet ``deadline``, its column before ``before``, the oldest first.
 
         The cost grows with what is due, not with what is stored.
         """
@@ -181,7 +195,7 @@ class ITaskStore(Interface):
     def ready_deliveries(
         peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
     ) -> Deferred[list[tuple[Delivery, Task]]]:
-        """Fires with up to `limit` messages that may be sent to ``peer`` now, at most one for each task.
+        """Fires with up to ``limit`` messages that may be sent to ``peer`` now, at most one for each task.
 
         Those whose ids are in ``skip`` are left out; the collection is not to be changed until then.
         """
@@ -190,7 +204,7 @@ class ITaskStore(Interface):
         """Fires with when the next message may be sent to ``peer``; None when nothing is owed to it."""
 
     def aged_deliveries(before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
-        """Fires with up to `limit` messages owed since before ``before`` and not given up, the oldest first."""
+        """Fires with up to ``limit`` messages owed since before ``before`` and not given up, the oldest first."""
 
     def postpone(
         delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str, *, is_unsent: bool = False
@@ -219,7 +233,7 @@ class ITaskStore(Interface):
         """
 
     def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
-        """Fires with up to `limit` tasks that ended before ``before`` and owe nothing, the oldest first.
+        """Fires with up to ``limit`` tasks that ended before ``before`` and owe nothing, the oldest first.
 
         Only those whose results have at least ``min_result_bytes``.
         """
@@ -237,10 +251,19 @@ class ITaskStore(Interface):
         """Fires with what retention left of every task with this id."""
 
     def drop_tombstones(before: datetime, limit: int) -> Deferred[int]:
-        """Remove up to `limit` tombstones put before ``before``; fires with how many."""
+        """Remove up to ``limit`` tombstones put before ``before``; fires with how many."""
 
     def scores() -> Deferred[list[tuple[Address, int]]]:
         """Fires with the score of every address that has one."""
+
+    def score(address: Address) -> Deferred[int]:
+        """Fires with the score of an address, 0 if it has none."""
+
+    def owed_bookings(limit: int) -> Deferred[list[OwedBooking]]:
+        """Fires with up to ``limit`` of the bookings that are kept for a score book, in the order of booking."""
+
+    def settle_bookings(ids: Collection[int]) -> Deferred[None]:
+        """The score book has these bookings: they are not owed any longer."""
 
     def peer_features() -> Deferred[dict[Address, frozenset[str]]]:
         """Fires with what each peer last announced."""
@@ -264,6 +287,27 @@ class ITaskStore(Interface):
         """
 
 
+class IScoreBook(Interface):
+    """Where the polo scores of agents are kept besides the ledger that each node has in its own store (wire.md, 5).
+
+    A node with a score book asks it for scores, in place of its ledger.
+    """
+
+    def score(address: Address) -> Deferred[int]:
+        """Fires with the score of an address, 0 if it has none."""
+
+    def scores() -> Deferred[list[tuple[Address, int]]]:
+        """Fires with the score of every address that has one."""
+
+    def book(key: TaskKey, booking: Booking) -> Deferred[None]:
+        """Add points to a party's score, once; fires when that is durable.
+
+        A node tells each booking after the commit that holds it, in order, and again until it was told that it is kept,
+        also after a restart: the same key and party again change nothing. ``key.side`` says whose record booked. Both
+        parties of a task do; a book that both of them share takes what submitters book alone.
+        """
+
+
 class IAdmissionPolicy(Interface):
     """Who may submit what. It is asked about each new submission, after the message itself was found valid."""
 
@@ -279,6 +323,16 @@ class IPureAdmissionPolicy(IAdmissionPolicy):
 
     A node may then ask it before it has looked whether the task is known already, and saves that look for new ones.
     """
+
+
+class ICountingAdmissionPolicy(IAdmissionPolicy):
+    """A policy that wants to know what became of what it admitted."""
+
+    def created(peer: Peer, request: SubmitRequest) -> None:
+        """A submission that was admitted is a task now, which it was not before.
+
+        Others may have been admitted meanwhile: as many as were under way.
+        """
 
 
 class IPeers(Interface):

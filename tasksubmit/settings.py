@@ -67,6 +67,10 @@ def _text(value: object) -> str:
     return value
 
 
+def _addresses(value: object) -> tuple[Address, ...]:
+    return tuple(Address.parse(text) for text in _texts(value))
+
+
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(_text(item) for item in (value if isinstance(value, list) else [value]))
 
@@ -112,6 +116,13 @@ def _number(value: object, kind: type[int] | type[float]) -> float:
         return kind(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1
     except (ValueError, OverflowError):
         return -1
+
+
+def _rate(value: object) -> float:
+    rate = _number(value, float)
+    if not 0 < rate <= MAX_SECONDS:
+        raise ValueError(f"expected a number of tasks a second, more than 0 and at most {MAX_SECONDS}, not {value}")
+    return rate
 
 
 def _duration(value: object) -> timedelta:
@@ -212,10 +223,29 @@ class Settings:
     max_result_bytes: int | None = _option(
         _count, "what results may take on the disk before the oldest go, with their tasks", default=None
     )
+    deny: tuple[Address, ...] = _option(_addresses, "peers that may not submit tasks", default=())
+    score_gate: bool = _option(
+        _flag, "refuse submitters whose polo score is below this node's own, as deployed peers do", default=False
+    )
+    peer_rate: float = _option(
+        _rate, "tasks that a peer may submit a second, once its burst is used up", default=1000.0
+    )
+    peer_burst: int = _option(_count, "tasks that a peer may submit at once", default=1_000_000)
+    peer_tasks: int = _option(_count, "tasks of one peer that may wait for a decision", default=1_000_000)
+    peer_bytes: int = _option(
+        _count, "bytes of descriptions that the tasks of one peer may have which wait for a decision", default=2**30
+    )
+    queue_limit: int | None = _option(_count, "tasks in the queue at which nobody may submit any more", default=None)
     accept: str = _option(
         _one_of("manual", "all"),
         "manual: somebody accepts each task with `accept`; all: every task that was admitted is accepted at once",
         default="manual",
+    )
+    quarantine: tuple[Address, ...] = _option(
+        _addresses, "peers whose tasks somebody has to accept, whatever --accept says", default=()
+    )
+    fair_share: bool = _option(
+        _flag, "have the submitters take turns in the queue, instead of the order of acceptance alone", default=False
     )
     executor: str = _option(
         _text, "what does accepted tasks: NAME:ARGUMENT:OPTION=VALUE; see --help-executors", default="manual"
@@ -245,7 +275,7 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
-            if not self.insecure and not is_local(endpoint):
+            if not self.insecure and not is_local(endpoint) and not is_inherited(endpoint):
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
                     "peer: listen on loopback (tcp:PORT:interface=127.0.0.1), or give --insecure to do it all the same"
@@ -321,6 +351,12 @@ def is_local(endpoint: str) -> bool:
         return ipaddress.ip_address(interface).is_loopback
     except ValueError:
         return False
+
+
+def is_inherited(endpoint: str) -> bool:
+    """Whether an endpoint string means a socket that systemd opened; where that listens, its text does not say."""
+    positional, _ = split_description(endpoint)
+    return positional[0] == "systemd"
 
 
 def _check_control(endpoint: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,10 +13,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from attrs import NOTHING, Attribute, fields
+from attrs import NOTHING, Attribute, evolve, fields
 from twisted.application.service import IService, MultiService
-from twisted.internet.endpoints import clientFromString, serverFromString
-from twisted.internet.interfaces import IReactorFromThreads, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, clientFromString, serverFromString
+from twisted.internet.interfaces import (
+    IReactorFromThreads,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
 from twisted.logger import ILogObserver, Logger, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -23,18 +30,20 @@ from typing_extensions import override
 
 from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, TaskSubmitError
-from tasksubmit.interfaces import IExecutor
+from tasksubmit.interfaces import IAdmissionPolicy, IExecutor, IPeers, ITaskStore
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.clock import use_steady_timers
 from tasksubmit.node.executors import executor_makers, make_executor
 from tasksubmit.node.listener import Listener
+from tasksubmit.node.load import Load
 from tasksubmit.node.peers import StaticPeers
+from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit, RateLimit, ScoreGate
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
-from tasksubmit.settings import Settings, load_settings
+from tasksubmit.settings import Settings, is_inherited, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.web import control_site
 
@@ -52,14 +61,14 @@ def _help(attribute: Attribute[Any]) -> str:
     default = attribute.default
     if isinstance(default, timedelta):
         default = default.total_seconds()
-    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = f"{default:.15g}" if isinstance(default, float) else str(default)
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 
 _OTHER_FILES = 256
 """What a node opens besides the connections of peers: the database, results, connections that it makes."""
 
-_REPEATED = ("listen", "peer")
+_REPEATED = ("listen", "peer", "deny", "quarantine")
 
 
 class Options(usage.Options):
@@ -110,6 +119,14 @@ class Options(usage.Options):
         """ADDRESS=ENDPOINT of a peer, which may then submit tasks; may be repeated"""
         self._repeated.setdefault("peer", []).append(peer)
 
+    def opt_deny(self, address: str) -> None:
+        """address of a peer that may not submit tasks; may be repeated"""
+        self._repeated.setdefault("deny", []).append(address)
+
+    def opt_quarantine(self, address: str) -> None:
+        """address of a peer whose tasks somebody has to accept, whatever --accept says; may be repeated"""
+        self._repeated.setdefault("quarantine", []).append(address)
+
     @override
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
@@ -135,7 +152,7 @@ class Options(usage.Options):
         config = Path(self["config"]) if self["config"] else None
         try:
             self.settings = load_settings(given, config, os.environ)
-            _check_parts(self.settings)
+            _check_parts(self.settings, is_dry=bool(self["check"]))
         except ConfigurationError as error:
             raise usage.UsageError(str(error)) from None
         if self["check"]:
@@ -172,23 +189,50 @@ def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, opti
     try:
         return parse(reactor, text)
     except Exception as error:  # parsers are plugins, and raise what they like
-        raise ConfigurationError(f"{option}{text}: not an endpoint that Twisted understands: {error}") from None
+        reason = f"not an endpoint that Twisted understands: {error}"
+        if is_inherited(text) and isinstance(error, LookupError):
+            reason = "no such socket was passed to this process; systemd does, for a unit with a socket of that name"
+        raise ConfigurationError(f"{option}{text}: {reason}") from None
 
 
-def _check_parts(settings: Settings) -> None:
-    """Make what is described by text, to see that it can be made."""
+def _check_parts(settings: Settings, *, is_dry: bool) -> None:
+    """Make what is described by text, to see that it can be made.
+
+    When it ``is_dry``, nobody has passed sockets, and those are left out.
+    """
     from twisted.internet import reactor
 
-    _server_endpoints(settings, reactor)
+    listen = tuple(text for text in settings.listen if not (is_dry and is_inherited(text)))
+    _server_endpoints(evolve(settings, listen=listen), reactor)
     _peers(settings, reactor)
     _executor(settings, reactor)
 
 
 def _server_endpoints(settings: Settings, reactor: object) -> dict[str, IStreamServerEndpoint]:
     """What to listen on, by its description; the control API's is the last."""
-    return {text: _endpoint(serverFromString, reactor, text, "--listen ") for text in settings.listen} | {
-        settings.control: _endpoint(serverFromString, reactor, settings.control, "--control ")
+    listen = {
+        text: _inherited(settings, reactor, text)
+        if is_inherited(text)
+        else _endpoint(serverFromString, reactor, text, "--listen ")
+        for text in settings.listen
     }
+    return listen | {settings.control: _endpoint(serverFromString, reactor, settings.control, "--control ")}
+
+
+def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerEndpoint:
+    """A socket that systemd opened and passed; where it listens is seen from the socket itself."""
+    endpoint: AdoptedStreamServerEndpoint = _endpoint(serverFromString, reactor, text, "--listen ")
+    with socket.socket(fileno=os.dup(endpoint.fileno)) as passed:
+        family, where = passed.family, passed.getsockname()
+    if family != endpoint.addressFamily:
+        raise ConfigurationError(f"--listen {text}: the socket is of another domain: {family.name.removeprefix('AF_')}")
+    if family != socket.AF_UNIX and not ipaddress.ip_address(where[0]).is_loopback and not settings.insecure:
+        raise ConfigurationError(
+            f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
+            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), or give --insecure to do it all the "
+            "same"
+        )
+    return endpoint
 
 
 def _peers(settings: Settings, reactor: object) -> StaticPeers:
@@ -206,18 +250,35 @@ def _executor(settings: Settings, reactor: object) -> IExecutor | None:
         raise ConfigurationError(f"--executor {settings.executor}: {error}") from None
 
 
+def _policy(settings: Settings, peers: IPeers, store: ITaskStore, load: Load, clock: IReactorTime) -> AllOf:
+    """Who may submit; what costs least is asked first."""
+    policies: list[IAdmissionPolicy] = [PeersOnly(peers), PeerQuota(load, settings.peer_tasks, settings.peer_bytes)]
+    if settings.deny:
+        policies.append(Deny(frozenset(settings.deny)))
+    if settings.queue_limit is not None:
+        policies.append(QueueLimit(load, settings.queue_limit))
+    policies.append(RateLimit(clock, settings.peer_rate, settings.peer_burst))
+    if settings.score_gate:
+        policies.append(ScoreGate(settings.address, store.score))
+    return AllOf(policies)
+
+
 def make_node(settings: Settings, reactor: Any) -> Node:
     """The node that `settings` describe, not yet started."""
     endpoints = _server_endpoints(settings, reactor)
     endpoints.pop(settings.control)
+    store, peers, load = SQLiteTaskStore(settings.state_dir, reactor), _peers(settings, reactor), Load()
     return Node(
         settings.address,
-        SQLiteTaskStore(settings.state_dir, reactor),
-        _peers(settings, reactor),
+        store,
+        peers,
         clock=reactor,
         wall=time.time,
         listen=endpoints,
-        acceptance=AcceptAll() if settings.accept == "all" else None,
+        policy=_policy(settings, peers, store, load, reactor),
+        load=load,
+        acceptance=AcceptAll(but=frozenset(settings.quarantine)) if settings.accept == "all" else None,
+        is_fair=settings.fair_share,
         executor=_executor(settings, reactor),
         concurrency=settings.concurrency,
         timeouts=settings.timeouts,

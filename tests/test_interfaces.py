@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IProtocolFactory,
     IPushProducer,
+    IReactorTime,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
     ITransport,
@@ -36,10 +37,12 @@ from tasksubmit import interfaces
 from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
+    ICountingAdmissionPolicy,
     IExecutor,
     IExecutorMaker,
     IPeers,
     IPureAdmissionPolicy,
+    IScoreBook,
     ITaskHandler,
     ITaskStore,
 )
@@ -48,13 +51,31 @@ from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.listener import Listener
+from tasksubmit.node.load import Load
 from tasksubmit.node.peers import StaticPeers
-from tasksubmit.node.policy import PeersOnly
+from tasksubmit.node.policy import (
+    AllOf,
+    Allow,
+    Deny,
+    PeerQuota,
+    PeersOnly,
+    QueueLimit,
+    RateLimit,
+    ScoreGate,
+    SizeLimit,
+)
 from tasksubmit.node.service import Node
 from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.protocol.framing import TaskSubmitProtocol
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tasksubmit.testing.network import MemoryAddress, MemoryNetwork, MemoryPort, MemoryTransport
+from tasksubmit.testing.clocks import ProcessClock
+from tasksubmit.testing.directory import AgentPeers
+from tasksubmit.testing.executors import FakeExecutor
+from tasksubmit.testing.logged import LoggedErrors
+from tasksubmit.testing.network import MemoryNetwork, MemoryPort
+from tasksubmit.testing.scores import MemoryScoreBook
+from tasksubmit.testing.stores import MemoryTaskStore
+from tasksubmit.testing.transport import MemoryAddress, MemoryTransport
 from tasksubmit.wire.address import Address
 from tests.protocol.support import WaitingHandler
 
@@ -83,8 +104,18 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ITaskHandler, WaitingHandler),
     (IAdmissionPolicy, lambda: PeersOnly(PEERS)),
     (IPureAdmissionPolicy, lambda: PeersOnly(PEERS)),
+    (IPureAdmissionPolicy, lambda: Allow([])),
+    (IPureAdmissionPolicy, lambda: Deny([])),
+    (IPureAdmissionPolicy, lambda: SizeLimit(1)),
+    (IPureAdmissionPolicy, lambda: PeerQuota(Load(), 1, 1)),
+    (IPureAdmissionPolicy, lambda: QueueLimit(Load(), 1)),
+    (IPureAdmissionPolicy, lambda: RateLimit(CLOCK, 1, 1)),
+    (ICountingAdmissionPolicy, lambda: RateLimit(CLOCK, 1, 1)),
+    (ICountingAdmissionPolicy, lambda: AllOf([])),
+    (IAdmissionPolicy, lambda: ScoreGate(OWN, SQLiteTaskStore(None).score)),
     (IPeers, lambda: PEERS),
     (IAcceptancePolicy, AcceptAll),
+    (IScoreBook, MemoryScoreBook),
     (IExecutor, lambda: CallableExecutor(lambda execution: "")),
     (IExecutor, lambda: ProcessExecutor(reactor=CLOCK, command=("true",))),
     *((IExecutorMaker, lambda name=name: executor_plugin(name)) for name in ("manual", "process", "python")),
@@ -97,7 +128,12 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ILogObserver, lambda: json_observer(io.StringIO())),
     (IServiceMaker, lambda: plugin()),
     (IPlugin, lambda: plugin()),
-    # the network in memory
+    # the test kit
+    (ITaskStore, MemoryTaskStore),
+    (IExecutor, FakeExecutor),
+    (IPeers, lambda: AgentPeers(NETWORK, OWN, list)),
+    (IReactorTime, lambda: ProcessClock(CLOCK)),
+    (ILogObserver, lambda: logged_errors()),
     (IAddress, lambda: HERE),
     (ITransport, lambda: MemoryTransport(HERE, HERE, Protocol())),
     (IConsumer, lambda: MemoryTransport(HERE, HERE, Protocol())),
@@ -106,6 +142,13 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IStreamServerEndpoint, lambda: NETWORK.server_endpoint("here")),
     (IStreamClientEndpoint, lambda: NETWORK.client_endpoint("here")),
 ]
+
+
+def logged_errors() -> LoggedErrors:
+    """What keeps errors, and does no more."""
+    logged = LoggedErrors()
+    logged.close()
+    return logged
 
 
 def plugin() -> ServiceMaker:

@@ -38,6 +38,10 @@ FLOORS = {
 #: The only ones that may know the global reactor; everybody else is handed one.
 REACTOR_USERS = {"tap", "cli", "__main__"}
 
+#: Programs that run tests. The test kit works with each of them and needs none; contracts know trial's test case.
+RUNNERS = ("twisted.trial", "pytest", "_pytest")
+CONTRACTS = "tasksubmit.testing.contracts."
+
 
 @frozen
 class Import:
@@ -93,6 +97,9 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
                 found.append(f"{module} is on the ground floor and imports {name}")
             if name.startswith("twisted.internet.reactor") and part not in REACTOR_USERS:
                 found.append(f"{module} imports the global reactor")
+        is_for_contracts = module.startswith(CONTRACTS) and name == "twisted.trial.unittest.TestCase"
+        if name.startswith(RUNNERS) and not is_for_contracts:
+            found.append(f"{module} imports {name}, which belongs to one of the programs that run tests")
     return found
 
 
@@ -161,6 +168,14 @@ class CheckerTests(SynchronousTestCase):
         """Nothing but the test kit itself imports the test kit."""
         self.assert_refused("tasksubmit.cli.demo", "from tasksubmit.testing import network", "for tests")
         self.assertEqual(violations("tasksubmit.testing.fakes", "from tasksubmit.testing import network"), [])
+
+    def test_runners(self) -> None:
+        """Nothing needs a program that runs tests; contracts alone know the test case of trial."""
+        case = "from twisted.trial.unittest import TestCase"
+        for source in (case, "import pytest", "from pytest import fixture", "from twisted.trial import util"):
+            self.assert_refused("tasksubmit.testing.agents", source, "run tests")
+        self.assert_refused("tasksubmit.testing.contracts.base", "from twisted.trial.util import wait", "run tests")
+        self.assertEqual(violations("tasksubmit.testing.contracts.base", case), [])
 
     def test_twisted_on_the_ground_floor(self) -> None:
         """The ground floor may name Twisted's types, and nothing more of it."""

@@ -252,6 +252,11 @@ class RefusedTests(SettingsCase):
         allowed = self.load(address=OWN, listen=["tcp:11003"], insecure=True)
         self.assertEqual(allowed.listen, ("tcp:11003",))
 
+    def test_inherited(self) -> None:
+        """Where a socket of systemd listens, its text does not say; whoever has the socket has to look."""
+        endpoint = "systemd:domain=INET:name=peers"
+        self.assertEqual(self.load(address=OWN, listen=[endpoint]).listen, (endpoint,))
+
     def test_control(self) -> None:
         """The control API is served on a Unix socket, and nowhere else."""
         for endpoint in ("tcp:80:interface=127.0.0.1", "tcp:80", "systemd:domain=UNIX:index=0", "nonsense"):

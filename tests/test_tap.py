@@ -107,10 +107,11 @@ class OptionsTests(OptionsCase):
         text = " ".join(str(Options()).split())
         for setting in fields(Settings):
             self.assertIn(f"--{setting.name.replace('_', '-')}", text)
-            if setting.name not in ("listen", "peer"):  # of which an option gives one at a time
+            if setting.name not in ("listen", "peer", "deny", "quarantine"):  # of which an option gives one at a time
                 self.assertIn(" ".join(setting.metadata["help"].split()[:4]), text)
         for option in ("--config", "--check", "--version"):
             self.assertIn(option, text)
+        self.assertIn("[default: 2592000]", text)  # a month of seconds, with all its digits
 
     def test_version(self) -> None:
         """``--version`` prints the version of this package and ends."""

@@ -239,6 +239,20 @@ async def score(control: Control) -> list[Json]:
 
 
 @tasksubmit.command()
+@verb(output.show_enabled)
+async def enable(control: Control) -> Json:
+    """Take new tasks from peers again, after `disable`."""
+    return await control.set_enabled(True)
+
+
+@tasksubmit.command()
+@verb(output.show_enabled)
+async def disable(control: Control) -> Json:
+    """Take no new tasks from peers until `enable`, also after a restart; what the node has goes on."""
+    return await control.set_enabled(False)
+
+
+@tasksubmit.command()
 @click.option(
     "--timeout",
     type=click.IntRange(0, 3600),

@@ -93,6 +93,10 @@ class Control:
         """Who does the tasks, and what is being done."""
         return await self._one("GET", "/workers")
 
+    async def set_enabled(self, is_enabled: bool) -> Json:
+        """Whether the node takes new tasks from peers."""
+        return await self._one("POST", "/enable" if is_enabled else "/disable")
+
     async def drain(self, timeout: int) -> Json:
         """Bring the node to rest in ``timeout`` seconds, after which it stops; tells what is left."""
         try:

@@ -229,6 +229,11 @@ def show_submitted(task: Json) -> None:
         click.echo(f"task {task_id} is submitted to {to}, which has it as {task['status']}")
 
 
+def show_enabled(node: Json) -> None:
+    """Print whether a node takes new tasks."""
+    click.echo("the node takes new tasks" if node["is_enabled"] else "the node takes no new tasks; what it has goes on")
+
+
 def show_drained(drained: Json) -> None:
     """Print what is left of a node that has come to rest."""
     left = []

@@ -56,6 +56,15 @@ class Booking:
     reason: str
 
 
+@frozen
+class OwedBooking:
+    """A booking that a score book beside the ledger is still to be told; `id` grows in the order of booking."""
+
+    id: int
+    key: TaskKey
+    booking: Booking
+
+
 class Note(str, Enum):
     """What happens to a task besides the events of the table, for its story."""
 
@@ -121,7 +130,8 @@ class Change:
     The store refuses it with `StaleTask` when the record is no longer as `before` was. `at` is the time of the change:
     the task that becomes head of the queue by it is staged then. `settles` is the id of a delivery that this change is
     the end of, `gives_up` of one that is not to be tried again by itself; `revives` has those that were given up tried
-    again, as if they were new.
+    again, as if they were new. `tells_bookings` keeps the bookings for a score book beside the ledger, until they are
+    settled. A task that joins the queue does so at its end, or, if that `is_fair`, where its submitter's turn is.
     """
 
     before: Task
@@ -133,6 +143,8 @@ class Change:
     settles: int | None = None
     gives_up: int | None = None
     revives: bool = False
+    tells_bookings: bool = False
+    is_fair: bool = False
 
     @property
     def changes_deliveries(self) -> bool:

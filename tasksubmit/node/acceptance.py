@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from attrs import frozen
@@ -18,6 +18,7 @@ from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.records import Records
+from tasksubmit.wire.address import Address
 
 _AT_ONCE = 1000
 
@@ -25,11 +26,16 @@ _AT_ONCE = 1000
 @implementer(IAcceptancePolicy)
 @frozen
 class AcceptAll:
-    """Accepts every task that was admitted."""
+    """Accepts every task that was admitted.
+
+    :ivar but: submitters in quarantine, whose tasks are left to somebody else.
+    """
+
+    but: Collection[Address] = ()
 
     def decide(self, task: Task) -> bool:
         """See `IAcceptancePolicy.decide`."""
-        return True
+        return task.peer not in self.but
 
 
 class Acceptance(Service):

@@ -18,19 +18,24 @@ from tasksubmit.wire.messages import TaskResultMessage
 
 @frozen
 class Finished:
-    """One of many tasks, at its end: there is either a `result` or an `error`.
+    """One of many tasks, at its end.
 
     :ivar index: which of the tasks that were given, from 0.
     :ivar task: the handle; None when it could not even be submitted.
-    :ivar error: what `Node.submit` or `SubmittedTask.result` failed with.
+    :ivar outcome: its results, or what `Node.submit` or `SubmittedTask.result` failed with.
     """
 
     index: int
     to: Address
     description: str
     task: SubmittedTask | None
-    result: TaskResultMessage | None = None
-    error: Exception | None = None
+    outcome: TaskResultMessage | Exception
+
+    def result(self) -> TaskResultMessage:
+        """The results; raises the error if there are none."""
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
 
 class FanOut:
@@ -139,9 +144,9 @@ class FanOut:
         task: SubmittedTask | None = None
         try:
             task = await self._submitted(to, description)
-            return Finished(index, to, description, task, result=await task.result())
+            return Finished(index, to, description, task, await task.result())
         except Exception as error:
-            return Finished(index, to, description, task, error=error)
+            return Finished(index, to, description, task, error)
 
     async def _submitted(self, to: Address, description: str) -> SubmittedTask:
         """Submit a task; it is cancelled as well when that was cancelled meanwhile."""

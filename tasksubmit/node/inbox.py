@@ -21,7 +21,13 @@ from tasksubmit.errors import (
     TooLarge,
     UnknownTask,
 )
-from tasksubmit.interfaces import IAdmissionPolicy, IPureAdmissionPolicy, Peer, Refusal
+from tasksubmit.interfaces import (
+    IAdmissionPolicy,
+    ICountingAdmissionPolicy,
+    IPureAdmissionPolicy,
+    Peer,
+    Refusal,
+)
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
@@ -29,6 +35,7 @@ from tasksubmit.lifecycle.table import TRANSITIONS, Event, Lease, Side, TaskStat
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
+from tasksubmit.node.load import Load
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME
@@ -54,6 +61,7 @@ class Inbox:
         self,
         records: Records,
         policy: IAdmissionPolicy,
+        load: Load,
         timeouts: Timeouts,
         announced: Callable[[Address, Sequence[str]], None],
         created: Callable[[Task], None],
@@ -70,10 +78,13 @@ class Inbox:
         self._store = records.store
         self._policy = policy
         self._is_policy_pure = IPureAdmissionPolicy.providedBy(policy)
+        self._counting = policy if ICountingAdmissionPolicy.providedBy(policy) else None
+        self._load = load
         self._timeouts = timeouts
         self._announced = announced
         self._tell_created = created
         self.is_draining = False
+        self.is_enabled = True
         self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
 
     # --- what the submitter asks -------------------------------------------------------------------------------
@@ -84,8 +95,8 @@ class Inbox:
             key = TaskKey(Side.RECEIVER, self._submitter(peer, request), request.task_id)
         except TaskSubmitError:
             return fail()
-        if self._is_policy_pure and not self.is_draining and self._policy.admit(peer, request) is None:
-            return self._create(request, key)
+        if self._is_policy_pure and self._closed() is None and self._policy.admit(peer, request) is None:
+            return self._create(peer, request, key)
         return self._store.recall(key).addCallback(self._recalled, peer, request, key)
 
     def _recalled(
@@ -95,22 +106,32 @@ class Inbox:
             return _remembered(request, known)
         if known is not None:
             return Deferred.fromCoroutine(self._answer_known(known, request))
-        refusal = _DRAINING if self.is_draining else self._policy.admit(peer, request)
+        refusal = self._closed() or self._policy.admit(peer, request)
         if isinstance(refusal, Deferred):
-            return refusal.addCallback(self._judged, request, key)
-        return self._judged(refusal, request, key)
+            return refusal.addCallback(self._judged, peer, request, key)
+        return self._judged(refusal, peer, request, key)
+
+    def _closed(self) -> Refusal | None:
+        """Why nothing new is taken at all."""
+        if self.is_draining:
+            return _DRAINING
+        return None if self.is_enabled else _DISABLED
 
     def _judged(
-        self, refusal: Refusal | None, request: SubmitRequest, key: TaskKey
+        self, refusal: Refusal | None, peer: Peer, request: SubmitRequest, key: TaskKey
     ) -> SubmitResponse | Deferred[SubmitResponse]:
         if refusal is not None:
             self._log.info(
-                "refused task {task_id} from {peer}: {code}", task_id=key.task_id, peer=key.peer, code=refusal.code
+                "refused task {task_id} of {size} characters from {peer}: {code}",
+                task_id=key.task_id,
+                size=len(request.task_description),
+                peer=key.peer,
+                code=refusal.code,
             )
             return _rejected(request, refusal)
-        return self._create(request, key)
+        return self._create(peer, request, key)
 
-    def _create(self, request: SubmitRequest, key: TaskKey) -> Deferred[SubmitResponse]:
+    def _create(self, peer: Peer, request: SubmitRequest, key: TaskKey) -> Deferred[SubmitResponse]:
         task = Task(
             side=key.side,
             peer=key.peer,
@@ -121,21 +142,28 @@ class Inbox:
             expires_at=recorded_time(request.expires_at) if request.expires_at else None,
             features=request.features,
         )
+        self._load.begin(task)
         return self._records.create(task).addCallbacks(
-            lambda created: self._created(created, request),
+            lambda created: self._created(created, task, peer, request),
             lambda failure: Deferred.fromCoroutine(self._not_created(failure, request, task)),
         )
 
-    def _created(self, created: tuple[Task, bool], request: SubmitRequest) -> SubmitResponse | Deferred[SubmitResponse]:
+    def _created(
+        self, created: tuple[Task, bool], asked: Task, peer: Peer, request: SubmitRequest
+    ) -> SubmitResponse | Deferred[SubmitResponse]:
         task, is_new = created
         if not is_new:
+            self._load.undo(asked)
             return Deferred.fromCoroutine(self._answer_known(task, request))
+        if self._counting is not None:
+            self._counting.created(peer, request)
         self._records.remember(task)
         self._announced(task.peer, request.features)
         self._tell_created(task)
         return _received(request)
 
     async def _not_created(self, failure: Failure, request: SubmitRequest, task: Task) -> SubmitResponse:
+        self._load.undo(task)
         error = failure.value
         if isinstance(error, TaskForgotten):
             return _remembered(request, error.tombstone)
@@ -366,6 +394,7 @@ class Inbox:
 
 
 _CONFLICT = Refusal("id_conflict", "this task id was used for another description")
+_DISABLED = Refusal("not_accepting", "this node takes no tasks at the moment; try again later", retry_after_s=60)
 _DRAINING = Refusal("not_accepting", "the node is being drained and will stop; try again later", retry_after_s=60)
 
 
@@ -418,6 +447,7 @@ def acknowledgement(task: Task | Tombstone, reward: int = 0) -> SubmitResponse:
         task_id=task.key.task_id,
         status=ResponseStatus.ACCEPTED,
         message=f"Task is {task.status}",
+        features=FEATURES,
         current_status=task.status.value,
         reward=reward,
     )

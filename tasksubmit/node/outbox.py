@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from attrs import evolve
-
 from tasksubmit.errors import IllegalTransition, InvalidTime, StoreUncertain, TaskConflict
 from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
@@ -182,8 +180,8 @@ class Outbox:
             "time_staged_ms": message.time_staged_ms,
             "time_cpu_ms": message.time_cpu_ms,
         }
-        bounded = evolve(task, **durations).bounded(now)
-        scored = evolve(bounded, time_cpu_ms=bounded.scored_cpu_ms or 0)
+        bounded = task.evolved(**durations).bounded(now)
+        scored = bounded.evolved(time_cpu_ms=bounded.scored_cpu_ms or 0)
         return {
             **durations,
             "scored_cpu_ms": bounded.scored_cpu_ms,

@@ -1,13 +1,74 @@
-"""Who may do what: the policies that submissions are put to."""
+"""Who may submit what: the policies that submissions are put to, and how they compose.
+
+Each says no with a code for programs, a reason for people, and a hint when to try again where that makes sense (see
+wire.md, section 6). What is known already is answered all the same, whatever a policy says.
+"""
 
 from __future__ import annotations
 
-from attrs import frozen
-from zope.interface import implementer
+from collections.abc import Callable, Collection, Sequence
+from math import ceil
 
-from tasksubmit.interfaces import IPeers, IPureAdmissionPolicy, Peer, Refusal
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import alsoProvides, implementer
+
+from tasksubmit.interfaces import (
+    IAdmissionPolicy,
+    ICountingAdmissionPolicy,
+    IPeers,
+    IPureAdmissionPolicy,
+    Peer,
+    Refusal,
+)
+from tasksubmit.node.load import Load
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest
+
+_RETRY_QUOTA_SECONDS = 60
+
+
+def submitter(request: SubmitRequest) -> Address:
+    """Who submits: that this is who is authenticated was seen before any policy is asked."""
+    return Address.parse(request.from_addr)
+
+
+@implementer(ICountingAdmissionPolicy)
+class AllOf:
+    """Admits what all of several policies admit; the first that refuses is the answer."""
+
+    def __init__(self, policies: Sequence[IAdmissionPolicy]) -> None:
+        self._policies = policies
+        self._counting = [policy for policy in policies if ICountingAdmissionPolicy.providedBy(policy)]
+        if all(IPureAdmissionPolicy.providedBy(policy) for policy in policies):
+            alsoProvides(self, IPureAdmissionPolicy)
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | Deferred[Refusal | None] | None:
+        """See `IAdmissionPolicy.admit`."""
+        for position, policy in enumerate(self._policies):
+            refusal = policy.admit(peer, request)
+            if isinstance(refusal, Deferred):
+                return Deferred.fromCoroutine(self._ask_rest(refusal, position + 1, peer, request))
+            if refusal is not None:
+                return refusal
+        return None
+
+    async def _ask_rest(
+        self, asked: Deferred[Refusal | None], position: int, peer: Peer, request: SubmitRequest
+    ) -> Refusal | None:
+        refusal = await asked
+        for policy in self._policies[position:]:
+            if refusal is not None:
+                break
+            answer = policy.admit(peer, request)
+            refusal = await answer if isinstance(answer, Deferred) else answer
+        return refusal
+
+    def created(self, peer: Peer, request: SubmitRequest) -> None:
+        """See `ICountingAdmissionPolicy.created`."""
+        for policy in self._counting:
+            policy.created(peer, request)
 
 
 @implementer(IPureAdmissionPolicy)
@@ -19,6 +80,173 @@ class PeersOnly:
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        if Address.parse(request.from_addr) in self.peers.addresses():
+        if submitter(request) in self.peers.addresses():
             return None
         return Refusal("not_a_peer", f"{request.from_addr} is not a peer of this node; ask its operator to add it")
+
+
+@implementer(IPureAdmissionPolicy)
+@frozen
+class Allow:
+    """Admits submissions from some addresses, and from nobody else."""
+
+    addresses: Collection[Address]
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """See `IAdmissionPolicy.admit`."""
+        if submitter(request) in self.addresses:
+            return None
+        return Refusal("not_a_peer", f"{request.from_addr} may not submit to this node; ask its operator")
+
+
+@implementer(IPureAdmissionPolicy)
+@frozen
+class Deny:
+    """Refuses submissions from some addresses."""
+
+    addresses: Collection[Address]
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """See `IAdmissionPolicy.admit`."""
+        if submitter(request) not in self.addresses:
+            return None
+        return Refusal("not_a_peer", f"{request.from_addr} may not submit to this node; ask its operator")
+
+
+@implementer(IPureAdmissionPolicy)
+@frozen
+class SizeLimit:
+    """Refuses descriptions that are longer than so many bytes of UTF-8."""
+
+    limit: int
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """See `IAdmissionPolicy.admit`."""
+        size_bytes = len(request.task_description.encode())
+        if size_bytes <= self.limit:
+            return None
+        return Refusal("too_large", f"the description has {size_bytes} bytes; this node takes up to {self.limit}")
+
+
+@implementer(IAdmissionPolicy)
+@frozen
+class ScoreGate:
+    """Refuses submitters whose polo score is below the node's own, as deployed peers do (wire.md, section 5).
+
+    :ivar own: the node's address.
+    :ivar score: fires with the score of an address; see `Node.score`.
+    """
+
+    own: Address
+    score: Callable[[Address], Deferred[int]]
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Deferred[Refusal | None]:
+        """See `IAdmissionPolicy.admit`."""
+        return Deferred.fromCoroutine(self._compare(submitter(request)))
+
+    async def _compare(self, address: Address) -> Refusal | None:
+        theirs, ours = await self.score(address), await self.score(self.own)
+        if theirs >= ours:
+            return None
+        return Refusal("score_too_low", f"Polo score too low: submitter={theirs}, receiver={ours}")
+
+
+# --- how much: these look at what is there, so that asking them has no effect ----------------------------------------
+
+
+@implementer(IPureAdmissionPolicy)
+@frozen
+class PeerQuota:
+    """Refuses a peer that has so many tasks which nobody has decided on, or so many bytes of descriptions in them.
+
+    What is on its way to the disk counts as well.
+    """
+
+    load: Load
+    tasks: int
+    description_bytes: int
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """See `IAdmissionPolicy.admit`."""
+        waiting = self.load.new(submitter(request))
+        if waiting.tasks >= self.tasks:
+            why = f"{waiting.tasks} of your tasks wait to be decided on; the quota is {self.tasks}"
+        elif waiting.description_bytes >= self.description_bytes:
+            why = (
+                f"those of your tasks that wait to be decided on have {waiting.description_bytes} bytes of"
+                f" descriptions; the quota is {self.description_bytes}"
+            )
+        else:
+            return None
+        return Refusal("quota", f"{why}: try again when some are decided on", _RETRY_QUOTA_SECONDS)
+
+
+@implementer(IPureAdmissionPolicy)
+@frozen
+class QueueLimit:
+    """Refuses everybody while so many tasks wait in the queue."""
+
+    load: Load
+    tasks: int
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """See `IAdmissionPolicy.admit`."""
+        if self.load.queued < self.tasks:
+            return None
+        why = f"the queue has {self.load.queued} tasks, and takes no more than {self.tasks}"
+        return Refusal("quota", f"{why}: try again later", _RETRY_QUOTA_SECONDS)
+
+
+@define
+class _Bucket:
+    """What a peer may submit at once; filled by time."""
+
+    tokens: float = 0.0
+    filled_at: float = 0.0
+
+
+@implementer(IPureAdmissionPolicy, ICountingAdmissionPolicy)
+@define(slots=False)
+class RateLimit:
+    """Lets each peer submit so many tasks a second, and so many at once before that holds.
+
+    A token bucket for each peer; peers whose bucket is full are not remembered, so the memory is bounded by how many
+    can empty theirs at the same time.
+
+    :ivar clock: gives the time; its ``seconds`` are looked up each time, for a reactor's may be made steady later.
+    """
+
+    clock: IReactorTime
+    rate: float
+    burst: int
+    _buckets: dict[Address, _Bucket] = field(factory=dict, init=False)
+    _swept_at: float = field(default=0.0, init=False)
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """See `IAdmissionPolicy.admit`."""
+        tokens = self._tokens(submitter(request))
+        if tokens >= 1:
+            return None
+        return Refusal(
+            "rate_limited",
+            f"you submit more than {self.rate:g} tasks a second, {self.burst} at once: slow down",
+            ceil((1 - tokens) / self.rate),
+        )
+
+    def created(self, peer: Peer, request: SubmitRequest) -> None:
+        """See `ICountingAdmissionPolicy.created`."""
+        now, address = self.clock.seconds(), submitter(request)
+        tokens = self._tokens(address) - 1
+        bucket = self._buckets.get(address)
+        if bucket is None:
+            bucket = self._buckets[address] = _Bucket()
+        bucket.tokens, bucket.filled_at = tokens, now
+        if now - self._swept_at > self.burst / self.rate:
+            self._swept_at = now
+            self._buckets = {one: bucket for one, bucket in self._buckets.items() if self._tokens(one) < self.burst}
+
+    def _tokens(self, address: Address) -> float:
+        bucket = self._buckets.get(address)
+        if bucket is None:
+            return self.burst
+        return min(self.burst, bucket.tokens + (self.clock.seconds() - bucket.filled_at) * self.rate)

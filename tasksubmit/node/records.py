@@ -61,8 +61,10 @@ class Records:
 
     :param own: the node's address.
     :param clock: gives the time, to `Records.now`.
-    :param changed: is called with each record that was changed, after the commit.
+    :param changed: is called with each record that was changed, as it was and as it is, after the commit.
     :param owed: is called with a peer when something has become owed to it.
+    :param is_fair: whether the submitters take turns in the queue.
+    :param booked: is called when something was booked that a score book is to be told; None if there is no score book.
     """
 
     def __init__(
@@ -70,14 +72,18 @@ class Records:
         own: Address,
         store: ITaskStore,
         clock: NodeClock,
-        changed: Callable[[Task], None],
+        changed: Callable[[Task, Task], None],
         owed: Callable[[Address], None],
+        booked: Callable[[], None] | None = None,
+        is_fair: bool = False,
     ) -> None:
         self.own = own
         self.store = store
         self.now = clock.now
         self._changed = changed
         self._owed = owed
+        self._booked = booked
+        self._is_fair = is_fair
         self._locks: dict[TaskKey, DeferredLock] = {}
         self._recent: dict[TaskKey, Task] = {}
 
@@ -148,9 +154,11 @@ class Records:
                         raise
                 remembered = None  # what was not carried out is decided again on what the store has
             self.remember(after)
-        self._changed(after)
+        self._changed(change.before, after)
         if change.deliveries or settles or gives_up or revives:
             self._owed(after.peer)
+        if change.tells_bookings and self._booked is not None:
+            self._booked()
         return after
 
     def remember(self, task: Task) -> None:
@@ -234,6 +242,8 @@ class Records:
             settles=settles.id if settles else None,
             gives_up=gives_up.id if gives_up else None,
             revives=revives,
+            tells_bookings=bool(bookings) and self._booked is not None,
+            is_fair=self._is_fair,
         )
 
     def _delivery(self, effect: Effect, task: Task, now: datetime) -> Delivery:

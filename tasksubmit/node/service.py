@@ -21,6 +21,7 @@ from tasksubmit.interfaces import (
     IAdmissionPolicy,
     IExecutor,
     IPeers,
+    IScoreBook,
     ITaskHandler,
     ITaskStore,
     Peer,
@@ -40,10 +41,12 @@ from tasksubmit.node.fanout import FanOut
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
+from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.node.workers import Workers
@@ -67,6 +70,9 @@ K = TypeVar("K", Task, Tombstone)
 
 DRAIN_SECONDS = 60.0
 
+_DISABLED = "disabled"
+"""The name of the note that says so."""
+
 
 @implementer(ITaskHandler)
 class Node(MultiService):
@@ -82,9 +88,12 @@ class Node(MultiService):
     :param clock: all time and timers; commonly the reactor.
     :param listen: what to listen on for peers, by the name that errors give it.
     :param policy: who may submit; by default the peers.
+    :param load: what a policy measures quotas by, kept by the node.
     :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
     :param executor: what does accepted tasks; by default whoever calls `execute`.
     :param concurrency: how many tasks the executor is given at once.
+    :param is_fair: whether the submitters take turns in the queue, instead of the order of acceptance alone.
+    :param score_book: where scores are kept besides the store's own ledger.
     :param wall: the wall clock, in seconds since 1970, when ``clock`` does not follow it; a reactor commonly does, and
         then its timers are led astray when that clock is set.
     :param timeouts: the limits of wire.md, section 4.
@@ -110,9 +119,12 @@ class Node(MultiService):
         wall: Callable[[], float] | None = None,
         listen: Mapping[str, IStreamServerEndpoint] | None = None,
         policy: IAdmissionPolicy | None = None,
+        load: Load | None = None,
         acceptance: IAcceptancePolicy | None = None,
         executor: IExecutor | None = None,
         concurrency: int = 1,
+        is_fair: bool = False,
+        score_book: IScoreBook | None = None,
         timeouts: Timeouts | None = None,
         lease: Lease | None = None,
         delivery_age_limit: timedelta = DELIVERY_AGE_LIMIT,
@@ -125,7 +137,7 @@ class Node(MultiService):
         random: Random | None = None,
     ) -> None:
         super().__init__()
-        self.setName("tasksubmit")
+        self.setName(f"tasksubmit {address}")  # several may have the same parent
         timeouts = timeouts or Timeouts()
         self.address = address
         self.store = store
@@ -135,10 +147,22 @@ class Node(MultiService):
         self._lease = lease or Lease()
         self._live = LiveTasks(lambda key: self._records.get(key))
         self._clock = NodeClock(clock, wall)
-        self._records = Records(address, store, self._clock, self._changed, lambda peer: self._delivery.owed(peer))
+        self.load = load or Load()
+        self._score_book = score_book
+        self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book else None
+        self._records = Records(
+            address,
+            store,
+            self._clock,
+            self._changed,
+            lambda peer: self._delivery.owed(peer),
+            self._scores.booked if self._scores else None,
+            is_fair,
+        )
         self._inbox = Inbox(
             self._records,
             policy or PeersOnly(peers),
+            self.load,
             timeouts,
             lambda peer, features: self._delivery.announced(peer, features),
             lambda task: self._acceptance.created(task) if self._acceptance else None,
@@ -176,7 +200,7 @@ class Node(MultiService):
         RetentionService(
             store, self._clock, retention or Retention(), keep_tombstones, clock, self._live.forgotten
         ).setServiceParent(self)
-        for service in (self._acceptance, self.workers):
+        for service in (self._acceptance, self.workers, self._scores):
             if service is not None:
                 service.setServiceParent(self)
         self.listeners = [Listener(name, endpoint, self.factory) for name, endpoint in (listen or {}).items()]
@@ -195,10 +219,22 @@ class Node(MultiService):
         self.store.open(self.address)
         self._clock.adopt()
         self._inbox.is_draining = False
+        self._look_up()
         self.store.end_bound_leases().addErrback(
             lambda failure: self._log.failure("leases could not be ended; they run out by themselves", failure)
         )
         super().startService()
+
+    def _look_up(self) -> None:
+        """Take up what an earlier life of the node has left: how much waits here, and whether it was disabled."""
+        self._inbox.is_enabled = False
+        self.load.clear()
+
+        def enable(note: str) -> None:
+            self._inbox.is_enabled = not note
+
+        for found in (self.store.load().addCallback(self.load.count), self.store.note(_DISABLED).addCallback(enable)):
+            found.addErrback(lambda failure: self._log.failure("the store could not be read at the start", failure))
 
     @override
     def stopService(self) -> Deferred[None]:
@@ -230,16 +266,34 @@ class Node(MultiService):
         for drained in drains:
             drained.callback(result)  # a Failure starts the errback chain
 
+    def set_enabled(self, is_enabled: bool) -> Deferred[None]:
+        """Take new tasks from peers again, or take none until told otherwise, also after a restart.
+
+        A node that is disabled goes on with what it has, and submits. Fires when that is on disk.
+        """
+        kept = self.store.keep_note(_DISABLED, "" if is_enabled else "disabled")
+
+        def change(_: None) -> None:
+            self._inbox.is_enabled = is_enabled
+
+        return kept.addCallback(change)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the node takes new tasks from peers."""
+        return self._inbox.is_enabled
+
     @property
     def is_draining(self) -> bool:
         """Whether the node takes nothing new, because it is being drained or was."""
         return self._inbox.is_draining
 
-    def _changed(self, task: Task) -> None:
+    def _changed(self, before: Task, after: Task) -> None:
         """A change of a record was committed."""
-        self._live.changed(task)
+        self.load.changed(before, after)
+        self._live.changed(after)
         if self.workers is not None:
-            self.workers.changed(task)
+            self.workers.changed(after)
 
     # --- what peers ask: ITaskHandler ----------------------------------------------------------------------------
 
@@ -281,8 +335,7 @@ class Node(MultiService):
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
         """The records with this id that ``peer`` may speak of; one that nobody authenticated may speak of any."""
-        tasks = await self.store.find(task_id)
-        return [task for task in tasks if peer.address in (None, task.peer)]
+        return await self.store.find(task_id, peer.address)
 
     # --- what the submitter does ---------------------------------------------------------------------------------
 
@@ -419,6 +472,14 @@ class Node(MultiService):
             wanted = {None: "of that peer", Side.RECEIVER: "received", Side.SUBMITTER: "submitted"}[side]
             raise UnknownTask(f"task {task_id} was {held}: this is for tasks {wanted}")
         return _only(matching, task_id)
+
+    def score(self, address: Address) -> Deferred[int]:
+        """Fires with the polo score of an address, 0 if it has none: the score book's, or the ledger's."""
+        return (self._score_book or self.store).score(address)
+
+    def scores(self) -> Deferred[list[tuple[Address, int]]]:
+        """Fires with the polo score of every address that has one: the score book's, or the ledger's."""
+        return (self._score_book or self.store).scores()
 
     def story(self, key: TaskKey) -> Deferred[Story]:
         """Fires with all that happened to a task, and what it waits for; fails with `UnknownTask`."""

@@ -41,9 +41,12 @@ def _chunks(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
 def _padded(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
     """Cut into pieces of few lengths; where it makes no difference that the last item comes several times."""
     for start in range(0, len(items), most):
-        chunk = items[start : start + most]
-        length = len(chunk) if len(chunk) <= _SMALL else 1 << (len(chunk) - 1).bit_length()
-        yield [*chunk, *[chunk[-1]] * (length - len(chunk))]
+        yield _lengthened(items[start : start + most])
+
+
+def _lengthened(items: Sequence[T]) -> Sequence[T]:
+    length = len(items) if len(items) <= _SMALL else 1 << (len(items) - 1).bit_length()
+    return [*items, *[items[-1]] * (length - len(items))]
 
 
 def _flat(rows: Sequence[Row]) -> list[Any]:
@@ -89,6 +92,12 @@ def update(connection: sqlite3.Connection, table: str, keys: str, columns: str, 
     width = len(rows[0]) if rows else 1
     for chunk in _padded(rows, _MOST_ROWS):
         connection.execute(_update_sql(table, keys, columns, len(chunk), width), _flat(chunk))
+
+
+def among(values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """The values, at least one, as they stand after ``IN``, and what to execute the statement with."""
+    values = _lengthened(values)
+    return _marks(1, len(values)), values
 
 
 def execute(connection: sqlite3.Connection, sql: str, values: Iterable[Any]) -> list[Any]:

@@ -6,8 +6,7 @@ Operations as `stores.batches` has them. They read first what they need to know 
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -18,10 +17,11 @@ from tasksubmit.errors import StaleTask, TaskForgotten
 from tasksubmit.lifecycle.change import Change, Delivery, Tombstone
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
-from tasksubmit.stores import bulk, deliveries, events
+from tasksubmit.stores import bulk, deliveries, events, ledger
 from tasksubmit.stores.batches import NotTogether
+from tasksubmit.stores.places import Places
 from tasksubmit.stores.queries import QUEUE, recall, tasks_numbered
-from tasksubmit.stores.rows import BLANK_TASK, TASK_NAMES, key_values, row_writer
+from tasksubmit.stores.rows import BLANK_TASK, TASK_NAMES, row_writer
 from tasksubmit.wire.timestamps import format_time
 
 _ALL = tuple(name for name in TASK_NAMES if name != "number")  # which the database gives
@@ -142,7 +142,7 @@ def apply_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> 
             if one.changes_deliveries
         ],
     )
-    _book(connection, [change for change, _ in made if change.bookings])
+    ledger.book(connection, [change for change, _ in made if change.bookings])
     if staged is not None:
         results = [staged if isinstance(task, Task) and task.number == staged.number else task for task in results]
     return results
@@ -153,10 +153,10 @@ _UPDATED = ", ".join(("revision", *_CHANGED))
 
 
 def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Task | Failure]:
-    """The record after each change, with its new revision if it differs: those that join the queue do so at its end."""
+    """The record after each change, with its new revision if it differs: those that join the queue get a place."""
     numbers = {change.before.number for change in changes}
     revisions = dict(bulk.execute(connection, "SELECT number, revision FROM tasks WHERE number IN {}", numbers))
-    position = None
+    places = Places(connection)
     results: list[Task | Failure] = []
     for change in changes:
         before, after = change.before, change.after
@@ -169,19 +169,14 @@ def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[
             if _is_queued(before) and not _is_queued(after):
                 after = after.evolved(queue_position=None)
             elif _is_queued(after) and not _is_queued(before):
-                position = (_last_position(connection) if position is None else position) + 1
-                after = after.evolved(queue_position=position)
+                place = places.in_turn(after.peer) if change.is_fair else places.at_end()
+                after = after.evolved(queue_position=place)
         results.append(after)
     return results
 
 
 def _is_queued(task: Task) -> bool:
     return task.side is Side.RECEIVER and task.status is TaskStatus.ACCEPTED
-
-
-def _last_position(connection: sqlite3.Connection) -> int:
-    (last,) = connection.execute(f"SELECT max(queue_position) FROM {QUEUE}").fetchone()
-    return int(last or 0)
 
 
 def _stage_head(connection: sqlite3.Connection, changes: Sequence[Change]) -> Task | None:
@@ -203,33 +198,3 @@ def _stage_head(connection: sqlite3.Connection, changes: Sequence[Change]) -> Ta
         "UPDATE tasks SET staged_at = ?, revision = revision + 1 WHERE number = ?", (to_milliseconds(at), number)
     )
     return tasks_numbered(connection, [number])[number]
-
-
-def _book(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
-    """Add points to the ledger, unless this side of the task has booked for this party before."""
-    wanted: dict[tuple[str, ...], tuple[int, str, int]] = {}
-    for one in changes:
-        for booking in one.bookings:
-            whose = (*key_values(one.before.key), str(booking.party))
-            wanted.setdefault(whose, (booking.points, booking.reason, to_milliseconds(one.at)))
-    for booked in bulk.execute(connection, _BOOKED, [task_id for task_id, *_ in wanted]):
-        wanted.pop(booked, None)
-    points: Counter[str] = Counter()
-    for (*_, party), (earned, *_) in wanted.items():
-        points[party] += earned
-    bulk.insert(
-        connection,
-        "bookings",
-        "task_id, side, peer, party, points, reason, booked_at",
-        [(*whose, *booked) for whose, booked in wanted.items()],
-    )
-    bulk.insert(
-        connection,
-        "scores",
-        "party, points",
-        list(points.items()),
-        "SELECT * FROM {} WHERE TRUE ON CONFLICT (party) DO UPDATE SET points = scores.points + excluded.points",
-    )
-
-
-_BOOKED = "SELECT task_id, side, peer, party FROM bookings WHERE task_id IN {}"

@@ -23,13 +23,15 @@ from tasksubmit.wire.address import Address
 def ready(
     connection: sqlite3.Connection, peer: Address, now: datetime, limit: int, skip: Collection[int]
 ) -> list[Delivery]:
-    """Up to `limit` messages that may be sent to ``peer`` now, the longest ready first, without those in ``skip``."""
-    sql = "SELECT id FROM deliveries WHERE peer = ? AND ready_at <= ? ORDER BY ready_at, id LIMIT ?"
-    found = connection.execute(sql, (str(peer), to_milliseconds(now), limit + len(skip))).fetchall()
-    places = {number: place for place, (number,) in enumerate(found) if number not in skip}
-    sql = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id IN {{}}"
-    deliveries = map(delivery_from_row, bulk.execute(connection, sql, list(places)[:limit]))
-    return sorted(deliveries, key=lambda delivery: places[delivery.id])
+    """Up to ``limit`` messages that may be sent to ``peer`` now, the longest ready first, without those in ``skip``."""
+    marks, skipped = bulk.among([0, *skip])  # no message has the id 0
+    sql = (
+        f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE peer = ? AND ready_at <= ? AND id NOT IN {marks}"
+        " ORDER BY ready_at, id LIMIT ?"
+    )
+    return [
+        delivery_from_row(row) for row in connection.execute(sql, (str(peer), to_milliseconds(now), *skipped, limit))
+    ]
 
 
 def next_at(connection: sqlite3.Connection, peer: Address) -> datetime | None:
@@ -40,7 +42,7 @@ def next_at(connection: sqlite3.Connection, peer: Address) -> datetime | None:
 
 
 def aged(connection: sqlite3.Connection, before: datetime, limit: int) -> list[Delivery]:
-    """Up to `limit` messages that became owed before ``before`` and were not given up, the oldest first."""
+    """Up to ``limit`` messages that became owed before ``before`` and were not given up, the oldest first."""
     sql = (
         f"SELECT {DELIVERY_COLUMNS} FROM deliveries INDEXED BY deliveries_by_age"
         " WHERE given_up_at IS NULL AND created_at < ? ORDER BY created_at LIMIT ?"

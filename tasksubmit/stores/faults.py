@@ -14,9 +14,11 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.stores.rows import (
     BLANK_TASK,
     EVENT_COLUMNS,
+    OWED_BOOKING_COLUMNS,
     TASK_NAMES,
     TOMBSTONE_COLUMNS,
     event_from_row,
+    owed_booking_from_row,
     row_writer,
     tombstone_from_row,
 )
@@ -107,6 +109,8 @@ OTHER_TABLES: tuple[tuple[str, str, Callable[[Row], Any]], ...] = (
     ("tombstones", TOMBSTONE_COLUMNS, tombstone_from_row),
     ("scores", "party, points", _booked),
     ("bookings", "party, points", _booked),
+    ("owed_bookings", OWED_BOOKING_COLUMNS, owed_booking_from_row),
+    ("notes", "name, text", lambda row: (row[0].split(), row[1].split())),
     ("owner", "address", lambda row: Address.parse(row[0])),
     ("peer_features", "peer, features", lambda row: (Address.parse(row[0]), row[1].split())),
 )

@@ -33,14 +33,20 @@ _TASKS_AT_ONCE = 32
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def find_tasks(connection: sqlite3.Connection, task_ids: Sequence[str]) -> list[list[Task]]:
-    """For each id every record that has it, of either side, from or for whatever peer."""
-    sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN {{}}"
+def find_tasks(connection: sqlite3.Connection, wanted: Sequence[tuple[str, Address | None]]) -> list[list[Task]]:
+    """For each id every record that has it, of either side, and from or for the peer if one is given.
+
+    The records of other peers are then told by the index, and not read: who asks for them could measure that.
+    """
+    peers = {peer for _, peer in wanted}
+    sql, more = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN {{}}", ""
+    if None not in peers:
+        more = f" AND peer IN ({', '.join(repr(str(peer)) for peer in sorted(map(str, peers)))})"
     found: dict[str, list[Task]] = {}
-    for row in bulk.execute(connection, sql, task_ids):
+    for row in bulk.execute(connection, sql + more, [task_id for task_id, _ in wanted]):
         task = task_from_row(row)
         found.setdefault(task.task_id, []).append(task)
-    return [found.get(task_id, []) for task_id in task_ids]
+    return [[task for task in found.get(task_id, ()) if peer in (None, task.peer)] for task_id, peer in wanted]
 
 
 def tasks_numbered(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, Task]:
@@ -101,13 +107,13 @@ def list_tasks(
 
 
 def queue(connection: sqlite3.Connection, limit: int) -> list[Task]:
-    """The first `limit` tasks of the queue, head first."""
+    """The first ``limit`` tasks of the queue, head first."""
     sql = f"SELECT {TASK_COLUMNS} FROM {QUEUE} ORDER BY queue_position LIMIT ?"
     return [task_from_row(row) for row in connection.execute(sql, (limit,))]
 
 
 def put_back(connection: sqlite3.Connection, limit: int) -> list[Task]:
-    """The first `limit` of the EXECUTING tasks that wait to be taken again, the longest waiting first."""
+    """The first ``limit`` of the EXECUTING tasks that wait to be taken again, the longest waiting first."""
     sql = (
         f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_receiver_put_back_at WHERE side = 'receiver'"
         " AND status IN ('EXECUTING') AND put_back_at IS NOT NULL ORDER BY put_back_at, number LIMIT ?"
@@ -147,10 +153,27 @@ def with_tasks(connection: sqlite3.Connection, found: Iterable[Delivery]) -> lis
     return pairs
 
 
-def scores(connection: sqlite3.Connection) -> list[tuple[Address, int]]:
-    """The score of every address that has one, by address."""
-    rows = connection.execute("SELECT party, points FROM scores ORDER BY party")
-    return [(Address.parse(party), points) for party, points in rows]
+def load(connection: sqlite3.Connection) -> list[tuple[Address, TaskStatus, int, int]]:
+    """How many tasks wait for a decision and in the queue, and how long their descriptions are, by submitter."""
+    rows = connection.execute(
+        "SELECT peer, status, count(*), sum(length(CAST(description AS BLOB))) FROM tasks"
+        " WHERE side = 'receiver' AND status IN ('NEW', 'ACCEPTED') GROUP BY peer, status"
+    )
+    return [(Address.parse(peer), TaskStatus(status), tasks, size) for peer, status, tasks, size in rows]
+
+
+def note(connection: sqlite3.Connection, name: str) -> str:
+    """What is kept under a name."""
+    row = connection.execute("SELECT text FROM notes WHERE name = ?", (name,)).fetchone()
+    return str(row[0]) if row else ""
+
+
+def keep_note(connection: sqlite3.Connection, name: str, text: str) -> None:
+    """Keep a text under a name."""
+    connection.execute(
+        "INSERT INTO notes (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text",
+        (name, text),
+    )
 
 
 def peer_features(connection: sqlite3.Connection) -> dict[Address, frozenset[str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
 from itertools import count
@@ -29,6 +30,12 @@ T = TypeVar("T")
 
 INCOMING = ".incoming"
 
+_AT_ONCE = 4
+"""Files that are written at the same time: each waits for the disk most of the time."""
+
+_Wanted = tuple[str, str, bytes]
+"""The id of a task, and the name and the content of a result of its."""
+
 
 class ResultFiles:
     """The results directory of a node. Every method blocks on the disk: call it in a thread."""
@@ -36,6 +43,8 @@ class ResultFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._incoming = directory / INCOMING
+        self._for_each: Callable[[Callable[[_Wanted], str | Failure], Iterable[_Wanted]], Iterable[str | Failure]]
+        self._for_each = ThreadPoolExecutor(_AT_ONCE, "tasksubmit-results").map
 
     def open(self, is_named: Callable[[str], bool]) -> None:
         """Make the directories, and sweep what interrupted writes left: kept if ``is_named`` by a record."""
@@ -58,14 +67,10 @@ class ResultFiles:
             name.raiseException()
         return name
 
-    def write_all(self, files: Iterable[tuple[str, str, bytes]]) -> list[str | Failure]:
+    def write_all(self, files: Sequence[_Wanted]) -> list[str | Failure]:
         """Like `write`, for several at once: their names become durable together."""
-        names: list[str | Failure] = []
-        for task_id, filename, content in files:
-            try:
-                names.append(self._write(disk_name(task_id, filename), content))
-            except Exception as error:
-                names.append(self._not_written(error))
+        others = self._for_each(self._write, files[1:])  # begun when this returns
+        names = [*map(self._write, files[:1]), *others]  # one alone needs no other thread
         try:
             self._sync_names()
         except OSError as error:
@@ -76,11 +81,12 @@ class ResultFiles:
             return [failure if isinstance(name, str) else name for name in names]
         return names
 
-    def _write(self, wanted: str, content: bytes) -> str:
-        for name in _candidates(wanted):
-            if self._write_as(name, content):
-                return name
-        raise AssertionError("unreachable: the names are endless")
+    def _write(self, wanted: _Wanted) -> str | Failure:
+        task_id, filename, content = wanted
+        try:
+            return next(name for name in _candidates(disk_name(task_id, filename)) if self._write_as(name, content))
+        except Exception as error:
+            return self._not_written(error)
 
     def _not_written(self, error: Exception) -> Failure:
         if not isinstance(error, OSError):
@@ -165,6 +171,7 @@ class MemoryResultFiles(ResultFiles):
 
     def __init__(self) -> None:
         super().__init__(Path("memory:"))
+        self._for_each = map
         self._contents: dict[str, bytes] = {}
 
     @override
@@ -214,7 +221,7 @@ def _write_durably(descriptor: int, content: bytes) -> None:
         os.close(descriptor)
 
 
-def save(files: ResultFiles, wanted: Sequence[tuple[str, str, bytes]]) -> list[SavedResult | Failure]:
+def save(files: ResultFiles, wanted: Sequence[_Wanted]) -> list[SavedResult | Failure]:
     """The operation that keeps results, given the id of the task, the name and the content of each."""
     return [
         name if isinstance(name, Failure) else SavedResult(name, sha256(content).hexdigest())

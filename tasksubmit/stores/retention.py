@@ -24,7 +24,7 @@ _NOT_OWED = (
 
 
 def ended(connection: sqlite3.Connection, before: datetime, limit: int, min_result_bytes: int = 0) -> list[Task]:
-    """Up to `limit` tasks that ended before ``before`` and for which nothing is owed, the oldest first."""
+    """Up to ``limit`` tasks that ended before ``before`` and for which nothing is owed, the oldest first."""
     sql = (
         f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_ended_at WHERE ended_at < ? AND result_bytes >= ?"
         f" AND {_NOT_OWED} ORDER BY ended_at LIMIT ?"
@@ -63,7 +63,7 @@ def tombstones(connection: sqlite3.Connection, task_id: str) -> list[Tombstone]:
 
 
 def drop_tombstones(connection: sqlite3.Connection, before: datetime, limit: int) -> int:
-    """Remove up to `limit` tombstones that were put before ``before``; how many."""
+    """Remove up to ``limit`` tombstones that were put before ``before``; how many."""
     sql = (
         "DELETE FROM tombstones WHERE (task_id, side, peer) IN"
         " (SELECT task_id, side, peer FROM tombstones WHERE removed_at < ? ORDER BY removed_at LIMIT ?)"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import attrs
 
 from tasksubmit.errors import InvalidAddress
-from tasksubmit.lifecycle.change import Delivery, DeliveryKind, TaskEvent, Tombstone
+from tasksubmit.lifecycle.change import Booking, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.wire.address import Address
@@ -182,6 +182,17 @@ def event_from_row(row: Sequence[Any]) -> TaskEvent:
         times=times,
         last_at=_optional_time(last_at),
     )
+
+
+OWED_BOOKING_COLUMNS = "id, task_id, side, peer, party, points, reason"
+
+
+@_or_damaged
+def owed_booking_from_row(row: Sequence[Any]) -> OwedBooking:
+    """The booking that a row of `OWED_BOOKING_COLUMNS` holds."""
+    number, task_id, side, peer, party, points, reason = row
+    key = TaskKey(Side(side), Address.parse(peer), task_id)
+    return OwedBooking(number, key, Booking(Address.parse(party), int(points), reason))
 
 
 TOMBSTONE_COLUMNS = "task_id, side, peer, status, description_sha256, reward, removed_at"

@@ -9,21 +9,20 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorThreads
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
 from tasksubmit.interfaces import ITaskStore, SavedResult
-from tasksubmit.lifecycle.change import Change, Delivery, TaskEvent, Tombstone
+from tasksubmit.lifecycle.change import Change, Delivery, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.stores import changes, deliveries, disk, events, queries, retention
+from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention
 from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
-from tasksubmit.stores.migrations import damaged, migrate, schema_steps
+from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
 from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
 from tasksubmit.stores.wal import fault_of_log
@@ -52,14 +51,14 @@ class SQLiteTaskStore:
     def __init__(
         self,
         directory: Path | None,
-        reactor: IReactorThreads | None = None,
+        reactor: Any = None,
         *,
         schema: Sequence[str] | None = None,
     ) -> None:
         """
         :param directory: the state directory, made if it is missing; ``None`` keeps everything in memory, and uses no
             thread: every Deferred has fired when it is returned.
-        :param reactor: where the threads' answers go; needed with a directory.
+        :param reactor: see `tasksubmit.stores.threads.Reactor`; where the threads' answers go; needed with a directory.
         :param schema: the steps of the schema, if not this version's own.
         """
         self._directory = directory
@@ -124,7 +123,7 @@ class SQLiteTaskStore:
             raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
         except sqlite3.OperationalError as error:
             raise StoreError(f"{path} cannot be used: {error}") from error
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             raise StoreDamaged(damaged(str(path), error)) from error
         writing = Connected(connection, run_batch, partial(_reopen, path))
         reading = Connected(reader, run_reads, partial(_connect, path))
@@ -211,6 +210,14 @@ class SQLiteTaskStore:
         """See `ITaskStore.remember_features`."""
         return self._write(lambda connection: queries.remember_features(connection, peer, features))
 
+    def keep_note(self, name: str, text: str) -> Deferred[None]:
+        """See `ITaskStore.keep_note`."""
+        return self._write(lambda connection: queries.keep_note(connection, name, text))
+
+    def settle_bookings(self, ids: Collection[int]) -> Deferred[None]:
+        """See `ITaskStore.settle_bookings`."""
+        return self._write(lambda connection: ledger.settle_bookings(connection, ids))
+
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _read(self, statement: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
@@ -220,9 +227,9 @@ class SQLiteTaskStore:
         """See `ITaskStore.get`."""
         return _run(self._reader, queries.get_tasks, key)
 
-    def find(self, task_id: str) -> Deferred[list[Task]]:
+    def find(self, task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
         """See `ITaskStore.find`."""
-        return _run(self._reader, queries.find_tasks, task_id)
+        return _run(self._reader, queries.find_tasks, (task_id, peer))
 
     def list_tasks(
         self,
@@ -295,9 +302,25 @@ class SQLiteTaskStore:
         """See `ITaskStore.deliveries_of`."""
         return self._read(lambda connection: deliveries.of_task(connection, key))
 
+    def load(self) -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
+        """See `ITaskStore.load`."""
+        return self._read(queries.load)
+
+    def note(self, name: str) -> Deferred[str]:
+        """See `ITaskStore.note`."""
+        return self._read(lambda connection: queries.note(connection, name))
+
     def scores(self) -> Deferred[list[tuple[Address, int]]]:
         """See `ITaskStore.scores`."""
-        return self._read(queries.scores)
+        return self._read(ledger.scores)
+
+    def score(self, address: Address) -> Deferred[int]:
+        """See `ITaskStore.score`."""
+        return self._read(lambda connection: ledger.score(connection, address))
+
+    def owed_bookings(self, limit: int) -> Deferred[list[OwedBooking]]:
+        """See `ITaskStore.owed_bookings`."""
+        return self._read(lambda connection: ledger.owed_bookings(connection, limit))
 
     def peer_features(self) -> Deferred[dict[Address, frozenset[str]]]:
         """See `ITaskStore.peer_features`."""

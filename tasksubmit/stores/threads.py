@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from tasksubmit.errors import StoreClosed
@@ -23,6 +23,9 @@ Operation = Callable[[Any, Sequence[A]], Sequence[T | Failure]]
 
 Call = tuple[Operation[Any, Any], Any]
 """An operation, and the argument of one call of it."""
+
+_Asked = tuple[Operation[Any, Any], Any, Deferred[Any]]
+"""A call, and who waits for its result."""
 
 Run = Callable[[Sequence[Call]], Sequence[Any]]
 """Carries out calls in their order, and returns the result, or the ``Failure``, of each."""
@@ -48,18 +51,32 @@ class Worker(Protocol):
         """Finish what was given, refuse more with `StoreClosed`, let go of everything; then fires."""
 
 
+class Reactor(Protocol):
+    """What a `BatchThread` needs of a reactor."""
+
+    def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
+        """See ``IReactorFromThreads``."""
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
+        """See ``IReactorTime``."""
+
+
 class BatchThread:
     """A `Worker` in a thread of its own; the results of a batch come back to the reactor in one call.
+
+    What is asked for in one turn of the reactor is handed over at its end: a thread that was woken by the first call
+    would fight with the reactor for the interpreter's lock, and begin a small batch that the others just missed.
 
     :param run: carries out a batch.
     :param end: is called in the thread when it ends.
     """
 
-    def __init__(self, name: str, run: Run, end: Callable[[], None], reactor: IReactorFromThreads) -> None:
+    def __init__(self, name: str, run: Run, end: Callable[[], None], reactor: Reactor) -> None:
         self._run = run
         self._end = end
         self._reactor = reactor
-        self._queue: SimpleQueue[tuple[Operation[Any, Any], Any, Deferred[Any]] | None] = SimpleQueue()
+        self._asked: list[_Asked] = []
+        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
         self._closed: Deferred[None] | None = None
         Thread(target=self._work, name=name, daemon=True).start()
 
@@ -68,13 +85,21 @@ class BatchThread:
         if self._closed is not None:
             return fail(StoreClosed("the store is closed"))
         done: Deferred[T] = Deferred()
-        self._queue.put((operation, argument, done))
+        if not self._asked:
+            self._reactor.callLater(0, self._hand_over)
+        self._asked.append((operation, argument, done))
         return done
+
+    def _hand_over(self) -> None:
+        asked, self._asked = self._asked, []
+        for item in asked:
+            self._queue.put(item)
 
     def close(self) -> Deferred[None]:
         """See `Worker`."""
         if self._closed is None:
             self._closed = Deferred()
+            self._hand_over()
             self._queue.put(None)
         return self._closed
 
@@ -92,7 +117,7 @@ class BatchThread:
         assert self._closed is not None
         self._reactor.callFromThread(self._closed.callback, None)
 
-    def _fill(self, batch: list[Any]) -> bool:
+    def _fill(self, batch: list[_Asked]) -> bool:
         """Take what else has arrived; whether the end of the queue was among it."""
         while len(batch) < MAX_BATCH:
             try:

@@ -3,181 +3,92 @@
 `MemoryNetwork` stands where a reactor's TCP would: hand its endpoints to whatever takes endpoints. Nothing is
 delivered, and no connection is made or closed, until `MemoryNetwork.pump` (one step) or `MemoryNetwork.flush` (until
 all is quiet). Transports behave as the reactor's do: a full buffer pauses the producer, a paused reader is left alone,
-a close waits for what was written and for the producer, an abort for neither.
+a close waits for what was written and for the producer, an abort for neither. The network can be parted, and slow.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from collections.abc import Collection
+from functools import partial
+from typing import TypeAlias
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import (
     CannotListenError,
     ConnectingCancelledError,
-    ConnectionAborted,
-    ConnectionDone,
     ConnectionLost,
     ConnectionRefusedError,
+    NoRouteError,
 )
 from twisted.internet.interfaces import (
-    IAddress,
-    IConsumer,
     IListeningPort,
-    IProducer,
     IProtocol,
     IProtocolFactory,
-    IPushProducer,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
-    ITransport,
 )
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-BUFFER_BYTES = 65536
-"""How much a transport buffers before it pauses its producer, and delivers in one step; as the reactor's TCP does."""
+from tasksubmit.testing.transport import BUFFER_BYTES, MemoryAddress, MemoryTransport, Way
+
+Names: TypeAlias = "Collection[str] | None"
+"""Some names; None for everybody."""
 
 _MANY_STEPS = 100_000
 
 
-@implementer(IAddress)
 @frozen
-class MemoryAddress:
-    """One end of a connection: the name that was dialled, or ``dialler`` and a number."""
+class _Between:
+    """All the ways between the names of two groups."""
 
-    name: str
+    one: frozenset[str] | None
+    other: frozenset[str] | None
 
-    def __str__(self) -> str:
-        return self.name
+    @classmethod
+    def of(cls, one: Names, other: Names) -> _Between:
+        """Between these groups."""
+        return cls(*(None if names is None else frozenset(names) for names in (one, other)))
 
-
-@implementer(ITransport, IConsumer, IPushProducer)
-@define(eq=False)
-class MemoryTransport:
-    """One end of a connection in memory; made by `MemoryNetwork`, for each connection two.
-
-    :ivar unread: what was written and not yet delivered to the other end.
-    """
-
-    host: MemoryAddress
-    peer: MemoryAddress
-    protocol: IProtocol
-    unread: bytearray = field(factory=bytearray)
-    other: MemoryTransport | None = None
-    connected: bool = True
-    disconnecting: bool = False
-    reading: bool = True
-    _is_aborting: bool = False
-    _has_ended: bool = False
-    _producer: Any = None
-    _is_streaming: bool = False
-    _is_producer_paused: bool = False
-
-    # --- ITransport and IConsumer -----------------------------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        if not self.connected:
-            return
-        self.unread += data
-        if self._producer is not None and self._is_streaming and len(self.unread) > BUFFER_BYTES:
-            self._is_producer_paused = True
-            self._producer.pauseProducing()
-
-    def writeSequence(self, data: Any) -> None:
-        self.write(b"".join(data))
-
-    def loseConnection(self) -> None:
-        self.disconnecting = True
-        self.reading = False
-
-    def abortConnection(self) -> None:
-        self._is_aborting = True
-        self.reading = False
-
-    def getPeer(self) -> MemoryAddress:
-        return self.peer
-
-    def getHost(self) -> MemoryAddress:
-        return self.host
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        if self._producer is not None:
-            raise RuntimeError("there is a producer already")
-        self._producer, self._is_streaming, self._is_producer_paused = producer, streaming, False
-        if not streaming:
-            self._producer.resumeProducing()
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
-
-    # --- IPushProducer: what arrives --------------------------------------------------------------------------------
-
-    def pauseProducing(self) -> None:
-        self.reading = False
-
-    def resumeProducing(self) -> None:
-        if self.connected and not self.disconnecting and not self._is_aborting:
-            self.reading = True
-
-    def stopProducing(self) -> None:
-        self.loseConnection()
-
-    # --- what the network calls -------------------------------------------------------------------------------------
-
-    def step(self, limit: int) -> bool:
-        """Do one thing: abort, see the other end's close, deliver up to `limit` bytes to it, or close.
-
-        :returns: whether there was anything to do.
-        """
-        other = self.other
-        if not self.connected or other is None:
-            return False
-        if self._is_aborting:
-            self.lose(ConnectionAborted())
-            other.lose(ConnectionLost())
-            return True
-        if self._has_ended and self.reading:
-            self.lose(ConnectionDone())
-            return True
-        if self.unread and (other.reading or not other.connected):
-            chunk = bytes(self.unread[:limit])
-            del self.unread[:limit]
-            if other.connected:
-                other.protocol.dataReceived(chunk)
-            self._refill()
-            return True
-        if self.disconnecting and not self.unread and self._producer is None:
-            other._has_ended = True
-            self.lose(ConnectionDone())
-            return True
-        return False
-
-    def lose(self, reason: Exception) -> None:
-        """Tell the protocol that the connection is gone, unless it knows."""
-        if not self.connected:
-            return
-        self.connected = self.reading = False
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.stopProducing()
-        self.protocol.connectionLost(Failure(reason))
-
-    def _refill(self) -> None:
-        if not self.unread and self._producer is not None and (self._is_producer_paused or not self._is_streaming):
-            self._is_producer_paused = False
-            self._producer.resumeProducing()
+    def has(self, here: str, there: str) -> bool:
+        """Whether the way between two names is among them, in either direction."""
+        return any(
+            (self.one is None or a in self.one) and (self.other is None or b in self.other)
+            for a, b in ((here, there), (there, here))
+        )
 
 
 @define(eq=False)
 class _Dial:
     """An attempt to connect, until the network gets round to it."""
 
+    origin: str
     name: str
     factory: IProtocolFactory
     deferred: Deferred[IProtocol]
+    way: Way
+    dialled_at: float
+
+
+@define(eq=False)
+class _Connection:
+    """A connection: who dialled whom, and the end of either."""
+
+    origin: str
+    name: str
+    client: MemoryTransport
+    server: MemoryTransport
+
+    @property
+    def ends(self) -> tuple[MemoryTransport, MemoryTransport]:
+        return self.client, self.server
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an end is still connected."""
+        return self.client.connected or self.server.connected
 
 
 @implementer(IListeningPort)
@@ -231,10 +142,14 @@ class MemoryClientEndpoint:
 
     network: MemoryNetwork
     name: str
+    origin: str = ""
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Fires with the protocol at the next step, or fails with ``ConnectionRefusedError``."""
-        return self.network.dial(self.name, protocolFactory)
+        """Fires with the protocol at the next step.
+
+        Fails with ``ConnectionRefusedError`` when nobody listens, with ``NoRouteError`` when the network is parted.
+        """
+        return self.network.dial(self.name, protocolFactory, self.origin)
 
 
 @define(eq=False)
@@ -252,24 +167,32 @@ class MemoryNetwork:
     dials: dict[str, int] = field(factory=dict)
     _dialling: deque[_Dial] = field(factory=deque)
     _refusing: set[str] = field(factory=set)
-    _connections: list[tuple[str, MemoryTransport, MemoryTransport]] = field(factory=list)
+    _connections: list[_Connection] = field(factory=list)
+    _parted: list[_Between] = field(factory=list)
+    _delays: dict[_Between, float] = field(factory=dict)
 
     def server_endpoint(self, name: str) -> MemoryServerEndpoint:
         """Give an endpoint that listens on ``name``."""
         return MemoryServerEndpoint(self, name)
 
-    def client_endpoint(self, name: str) -> MemoryClientEndpoint:
-        """Give an endpoint that dials ``name``. Nobody need listen on it yet."""
-        return MemoryClientEndpoint(self, name)
+    def client_endpoint(self, name: str, origin: str = "") -> MemoryClientEndpoint:
+        """Give an endpoint that dials ``name``. Nobody need listen on it yet.
 
-    def dial(self, name: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Ask for a connection, which the next step makes or refuses."""
+        :param origin: the name of who dials, which `part`, `delay` and `abandon` go by.
+        """
+        return MemoryClientEndpoint(self, name, origin)
+
+    def dial(self, name: str, factory: IProtocolFactory, origin: str = "") -> Deferred[IProtocol]:
+        """Ask for a connection, which a later step makes or refuses."""
         self.dials[name] = self.dials.get(name, 0) + 1
         attempt: _Dial
         deferred: Deferred[IProtocol] = Deferred(lambda _: self._cancel(attempt))
-        attempt = _Dial(name, factory, deferred)
+        way = Way(self.clock.seconds, partial(self._delay_seconds, origin, name))
+        attempt = _Dial(origin, name, factory, deferred, way, self.clock.seconds())
         self._dialling.append(attempt)
         return deferred
+
+    # --- trouble ----------------------------------------------------------------------------------------------------
 
     def refuse(self, name: str, refusing: bool = True) -> None:
         """Refuse those who dial ``name`` from now on, or no longer, whether it is listened on or not."""
@@ -277,15 +200,56 @@ class MemoryNetwork:
 
     def cut(self, name: str) -> None:
         """Break every connection to ``name``, uncleanly, with all that is under way."""
-        self._cut([connection for connection in self._connections if connection[0] == name])
+        self._cut([connection for connection in self._connections if connection.name == name])
 
     def cut_all(self) -> None:
         """Break every connection."""
         self._cut(list(self._connections))
 
+    def part(self, one: Names = None, other: Names = None) -> None:
+        """Break the connections between two groups, and let no dial from one to the other through, until `heal`."""
+        between = _Between.of(one, other)
+        self._parted.append(between)
+        self._cut([connection for connection in self._connections if between.has(connection.origin, connection.name)])
+
+    def heal(self) -> None:
+        """Undo every `part`: whoever dials again gets through."""
+        self._parted.clear()
+
+    def delay(self, seconds: float, one: Names = None, other: Names = None) -> None:
+        """Have all that goes from one group to the other, and back, arrive so much later; dials too.
+
+        This holds for what is under way already. The last word on a way counts. When ``seconds`` are infinite nothing
+        arrives, and nobody is told, until the delay is another.
+        """
+        between = _Between.of(one, other)
+        self._delays.pop(between, None)
+        self._delays[between] = seconds
+
+    def abandon(self, name: str) -> None:
+        """End all that is of ``name`` without a word to it, as if its process had died; the others lose connections."""
+        self.ports.pop(name, None)
+        self._dialling = deque(attempt for attempt in self._dialling if attempt.origin != name)
+        for connection in self._connections:
+            for party, end in zip((connection.origin, connection.name), connection.ends, strict=True):
+                if party == name:
+                    end.abandon()
+
+    # --- what goes on -----------------------------------------------------------------------------------------------
+
     def connection_count(self, name: str) -> int:
         """Count the connections to ``name`` of which an end is still connected."""
-        return sum(dialled == name for dialled, *ends in self._connections if any(end.connected for end in ends))
+        return sum(connection.name == name and connection.is_open for connection in self._connections)
+
+    def next_arrival(self) -> float:
+        """When the next of what is delayed arrives, in seconds of the clock; infinity when nothing does."""
+        arrivals = [
+            attempt.way.arrives_at(attempt.dialled_at)
+            for attempt in self._dialling
+            if not attempt.way.has_arrived(attempt.dialled_at)
+        ]
+        arrivals += [end.next_arrival() for connection in self._connections for end in connection.ends]
+        return min(arrivals, default=float("inf"))
 
     def pump(self) -> bool:
         """Make one step: the connections asked for, and in every connection one chunk or one event a direction.
@@ -295,14 +259,15 @@ class MemoryNetwork:
         self.clock.advance(0)
         moved = False
         for attempt in [self._dialling.popleft() for _ in range(len(self._dialling))]:
-            moved = True
-            self._connect(attempt)
-        for _, client, server in list(self._connections):
-            for end in (client, server):
+            if attempt.way.has_arrived(attempt.dialled_at):
+                moved = True
+                self._connect(attempt)
+            else:
+                self._dialling.append(attempt)
+        for connection in list(self._connections):
+            for end in connection.ends:
                 moved = end.step(self.chunk_bytes) or moved
-        self._connections = [
-            connection for connection in self._connections if connection[1].connected or connection[2].connected
-        ]
+        self._connections = [connection for connection in self._connections if connection.is_open]
         return moved
 
     def flush(self) -> None:
@@ -315,12 +280,21 @@ class MemoryNetwork:
                 return
         raise AssertionError(f"the network is not quiet after {_MANY_STEPS} steps")
 
+    def _delay_seconds(self, origin: str, name: str) -> float:
+        for between in reversed(self._delays):
+            if between.has(origin, name):
+                return self._delays[between]
+        return 0.0
+
     def _cancel(self, attempt: _Dial) -> None:
         if attempt in self._dialling:
             self._dialling.remove(attempt)
         attempt.deferred.errback(ConnectingCancelledError(MemoryAddress(attempt.name)))
 
     def _connect(self, attempt: _Dial) -> None:
+        if any(between.has(attempt.origin, attempt.name) for between in self._parted):
+            attempt.deferred.errback(NoRouteError(f"the network is cut before {attempt.name}"))
+            return
         port = self.ports.get(attempt.name)
         if port is None or attempt.name in self._refusing:
             attempt.deferred.errback(ConnectionRefusedError(f"nobody listens on {attempt.name}"))
@@ -334,15 +308,15 @@ class MemoryNetwork:
         if server_protocol is None:
             attempt.deferred.errback(ConnectionLost(f"{attempt.name} hung up"))
             return
-        client = MemoryTransport(here, there, client_protocol)
-        server = MemoryTransport(there, here, server_protocol, other=client)
+        client = MemoryTransport(here, there, client_protocol, attempt.way)
+        server = MemoryTransport(there, here, server_protocol, attempt.way, other=client)
         client.other = server
-        self._connections.append((attempt.name, client, server))
+        self._connections.append(_Connection(attempt.origin, attempt.name, client, server))
         server_protocol.makeConnection(server)
         client_protocol.makeConnection(client)
         attempt.deferred.callback(client_protocol)
 
-    def _cut(self, connections: list[tuple[str, MemoryTransport, MemoryTransport]]) -> None:
-        for _, client, server in connections:
-            client.lose(ConnectionLost())
-            server.lose(ConnectionLost())
+    def _cut(self, connections: list[_Connection]) -> None:
+        for connection in connections:
+            for end in connection.ends:
+                end.lose(ConnectionLost())

@@ -80,7 +80,18 @@ class ControlApi:
             listening=[_where(listener) for listener in self.node.listeners],
             peers=len(self.node.peers.addresses()),
             is_draining=self.node.is_draining,
+            is_enabled=self.node.is_enabled,
         )
+
+    async def enable(self, call: Call[Nothing, Nothing]) -> NodeView:
+        """Take new tasks from peers again."""
+        await self.node.set_enabled(True)
+        return await self.get_node(call)
+
+    async def disable(self, call: Call[Nothing, Nothing]) -> NodeView:
+        """Take no new tasks from peers until told otherwise."""
+        await self.node.set_enabled(False)
+        return await self.get_node(call)
 
     async def drain(self, call: Call[Nothing, Drain]) -> DrainedView:
         """Bring the node to rest; whoever serves this answer then stops it."""
@@ -97,7 +108,7 @@ class ControlApi:
 
     async def list_scores(self, call: Call[Nothing, Nothing]) -> list[ScoreView]:
         """The ledger, by address."""
-        return [ScoreView(address=address, score=score) for address, score in sorted(await self.node.store.scores())]
+        return [ScoreView(address=address, score=score) for address, score in sorted(await self.node.scores())]
 
     async def get_workers(self, call: Call[Nothing, Nothing]) -> WorkersView:
         """Who does the tasks, and what is being done: the oldest first."""

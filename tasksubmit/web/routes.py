@@ -117,6 +117,8 @@ ROUTES: tuple[Route[Any, Any, Any], ...] = (
     _post(f"{_TASK}/fail", _Api.fail, WhichPeer, Fail, "End an execution that cannot be done"),
     _post(f"{_TASK}/results", _Api.send_results, WhichPeer, Results, "Give the results of a task in execution"),
     _post("/execute", _Api.execute_head, Nothing, Nothing, "Begin the next task of the queue"),
+    Route("POST", "/enable", _Api.enable, NodeView, "Take new tasks from peers again", query=Nothing, body=Nothing),
+    Route("POST", "/disable", _Api.disable, NodeView, "Take no new tasks from peers", query=Nothing, body=Nothing),
     Route(
         "POST",
         "/drain",

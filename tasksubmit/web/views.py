@@ -208,6 +208,7 @@ class NodeView:
     listening: list[str]
     peers: int
     is_draining: bool
+    is_enabled: bool
 
 
 @frozen(kw_only=True)

@@ -109,6 +109,17 @@ class WorkerTests(CommandTestCase):
         self.assertEqual(lines[1:3], ["done       12, failed 1, since the node was started", "at once    4"])
 
 
+class SwitchTests(CommandTestCase):
+    """``enable`` and ``disable``."""
+
+    def test_switch(self) -> None:
+        """A node that is disabled says so, and takes new tasks again when it is enabled."""
+        self.assertEqual(self.ok("disable"), "the node takes no new tasks; what it has goes on\n")
+        self.assertFalse(self.node.is_enabled)
+        self.assertTrue(self.data("enable")["is_enabled"])
+        self.assertEqual(self.ok("enable"), "the node takes new tasks\n")
+
+
 class DrainTests(CommandTestCase):
     """``drain``."""
 

@@ -271,7 +271,7 @@ class WiredNetwork(MemoryNetwork):
     wires: Wires = field(factory=Wires)
 
     @override
-    def client_endpoint(self, name: str) -> MemoryClientEndpoint:
+    def client_endpoint(self, name: str, origin: str = "") -> MemoryClientEndpoint:
         way, target = f"the wire to {name}", super().client_endpoint(name)
         if way not in self.ports:
             self.server_endpoint(way).listen(self.wires.relay(name, target))
@@ -285,7 +285,7 @@ class WiredTestCase(NodeTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.wires = CuttingWires()
-        self.network = WiredNetwork(self.clock, wires=self.make_wires())
+        self.agents.network = WiredNetwork(self.clock, wires=self.make_wires())
 
     def make_wires(self) -> Wires:
         """Make the wires; by default those that can be cut."""

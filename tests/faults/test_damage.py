@@ -23,9 +23,10 @@ from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.stores.check import check_state
 from tasksubmit.stores.sqlite import DATABASE, RESULTS, SQLiteTaskStore
+from tasksubmit.testing.contracts.samples import OWN, new_task
 from tests.node.helpers import ALICE, BOB
 from tests.node.test_restart import RestartTestCase
-from tests.stores.contract import OWN, create_task, new_task
+from tests.stores.support import create_task
 from tests.stores.test_check import make_state
 
 PAGE_BYTES = 4096

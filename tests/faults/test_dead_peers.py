@@ -303,6 +303,11 @@ class CountingStore(SQLiteTaskStore):
     writes = 0
     most_in_memory = 0
 
+    def __init__(self, directory: Path, reactor: Any) -> None:
+        super().__init__(directory, reactor)
+        gc.collect()
+        self._before = self._in_memory()  # of other tests
+
     @override
     def _read(self, operation: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
         self.reads += 1
@@ -321,9 +326,13 @@ class CountingStore(SQLiteTaskStore):
         return ready.addCallback(self._count) if peer == DEAD else ready
 
     def _count(self, ready: list[tuple[Delivery, Task]]) -> list[tuple[Delivery, Task]]:
-        kinds = [type(thing) for thing in gc.get_objects()]
-        self.most_in_memory = max(self.most_in_memory, kinds.count(Delivery), kinds.count(Task))
+        now = [count - before for count, before in zip(self._in_memory(), self._before, strict=True)]
+        self.most_in_memory = max(self.most_in_memory, *now)
         return ready
+
+    def _in_memory(self) -> list[int]:
+        kinds = [type(thing) for thing in gc.get_objects()]
+        return [kinds.count(Delivery), kinds.count(Task)]
 
     async def come_to_rest(self) -> None:
         """Wait until what was asked for is done, and what is asked for in consequence."""

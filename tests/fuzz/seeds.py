@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasksubmit.testing.contracts.samples import OWN, PEER
 from tasksubmit.wire.frames import Frame
 from tests.fuzz.targets import MESSAGES
 from tests.protocol.support import encoded, request, results, update
-from tests.stores.contract import OWN, PEER
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 
@@ -57,5 +57,6 @@ def seeds() -> Mapping[str, list[bytes]]:
         "executors": [b"process:cat -n:timeout=60", b"manual", b"python:m\\:f"],
         "server": [submission, lawful, lawful * 3, Frame(1, b"{").encode() * 20],
         "http": list(_REQUESTS),
-        "state": [bytes(range(7)), bytes(range(100, 170))],
+        # The last made SQLite quote what is no text any more.
+        "state": [bytes(range(7)), bytes(range(100, 170)), bytes.fromhex("7a017effff004f")],
     }

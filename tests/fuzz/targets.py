@@ -48,6 +48,7 @@ from tasksubmit.settings import Settings, load_settings
 from tasksubmit.stores.check import check_state
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tap import Options, _peers, _server_endpoints
+from tasksubmit.testing.contracts.samples import OWN, PEER
 from tasksubmit.web import control_site
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, FrameDecoder
@@ -55,7 +56,6 @@ from tasksubmit.wire.jsontext import decode_object
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskResult, TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.taskfile import TaskFile
 from tasksubmit.wire.timestamps import format_time, parse_time
-from tests.stores.contract import OWN, PEER
 from tests.stores.test_check import CONTENT, make_state
 
 MESSAGES = (SubmitRequest, SubmitResponse, TaskStatusUpdate, TaskResultMessage, TaskResult)
@@ -350,7 +350,7 @@ def state(data: bytes) -> None:
 
 def _read_all(directory: Path) -> None:
     threads = _Threads()
-    store = SQLiteTaskStore(directory, threads)  # type: ignore[arg-type]  # all that it uses is there
+    store = SQLiteTaskStore(directory, threads)
     store.open()
     try:
         tasks: list[Task] = threads.wait(store.list_tasks(side=None, status=None, peer=None, before=None, limit=100))

@@ -35,6 +35,8 @@ from typing_extensions import override
 
 from tasksubmit import TaskSubmitFactory
 from tasksubmit.cli.control import connect_control
+from tests.docs.pages import ROOT
+from tests.docs.running import free_ports
 from tests.integration.kills_audit import (
     DOUBLED,
     DRIVER,
@@ -50,7 +52,6 @@ from tests.integration.kills_audit import (
     compare_end,
 )
 from tests.integration.kills_driver import POLL_SECONDS, Driver, Wire, Worker
-from tests.integration.test_readme import ROOT, free_ports
 
 A, B = "0:0000.0000.0001", "0:0000.0000.0002"
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_readme import ROOT, free_ports
+from tests.docs.pages import ROOT
+from tests.docs.running import free_ports
 from tests.integration.test_twistd import UnixConnection
 from tests.integration.test_two_agents import until
 

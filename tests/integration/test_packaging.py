@@ -30,7 +30,7 @@ else:
     Base = object  # so that trial runs the subclasses only
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-FOLDERS = ("tasksubmit", "twisted", "tests", "benchmarks", "docs", "changelog.d", ".ci")
+FOLDERS = ("tasksubmit", "twisted", "tests", "benchmarks", "docs", "examples", "changelog.d", ".ci")
 LEFTOVERS = shutil.ignore_patterns("__pycache__", "dropin.cache", "_build")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 INSTALL = ("install", "--no-deps", "--no-build-isolation", "--no-index")

@@ -15,7 +15,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit import TaskFile, polo_score
-from tests.integration.test_readme import ROOT, free_ports
+from tests.docs.pages import ROOT
+from tests.docs.running import free_ports
 
 A, B = "0:0000.0000.0001", "0:0000.0000.0002"
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from tests.integration.test_readme import free_ports
+from tests.docs.running import free_ports
 from tests.integration.test_two_agents import A, Agent, B, until
 
 SCRIPT = """#!/bin/sh

@@ -20,13 +20,12 @@ from tasksubmit.node.service import Node
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.stores.results import MemoryResultFiles
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tasksubmit.testing.network import MemoryNetwork
+from tasksubmit.testing import Agents, Deployed, MemoryNetwork, MemoryTaskStore, Refusing
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame
 from tasksubmit.wire.messages import (
     ACK,
     PERSISTENT,
-    ResponseStatus,
     SubmitRequest,
     SubmitResponse,
     TaskResultMessage,
@@ -63,39 +62,27 @@ def task_id_of(frame: Frame) -> str:
 
 def refuse(code: str, retry_after_s: int = 0) -> Script:
     """Answer every frame 400 with a code."""
-
-    def script(peer: RawPeer, frame: Frame) -> None:
-        answer = SubmitResponse(
-            task_id_of(frame),
-            ResponseStatus.REJECTED,
-            "no",
-            code=code,
-            retry_after_s=retry_after_s,
-            features=tuple(OURS),
-        )
-        peer.send(answer.to_frame().encode())
-
-    return script
+    refusing = Refusing(code, retry_after_s=retry_after_s)
+    return lambda peer, frame: peer.send(refusing.response(task_id_of(frame)))
 
 
 def deployed(peer: RawPeer, frame: Frame) -> None:
     """Do as deployed peers do: handle the first frame of a connection, answer only a submission, close."""
     if len(peer.frames) == 1:
         if frame.type == SubmitRequest.frame_type:
-            answer = SubmitResponse(task_id_of(frame), ResponseStatus.ACCEPTED, "Task received with status NEW")
-            peer.send(answer.to_frame().encode())
+            peer.send(Deployed().response(task_id_of(frame)))
         peer.close()
 
 
-class SlowStore(SQLiteTaskStore):
-    """A store in memory that keeps its tasks when it is closed.
+class SlowStore(MemoryTaskStore):
+    """A store in memory whose answers can wait.
 
     While it `is_slow` the answers of its `slow_methods` wait for `release`; what was asked for is done at once. With
     `holds_changes` a change is carried out by `release` only.
     """
 
     def __init__(self) -> None:
-        super().__init__(None)
+        super().__init__()
         self.is_slow = False
         self.slow_methods: Collection[str] = ("apply", "ready_deliveries")
         self.holds_changes = False
@@ -133,7 +120,7 @@ class SlowStore(SQLiteTaskStore):
 
     @override
     def close(self) -> Deferred[None]:
-        """Keep everything, for the next `open`."""
+        """Stay open, so that what a stopped node has can be seen."""
         return succeed(None)
 
     def release(self) -> None:
@@ -150,22 +137,20 @@ class NodeTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000)
-        self.network = MemoryNetwork(self.clock)
+        self.agents = Agents(clock=self.clock)
         self.nodes: list[Node] = []
         self.addCleanup(self._finish)
 
+    @property
+    def network(self) -> MemoryNetwork:
+        """What the nodes talk over."""
+        return self.agents.network
+
     def make_node(self, own: Address, *peers: Address, store: SQLiteTaskStore | None = None, **options: Any) -> Node:
         """Start a node that has these peers."""
-        node = Node(
-            own,
-            store or SQLiteTaskStore(None),
-            StaticPeers({peer: self.network.client_endpoint(str(peer)) for peer in peers}),
-            clock=self.clock,
-            listen={str(own): self.network.server_endpoint(str(own))},
-            **options,
-        )
+        ways = {peer: self.network.client_endpoint(str(peer), str(own)) for peer in peers}
+        node = self.agents.node(own, store=store, peers=StaticPeers(ways), clock=self.clock, **options)
         self.nodes.append(node)
-        node.startService()
         return node
 
     def listen(self, name: Address, script: Script) -> RawFactory:
@@ -245,6 +230,7 @@ class NodeTestCase(SynchronousTestCase):
         stopped = node.stopService()
         self.network.flush()
         self.successResultOf(stopped)
+        self.assertNotIn(node.factory, [port.factory for port in self.network.ports.values()])
         self.assertEqual(len(node._live), 0)
         self.assertEqual(node._records._locks, {})
         self.assertEqual((node._delivery._work, node._delivery._owed), (set(), {}))
@@ -263,8 +249,10 @@ class NodeTestCase(SynchronousTestCase):
         for node in self.nodes:
             if node.running:
                 self.stop(node)
-        self.network.cut_all()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        for port in list(self.network.ports.values()):  # of those in the place of nodes
+            port.stopListening()
+        self.agents.flush_errors()  # trial looks at them itself
+        self.agents.close()
 
 
 class PairTestCase(NodeTestCase):

@@ -15,7 +15,7 @@ from tasksubmit.lifecycle.change import Change
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.acceptance import AcceptAll
-from tests.node.helpers import ALICE, BOB, NodeTestCase, SlowStore, request
+from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, request
 
 
 @implementer(IAcceptancePolicy)
@@ -158,3 +158,11 @@ class AcceptAllTests(NodeTestCase):
             self.ask(BOB, request(f"t{number}"))
         self.assertEqual({task.status for task in self.tasks(bob)}, {TaskStatus.ACCEPTED})
         self.assertEqual(len(self.successResultOf(bob.store.queue(100))), 50)
+
+    def test_quarantine(self) -> None:
+        """Those of submitters in quarantine are left to somebody."""
+        bob = self.make_node(BOB, ALICE, CAROL, acceptance=AcceptAll(but=[CAROL]))
+        for by in (ALICE, CAROL):
+            self.ask(BOB, request(f"by-{by.node}", by=by))
+        statuses = {task.peer: task.status for task in self.tasks(bob)}
+        self.assertEqual(statuses, {ALICE: TaskStatus.ACCEPTED, CAROL: TaskStatus.NEW})

@@ -42,9 +42,9 @@ class FanOutTestCase(NodeTestCase):
             self.under_way.pop(description).callback(description.upper())
         self.network.flush()
 
-    def texts(self, finished: list[Finished]) -> list[str | None]:
+    def texts(self, finished: list[Finished]) -> list[str]:
         """The results of tasks."""
-        return [one.result.result_text if one.result else None for one in finished]
+        return [one.result().result_text for one in finished]
 
 
 class FanOutTests(FanOutTestCase):
@@ -104,12 +104,11 @@ class FanOutTests(FanOutTestCase):
         self.network.flush()
         self.finish("c")
         first, second, third = self.done(everything)
-        self.assertIsInstance(first.error, UnknownPeer)
+        self.assertRaises(UnknownPeer, first.result)
         self.assertIsNone(first.task)
-        self.assertIsInstance(second.error, TaskCancelled)
-        self.assertIn("no ink", str(second.error))
+        self.assertIn("no ink", str(self.assertRaises(TaskCancelled, second.result)))
         self.assertIsNotNone(second.task)
-        self.assertIsNone(third.error)
+        self.assertEqual(third.result().result_text, "C")
 
     def test_many_that_fail_at_once(self) -> None:
         """Thousands that end at once do not exhaust the stack."""
@@ -167,7 +166,7 @@ class FanOutTests(FanOutTestCase):
         many = self.alice.submit_many([(BOB, "a")])
         many.cancel()
         finished = self.done(many.all())
-        self.assertIsInstance(finished[0].error, CancelledError)
+        self.assertIsInstance(finished[0].outcome, CancelledError)
         self.advance(2)
         self.assertEqual([task.status for task in self.tasks(self.alice)], [TaskStatus.CANCELLED])
 

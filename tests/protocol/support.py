@@ -7,9 +7,8 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 from zope.interface import implementer
@@ -18,8 +17,9 @@ from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
 from tasksubmit.protocol.client import Client
 from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.testing.network import MemoryNetwork
+from tasksubmit.testing.peers import Line, Message
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.frames import Frame, FrameDecoder
+from tasksubmit.wire.frames import Frame
 from tasksubmit.wire.messages import (
     ACK,
     PERSISTENT,
@@ -57,7 +57,7 @@ def answer(task_id: str = "t1", features: frozenset[str] = OURS) -> SubmitRespon
     return SubmitResponse(task_id, ResponseStatus.ACCEPTED, "yes", features=tuple(sorted(features)))
 
 
-def encoded(*messages: SubmitRequest | SubmitResponse | TaskStatusUpdate | TaskResultMessage | TaskResult) -> bytes:
+def encoded(*messages: Message) -> bytes:
     """Give the bytes of messages, one frame after the other."""
     return b"".join(message.to_frame().encode() for message in messages)
 
@@ -111,42 +111,8 @@ class WaitingHandler:
             deferred.callback(value)
 
 
-class RawPeer(Protocol):
-    """One end of a connection that sends and keeps bytes as it is told."""
-
-    def __init__(self, on_frame: Callable[[RawPeer, Frame], None] | None = None) -> None:
-        self.decoder = FrameDecoder()
-        self.received = b""
-        self.frames: list[Frame] = []
-        self.lost: Failure | None = None
-        self.on_frame = on_frame
-
-    @override
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-        for frame in self.decoder.feed(data):
-            self.frames.append(frame)
-            if self.on_frame is not None:
-                self.on_frame(self, frame)
-
-    @override
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost = reason
-
-    def send(self, data: bytes) -> None:
-        """Write bytes."""
-        assert self.transport is not None
-        self.transport.write(data)
-
-    def close(self) -> None:
-        """Close cleanly."""
-        assert self.transport is not None
-        self.transport.loseConnection()
-
-    @property
-    def answers(self) -> list[SubmitResponse]:
-        """What was received, read as answers."""
-        return [SubmitResponse.from_frame(frame) for frame in self.frames]
+RawPeer = Line
+"""One end of a connection that sends and keeps bytes as it is told."""
 
 
 class RawFactory(Factory):

@@ -27,7 +27,7 @@ from tasksubmit.errors import (
     TooLarge,
 )
 from tasksubmit.protocol.client import Client, connect
-from tasksubmit.testing.network import BUFFER_BYTES
+from tasksubmit.testing.transport import BUFFER_BYTES
 from tasksubmit.wire.frames import Frame, FrameType
 from tasksubmit.wire.messages import ACK, PERSISTENT, SubmitRequest, SubmitResponse, TaskStatusUpdate
 from tests.protocol.support import (

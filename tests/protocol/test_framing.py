@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from tasksubmit.errors import FrameTooLarge
 from tasksubmit.protocol.framing import MIN_PROGRESS_BYTES, Hold, TaskSubmitProtocol
-from tasksubmit.testing.network import BUFFER_BYTES
+from tasksubmit.testing.transport import BUFFER_BYTES
 from tasksubmit.wire.frames import Frame
 from tests.protocol.support import NetworkTestCase, RawPeer
 

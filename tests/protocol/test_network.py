@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+from twisted.internet.defer import Deferred
 from twisted.internet.error import (
     CannotListenError,
     ConnectingCancelledError,
@@ -9,6 +13,7 @@ from twisted.internet.error import (
     ConnectionDone,
     ConnectionLost,
     ConnectionRefusedError,
+    NoRouteError,
 )
 from twisted.internet.interfaces import (
     IAddress,
@@ -23,7 +28,7 @@ from twisted.internet.protocol import Factory
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tasksubmit.testing.network import BUFFER_BYTES, MemoryTransport
+from tasksubmit.testing.transport import BUFFER_BYTES, MemoryTransport
 from tests.protocol.support import NetworkTestCase, RawFactory, RawPeer
 
 
@@ -207,3 +212,139 @@ class NetworkTests(NetworkTestCase):
         transport.unregisterProducer()
         self.network.flush()
         self.assert_lost(there, ConnectionDone)
+
+
+class TroubleTests(NetworkTestCase):
+    """A network that is parted or slow, and parties that die, seen by raw peers."""
+
+    def pair(self, name: str = "there", origin: str = "here") -> tuple[RawPeer, RawPeer]:
+        """Connect two peers, the dialling one first."""
+        accepted, dialling = RawFactory(), RawFactory()
+        self.listen(accepted, name)
+        self.network.client_endpoint(name, origin).connect(dialling)
+        self.network.flush()
+        return dialling.peers[0], accepted.peers[0]
+
+    def dial(self, name: str, origin: str) -> Deferred[Any]:
+        """Dial, and see what comes of it."""
+        dialled: Deferred[Any] = self.network.client_endpoint(name, origin).connect(RawFactory())
+        self.network.flush()
+        return dialled
+
+    def pass_time(self, *seconds: float) -> None:
+        """Let time pass in these steps."""
+        for step in seconds:
+            self.clock.advance(step)
+            self.network.flush()
+
+    def test_part(self) -> None:
+        """Both ends of what is parted lose their connection, uncleanly; dials find no route, whoever dials."""
+        here, there = self.pair()
+        other, _ = self.pair("elsewhere")
+        self.listen(RawFactory(), "here")
+        self.network.part(["here"], ["there"])
+        for end in (here, there):
+            assert end.lost is not None
+            end.lost.trap(ConnectionLost)
+        self.assertIsNone(other.lost)
+        self.failureResultOf(self.dial("there", "here"), NoRouteError)
+        self.failureResultOf(self.dial("here", "there"), NoRouteError)
+        self.successResultOf(self.dial("there", "elsewhere"))
+        self.network.heal()
+        self.successResultOf(self.dial("there", "here"))
+
+    def test_delayed_dial(self) -> None:
+        """A dial takes its time; it can be given up meanwhile."""
+        self.listen(RawFactory())
+        self.network.delay(3, ["here"])
+        dialled, given_up = self.dial("there", "here"), self.dial("there", "here")
+        self.pass_time(2.9)
+        self.assertNoResult(dialled)
+        given_up.cancel()
+        self.failureResultOf(given_up, ConnectingCancelledError)
+        self.assertAlmostEqual(self.network.next_arrival(), 3)
+        self.pass_time(0.1)
+        self.successResultOf(dialled)
+        self.assertEqual(self.network.next_arrival(), math.inf)
+
+    def test_delayed_bytes(self) -> None:
+        """Bytes keep their order and their distances; what is written later arrives later; a close comes last."""
+        here, there = self.pair()
+        self.network.delay(2)
+        here.send(b"a")
+        self.pass_time(1)
+        here.send(b"b")
+        here.send(b"c")
+        here.close()
+        self.assertEqual(self.network.next_arrival(), 2)
+        self.pass_time(0.9)
+        self.assertEqual(there.received, b"")
+        self.pass_time(0.1)
+        self.assertEqual((there.received, there.lost), (b"a", None))
+        self.pass_time(1)
+        self.assertEqual(there.received, b"abc")
+        assert there.lost is not None and here.lost is not None
+        there.lost.trap(ConnectionDone)
+
+    def test_delayed_close(self) -> None:
+        """A close alone takes its time, too."""
+        here, there = self.pair()
+        self.network.delay(2)
+        here.close()
+        self.pass_time(1.9)
+        self.assertIsNone(there.lost)
+        self.pass_time(0.2)
+        self.assertIsNotNone(there.lost)
+
+    def test_delayed_abort(self) -> None:
+        """Who aborts is rid of the connection at once; the other hears of it when that arrives."""
+        here, there = self.pair()
+        self.network.delay(2)
+        here.send(b"lost")
+        here.transport.abortConnection()  # type: ignore[union-attr]
+        self.pass_time(0)
+        assert here.lost is not None
+        here.lost.trap(ConnectionAborted)
+        self.pass_time(1.9)
+        self.assertIsNone(there.lost)
+        self.pass_time(0.2)
+        assert there.lost is not None
+        there.lost.trap(ConnectionLost)
+        self.assertEqual(there.received, b"")
+
+    def test_last_word(self) -> None:
+        """Of several delays the last one that was set for a way counts, for what is under way as well."""
+        here, there = self.pair()
+        self.network.delay(math.inf, ["here"])
+        here.send(b"a")
+        self.assertEqual(self.network.next_arrival(), math.inf)
+        self.pass_time(1000)
+        self.network.delay(5, ["nobody"])
+        self.network.delay(7, ["there"], ["here"])
+        self.network.delay(math.inf, ["elsewhere"])
+        self.pass_time(1)
+        self.assertEqual(there.received, b"a")
+        here.send(b"b")
+        self.network.delay(0, ["here"])
+        self.network.flush()
+        self.assertEqual(there.received, b"ab")
+
+    def test_abandon(self) -> None:
+        """A party that dies hears nothing any more, whichever side it is; the others lose their connections."""
+        here, there = self.pair()
+        self.listen(RawFactory(), "here")
+        dialled: Deferred[Any] = self.network.client_endpoint("there", "here").connect(RawFactory())
+        there.send(b"for the dead")
+        self.network.abandon("here")
+        self.network.flush()
+        self.assertEqual((here.received, here.lost), (b"", None))
+        assert there.lost is not None
+        there.lost.trap(ConnectionLost)
+        self.assertNoResult(dialled)
+        self.failureResultOf(self.dial("here", "there"), ConnectionRefusedError)
+        here.send(b"from the dead")
+        self.network.flush()
+        self.assertEqual(there.received, b"")
+        self.successResultOf(self.dial("there", "here"))
+        self.network.abandon("there")
+        self.failureResultOf(self.dial("there", "here"), ConnectionRefusedError)

@@ -14,7 +14,8 @@ from zope.interface.verify import verifyObject
 
 from tasksubmit.errors import PeerVanished, StoreError, TaskConflict
 from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
-from tasksubmit.testing.network import BUFFER_BYTES, MemoryNetwork
+from tasksubmit.testing.network import MemoryNetwork
+from tasksubmit.testing.transport import BUFFER_BYTES
 from tasksubmit.wire.frames import Frame, FrameType
 from tasksubmit.wire.messages import MAX_TEXT_BYTES, SubmitRequest, SubmitResponse, TaskResult
 from tests.protocol.support import (

@@ -25,8 +25,9 @@ from tasksubmit.stores.migrations import migrate, schema_steps
 from tasksubmit.stores.results import INCOMING, ResultFiles
 from tasksubmit.stores.sqlite import DATABASE, LOCK, RESULTS
 from tasksubmit.stores.wal import fault_of_log
+from tasksubmit.testing.contracts.samples import OWN, PEER, at, new_task, step
 from tasksubmit.wire.messages import TaskStatusUpdate
-from tests.stores.contract import OWN, PEER, apply_change, at, create_task, new_task, step
+from tests.stores.support import apply_change, create_task
 
 CONTENT = b"what came of it"
 PAGE_BYTES = 4096
@@ -201,7 +202,7 @@ class WholeTests(CheckCase):
     def test_after_retention(self) -> None:
         """Scores outlive the bookings that retention removes."""
         with opened(self.directory) as connection:
-            task = queries.find_tasks(connection, ["sent"])[0][0]
+            task = queries.find_tasks(connection, [("sent", None)])[0][0]
             self.assertTrue(retention.forget(connection, task, at(0)))
         (self.directory / RESULTS / "sent_late.csv").unlink()
         self.assertEqual(self.check().problems, ())

@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tasksubmit.errors import StoreDamaged, StoreError, StoreTooNew
 from tasksubmit.lifecycle.table import ASK_AGAIN, LEASE_LOST, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
-from tasksubmit.stores import deliveries, events, queries, retention
+from tasksubmit.stores import deliveries, events, ledger, queries, retention
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
-from tests.stores.contract import OTHER, OWN, PEER, START, at, new_task
+from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, START, at, new_task
 
 MIGRATED = START + timedelta(days=40)
 """When a database of the first version is brought to this one."""
@@ -173,7 +173,7 @@ class SecondStepTests(SynchronousTestCase):
 
     def migrated(self, task_id: str) -> Task:
         """A record, as this version reads it."""
-        [task] = queries.find_tasks(self.connection, [task_id])[0]
+        [task] = queries.find_tasks(self.connection, [(task_id, None)])[0]
         return task
 
     def migrate(self) -> None:
@@ -315,4 +315,4 @@ class SecondStepTests(SynchronousTestCase):
         self.assertEqual((first.given_up_at, second.given_up_at), (None, None))
         over = retention.ended(self.connection, MIGRATED + timedelta(days=1), 9)
         self.assertEqual([found.key.peer for found in over], [OTHER])
-        self.assertEqual(queries.scores(self.connection), [(PEER, 4)])
+        self.assertEqual(ledger.scores(self.connection), [(PEER, 4)])

@@ -18,8 +18,8 @@ from tasksubmit.lifecycle.change import Booking, Change, Delivery
 from tasksubmit.lifecycle.table import DEADLINES, TRANSITIONS, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, at, new_task, owed, step, told
 from tasksubmit.wire.address import Address
-from tests.stores.contract import OTHER, OWN, PEER, at, new_task, owed, step, told
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from tasksubmit.lifecycle.task import Task
 from tasksubmit.stores import deliveries, events, queries, retention
 from tasksubmit.stores.batches import Statement
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
-from tests.stores.contract import OWN, PEER, START, apply_change, at, create_task, new_task, owed, step, told
+from tasksubmit.testing.contracts.samples import OWN, PEER, START, at, new_task, owed, step, told
+from tests.stores.support import apply_change, create_task
 
 OF_TASK = "deliveries_of_task (task_id=? AND side=? AND peer=?)"
 
@@ -67,7 +68,9 @@ class QueryTests(SynchronousTestCase):
             lambda c: queries.put_back(c, 9), "SEARCH tasks USING INDEX tasks_receiver_put_back_at (put_back_at>?)"
         )
         key = "sqlite_autoindex_tasks_1"
-        self.assert_plan(lambda c: queries.find_tasks(c, ["t-1"])[0], f"SEARCH tasks USING INDEX {key} (task_id=?)")
+        plan = f"SEARCH tasks USING INDEX {key} (task_id=?)"
+        self.assert_plan(lambda c: queries.find_tasks(c, [("t-1", None)])[0], plan)
+        self.assert_plan(lambda c: queries.find_tasks(c, [("t-1", PEER)])[0], plan)
         self.assert_plan(
             lambda c: queries.get_tasks(c, [new_task().key])[0], f"SEARCH tasks USING INDEX {key} (task_id=?)"
         )
@@ -80,8 +83,8 @@ class QueryTests(SynchronousTestCase):
     def test_deliveries(self) -> None:
         """What is owed is found by peer and time, by age, or by task, in its order, and none sorts."""
         self.assert_plan(
-            lambda c: deliveries.ready(c, PEER, START, 9, ()),
-            "SEARCH deliveries USING COVERING INDEX deliveries_ready (peer=? AND ready_at<?)",
+            lambda c: deliveries.ready(c, PEER, START, 9, (1, 2)),
+            "SEARCH deliveries USING INDEX deliveries_ready (peer=? AND ready_at<?)",
         )
         self.assert_plan(
             lambda c: deliveries.next_at(c, PEER),

@@ -16,7 +16,7 @@ from tasksubmit.lifecycle.task import Task
 from tasksubmit.stores import retention
 from tasksubmit.stores.batches import each
 from tasksubmit.stores.results import INCOMING, ResultFiles
-from tests.stores.contract import START, new_task
+from tasksubmit.testing.contracts.samples import START, new_task
 from tests.stores.test_sqlite import DirectoryCase
 
 

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 from threading import Event as ThreadEvent
 from typing import Any
@@ -18,31 +19,81 @@ from twisted.trial.unittest import TestCase
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked, StoreTooNew
 from tasksubmit.lifecycle.change import Booking, Change
-from tasksubmit.lifecycle.table import Event
-from tasksubmit.stores import disk
+from tasksubmit.lifecycle.table import DEADLINES, Event, TaskStatus
+from tasksubmit.stores import disk, rows
+from tasksubmit.stores.events import MAX_LINES
 from tasksubmit.stores.migrations import schema_steps
 from tasksubmit.stores.results import ResultFiles
 from tasksubmit.stores.sqlite import SQLiteTaskStore
-from tests.stores.contract import OWN, PEER, START, RecordContract, new_task, owed, step, told
-from tests.stores.contract_changes import ChangeContract
-from tests.stores.contract_deliveries import DeliveryContract
-from tests.stores.contract_retention import RetentionContract
-from tests.stores.contract_times import TimeContract
+from tasksubmit.testing.contracts.samples import OWN, PEER, START, at, new_task, owed, step, told
+from tasksubmit.testing.contracts.stores import StoreContract
+from tasksubmit.testing.stores import MemoryTaskStore
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-class StoreContract(RecordContract, ChangeContract, DeliveryContract, TimeContract, RetentionContract):
-    """The behaviours of `ITaskStore`."""
+def real_reactor() -> IReactorThreads:
+    """What runs the tests."""
+    from twisted.internet import reactor
+
+    assert IReactorThreads.providedBy(reactor)
+    return reactor
 
 
-class MemoryTests(StoreContract, TestCase):
+class SQLiteContract(StoreContract):
+    """The contract, and what SQLite's store bounds besides."""
+
+    async def test_story_is_bounded(self) -> None:
+        """A story that has grown to its bound keeps what it began with; its last line says what happened last."""
+        task = await self.create(new_task())
+        lines = tuple(told("failed", n, str(n)) for n in range(MAX_LINES + 3))
+        await self.only(task, 0, events=lines)
+        await self.only(task, 0, events=(told("settled", 5000, status=TaskStatus.DECLINED),))
+        story = await self.store.events_of(task)
+        self.assertEqual(story[:-1], list(lines[: MAX_LINES - 1]))
+        last = told("settled", MAX_LINES - 1, status=TaskStatus.DECLINED)
+        self.assertEqual(story[-1], evolve(last, times=5, last_at=at(5000)))
+
+    async def test_long_descriptions(self) -> None:
+        """A look takes only so many bytes of descriptions into memory, and one task at least."""
+        tasks = [await self.owing(b"%d" % n, task_id=f"t-{n}") for n in range(4)]
+        for most, count in ((1, 1), (5, 2)):  # bytes, of which each description has four
+            self.patch(rows, "MAX_READ_BYTES", most)
+            self.assertEqual(await self.ready(10), [b"0", b"1"][:count])
+            self.assertEqual(await self.aged(10), [b"0", b"1"][:count])
+            self.assertEqual(len(await self.store.due(DEADLINES[1], at(10), 100)), count)
+        for task in tasks:
+            await self.settle(task, b"%d" % (task.number - tasks[0].number), 20)
+            await self.change(task, Event.DECLINE, 20)
+        self.assertEqual(len(await self.store.ended(at(30), 100)), 2)
+
+
+class MemoryTests(SQLiteContract, TestCase):
     """The contract, in memory."""
 
-    def setUp(self) -> None:
-        self.store = SQLiteTaskStore(None)
-        self.store.open()
-        self.addCleanup(self.store.close)
+    def make_store(self) -> SQLiteTaskStore:
+        return SQLiteTaskStore(None)
+
+    async def reopen(self) -> None:
+        """What is in memory goes when it is closed."""
+
+
+class KeptMemoryTests(SQLiteContract, TestCase):
+    """The contract, in the test kit's memory, after closing and opening again too."""
+
+    def make_store(self) -> MemoryTaskStore:
+        store = MemoryTaskStore()
+        self.addCleanup(store.discard)
+        return store
+
+
+class PlainTests(StoreContract, unittest.TestCase):
+    """The contract, run by test cases that know nothing of Deferreds."""
+
+    def make_store(self) -> MemoryTaskStore:
+        store = MemoryTaskStore()
+        self.addCleanup(store.discard)
+        return store
 
 
 class DirectoryCase(TestCase):  # without tests of its own
@@ -56,10 +107,7 @@ class DirectoryCase(TestCase):  # without tests of its own
 
     def make(self) -> SQLiteTaskStore:
         """A store on the directory, not yet open."""
-        from twisted.internet import reactor
-
-        assert IReactorThreads.providedBy(reactor)
-        return SQLiteTaskStore(self.directory, reactor)
+        return SQLiteTaskStore(self.directory, real_reactor())
 
     async def reopen(self) -> None:
         """Go on with another store on the same directory, as another process would."""
@@ -69,10 +117,15 @@ class DirectoryCase(TestCase):  # without tests of its own
         self.addCleanup(self.store.close)
 
 
-class DirectoryContractTests(DirectoryCase, StoreContract):
-    """The contract, in a directory, after closing and opening again too."""
+class DirectoryContractTests(SQLiteContract, TestCase):
+    """The contract, in a directory, after another store has opened it again too, as another process would."""
 
-    store: SQLiteTaskStore
+    def make_store(self) -> SQLiteTaskStore:
+        self.directory = Path(self.mktemp())
+        return self.make_again()
+
+    def make_again(self) -> SQLiteTaskStore:
+        return SQLiteTaskStore(self.directory, real_reactor())
 
 
 class DirectoryTests(DirectoryCase):

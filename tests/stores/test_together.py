@@ -25,7 +25,8 @@ from tasksubmit.stores.changes import apply_changes, create_tasks
 from tasksubmit.stores.events import MAX_LINES
 from tasksubmit.stores.migrations import migrate, schema_steps
 from tasksubmit.stores.threads import Call
-from tests.stores.contract import OTHER, OWN, PEER, apply_change, at, create_task, new_task, owed, step, told
+from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, at, new_task, owed, step, told
+from tests.stores.support import apply_change, create_task
 
 SIZES = (1, 15, 16, 17, 33, 63, 64, 65, 130)
 """Around the lengths into which many rows are cut."""
@@ -336,12 +337,14 @@ class TogetherTests(SynchronousTestCase):
 
     def assert_read(self, connection: sqlite3.Connection, asked: Sequence[TaskKey]) -> None:
         """Asking for all of these at once is as asking for one after the other."""
-        ids = [key.task_id for key in asked]
-        for found, expected in zip(
-            queries.find_tasks(connection, ids), [queries.find_tasks(connection, [one])[0] for one in ids], strict=True
-        ):
-            self.assertEqual(found, expected)
-            self.assertEqual(len({task.number for task in found}), len(found))
+        ids = [(key.task_id, None) for key in asked]
+        peers = [(key.task_id, (PEER, OTHER)[place % 2]) for place, key in enumerate(asked)]
+        some = [pair if place % 3 else (pair[0], None) for place, pair in enumerate(peers)]
+        for wanted in (ids, peers, some):
+            alone = [queries.find_tasks(connection, [one])[0] for one in wanted]
+            for found, expected in zip(queries.find_tasks(connection, wanted), alone, strict=True):
+                self.assertEqual(found, expected)
+                self.assertEqual(len({task.number for task in found}), len(found))
         for read in (queries.get_tasks, queries.recall, queries.tombstones):
             self.assertEqual(read(connection, asked), [read(connection, [key])[0] for key in asked])
         for key, task in zip(asked, queries.get_tasks(connection, asked), strict=True):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError, StoreUncertain
 from tasksubmit.stores.batches import Connected, Statement, each, run_batch
@@ -23,20 +22,21 @@ SECONDS = 30
 """Long enough for any thread; only a test that fails waits for it."""
 
 
-@implementer(IReactorFromThreads)
-class SteppedReactor:
+class SteppedReactor(Clock):
     """Keeps what threads want called, until the test calls it."""
 
     def __init__(self) -> None:
-        self.calls: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        super().__init__()
+        self.wanted: SimpleQueue[Callable[[], Any]] = SimpleQueue()
 
     def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
         """See `IReactorFromThreads`."""
-        self.calls.put(lambda: callable(*args, **kwargs))
+        self.wanted.put(lambda: callable(*args, **kwargs))
 
     def wait(self) -> None:
-        """Make the next call, as soon as a thread wants it."""
-        self.calls.get(timeout=SECONDS)()
+        """End the turn, and make the next call, as soon as a thread wants it."""
+        self.advance(0)
+        self.wanted.get(timeout=SECONDS)()
 
 
 class ThreadWorkerTests(SynchronousTestCase):
@@ -103,6 +103,7 @@ class ThreadWorkerTests(SynchronousTestCase):
             leave.wait(SECONDS)
 
         held = self.worker.run(each, operation)
+        self.reactor.advance(0)
         self.assertTrue(entered.wait(SECONDS))
         return held, leave
 
@@ -175,6 +176,15 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.reactor.wait()
         self.assertEqual([self.successResultOf(deferred) for deferred in fired], list(range(100)))
         self.assertEqual(self.batches, [1, 100])
+
+    def test_one_turn(self) -> None:
+        """What is asked for in one turn of the reactor is one batch, and is not begun before the turn ends."""
+        fired = [self.worker.run(each, insert(n)) for n in range(3)]
+        with self.assertRaises(Empty):
+            self.reactor.wanted.get(timeout=0.05)
+        self.reactor.wait()
+        self.assertEqual([self.successResultOf(deferred) for deferred in fired], [0, 1, 2])
+        self.assertEqual(self.batches, [3])
 
     def test_batch_is_bounded(self) -> None:
         """A batch takes so many operations at most, in their order; the rest goes into the next."""

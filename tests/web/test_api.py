@@ -13,7 +13,8 @@ class NodeRoutesTests(ApiTestCase):
 
     def test_node(self) -> None:
         """The node tells who it is."""
-        expected = {"address": str(OWN), "version": "9.9", "listening": [], "peers": 2, "is_draining": False}
+        expected = {"address": str(OWN), "version": "9.9", "listening": [], "peers": 2}
+        expected |= {"is_draining": False, "is_enabled": True}
         self.assertEqual(self.ask("GET", "/v1/node"), expected)
 
     def test_peers(self) -> None:

@@ -7,8 +7,8 @@ from attrs import evolve
 from tasksubmit.errors import StaleTask
 from tasksubmit.lifecycle.change import Booking, Change, TaskEvent
 from tasksubmit.lifecycle.table import Event, Side, TaskStatus
-from tasksubmit.stores.events import MAX_LINES
-from tests.stores.contract import OTHER, OWN, PEER, START, StoreCase, at, new_task, owed, step, told
+from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, START, at, new_task, owed, step, told
+from tasksubmit.testing.contracts.store_case import StoreCase
 
 
 class ChangeContract(StoreCase):
@@ -190,17 +190,6 @@ class ChangeContract(StoreCase):
                 told("else", 15, "refused"),
             ],
         )
-
-    async def test_story_is_bounded(self) -> None:
-        """A story that has grown to its bound keeps what it began with; its last line says what happened last."""
-        task = await self.create(new_task())
-        lines = tuple(told("failed", n, str(n)) for n in range(MAX_LINES + 3))
-        await self.only(task, 0, events=lines)
-        await self.only(task, 0, events=(told("settled", 5000, status=TaskStatus.DECLINED),))
-        story = await self.store.events_of(task)
-        self.assertEqual(story[:-1], list(lines[: MAX_LINES - 1]))
-        last = told("settled", MAX_LINES - 1, status=TaskStatus.DECLINED)
-        self.assertEqual(story[-1], evolve(last, times=5, last_at=at(5000)))
 
     async def test_failed_attempt_is_told(self) -> None:
         """A failed attempt to deliver is told in its task's story, in the same transaction."""

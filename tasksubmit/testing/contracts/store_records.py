@@ -1,147 +1,32 @@
-"""What every task store does: mixins of behaviours, run for each of them. Here: records, calls, and what all tests say.
-
-The rest is in the modules beside this one, `contract_changes` for one.
-"""
+"""What every task store does with records and calls."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import Any
 
 import attrs
 from attrs import evolve
 from twisted.internet.defer import DeferredList, gatherResults
-from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
+from zope.interface.verify import verifyObject
 
-from tasksubmit.errors import StaleTask, StoreClosed
+from tasksubmit.errors import StoreClosed
 from tasksubmit.interfaces import ITaskStore
-from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, TaskEvent
-from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus, advance
-from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.stores.changes import apply_changes, create_tasks
+from tasksubmit.lifecycle.change import Change
+from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.testing.contracts.samples import OTHER, PEER, START, at, new_task, owed, step, told
+from tasksubmit.testing.contracts.store_case import StoreCase
 from tasksubmit.wire.address import Address
-
-if TYPE_CHECKING:
-    Base = TestCase
-else:
-    Base = object  # so that trial runs the subclasses only
-
-OWN = Address.parse("0:0000.0000.0001")
-PEER = Address.parse("0:0000.0000.0002")
-OTHER = Address.parse("0:0000.0000.0003")
-START = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
-
-
-def at(milliseconds: int) -> datetime:
-    """So many milliseconds after `START`."""
-    return START + timedelta(milliseconds=milliseconds)
-
-
-def new_task(task_id: str = "t-1", side: Side = Side.RECEIVER, peer: Address = PEER, **fields: Any) -> Task:
-    """A record as it is before the store has it."""
-    return Task(side=side, peer=peer, task_id=task_id, **{"description": "read", "created_at": START, **fields})
-
-
-def owed(task: Task, payload: bytes = b"", milliseconds: int = 0, kind: DeliveryKind = DeliveryKind.STATUS) -> Delivery:
-    """A message, a status by default, that is owed to the other party of a task."""
-    return Delivery(key=task.key, kind=kind, payload=payload, created_at=at(milliseconds))
-
-
-def told(name: str, milliseconds: int = 0, detail: str = "", status: TaskStatus = TaskStatus.NEW) -> TaskEvent:
-    """A line of a task's story."""
-    return TaskEvent(at=at(milliseconds), name=name, by="receiver", status=status, detail=detail)
-
-
-def step(before: Task, event: Event, milliseconds: int, fields: dict[str, Any] | None = None, **more: Any) -> Change:
-    """What an event, and the fields that it sets besides, do to a task; `more` goes into the `Change`."""
-    changed = evolve(before, **(fields or {}))
-    after = changed.advanced(advance(before.side, before.status, event), at(milliseconds))
-    return Change(before=before, after=after, at=at(milliseconds), **more)
-
-
-def create_task(connection: sqlite3.Connection, task: Task, owed: Sequence[Delivery]) -> tuple[Task, bool]:
-    """Keep one new record."""
-    return create_tasks(connection, [(task, owed)])[0]
-
-
-def apply_change(connection: sqlite3.Connection, change: Change) -> Task:
-    """Carry out one change."""
-    [result] = apply_changes(connection, [change])
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result
-
-
-class StoreCase(Base):
-    """A store, and what all tests of it say."""
-
-    store: ITaskStore
-
-    async def reopen(self) -> None:
-        """Close the store and open it again, where that keeps what it holds."""
-
-    async def create(self, task: Task, *deliveries: Delivery) -> Task:
-        """Keep a record that is not there yet."""
-        created, is_new = await self.store.create(task, deliveries)
-        self.assertTrue(is_new)
-        return created
-
-    async def change(
-        self, task: Task, event: Event, milliseconds: int = 0, fields: dict[str, Any] | None = None, **more: Any
-    ) -> Task:
-        """Let an event happen to the record as it is now."""
-        current = await self.get(task.key)
-        return await self.store.apply(step(current, event, milliseconds, fields, **more))
-
-    async def get(self, key: TaskKey) -> Task:
-        """The record that must be there."""
-        task = await self.store.get(key)
-        assert task is not None
-        return task
-
-    async def accepted(self, task_id: str, milliseconds: int = 0, **fields: Any) -> Task:
-        """A task that is in the queue."""
-        return await self.change(await self.create(new_task(task_id, **fields)), Event.ACCEPT, milliseconds)
-
-    async def queued(self, limit: int = 100) -> list[tuple[str, datetime | None]]:
-        """The queue: ids and when each was staged."""
-        return [(task.task_id, task.staged_at) for task in await self.store.queue(limit)]
-
-    async def ready(self, milliseconds: int, peer: Address = PEER, limit: int = 100) -> list[bytes]:
-        """The payloads that may be sent to a peer at a time."""
-        found = await self.store.ready_deliveries(peer, at(milliseconds), limit)
-        for delivery, task in found:
-            self.assertEqual((delivery.key, task.peer), (task.key, peer))
-        return [delivery.payload for delivery, _ in found]
-
-    async def payloads(self, task: Task) -> list[bytes]:
-        """What is owed for a task, or was given up, in order."""
-        return [delivery.payload for delivery in await self.store.deliveries_of(task.key)]
-
-    async def only(self, task: Task, milliseconds: int, **effects: Any) -> Task:
-        """Carry out what leaves the record itself as it is."""
-        current = await self.get(task.key)
-        return await self.store.apply(Change(before=current, after=current, at=at(milliseconds), **effects))
-
-    async def executing(self, task_id: str, **fields: Any) -> Task:
-        """A task that is in execution; `fields` are set as it begins."""
-        return await self.change(await self.accepted(task_id), Event.EXECUTE, 0, fields)
-
-    async def ended(self, task_id: str = "t-1", milliseconds: int = 0, **fields: Any) -> Task:
-        """A task that was declined; `fields` are set with that."""
-        return await self.change(await self.create(new_task(task_id)), Event.DECLINE, milliseconds, fields)
-
-    async def assert_stale(self, change: Change) -> None:
-        """The change is refused."""
-        with self.assertRaises(StaleTask):
-            await self.store.apply(change)
 
 
 class RecordContract(StoreCase):
     """Records, and the order and the end of calls."""
+
+    async def test_interface(self) -> None:
+        """The store has all that the interface asks for, under the same names."""
+        verifyObject(ITaskStore, self.store)
 
     # --- records -------------------------------------------------------------------------------------------------
 
@@ -221,6 +106,9 @@ class RecordContract(StoreCase):
             self.assertEqual(await self.get(task.key), task)
         found = await self.store.find("t-1")
         self.assertEqual(sorted(found, key=lambda task: task.number), tasks)
+        for peer, theirs in ((PEER, tasks[::2]), (OTHER, tasks[1::2]), (Address(0, 99), [])):
+            found = await self.store.find("t-1", peer)
+            self.assertEqual(sorted(found, key=lambda task: task.number), theirs)
         accepted = await self.change(tasks[0], Event.ACCEPT)
         self.assertIs(accepted.status, TaskStatus.ACCEPTED)
         self.assertEqual([(await self.get(task.key)).status for task in tasks[1:]], [TaskStatus.NEW] * 3)

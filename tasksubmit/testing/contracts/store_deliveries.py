@@ -8,10 +8,10 @@ from datetime import datetime
 from attrs import evolve
 
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind
-from tasksubmit.lifecycle.table import DEADLINES, Event
+from tasksubmit.lifecycle.table import Event
 from tasksubmit.lifecycle.task import Task
-from tasksubmit.stores import rows
-from tests.stores.contract import OTHER, PEER, StoreCase, at, new_task, owed, told
+from tasksubmit.testing.contracts.samples import OTHER, PEER, at, new_task, owed, told
+from tasksubmit.testing.contracts.store_case import StoreCase
 
 PROGRESS = DeliveryKind.PROGRESS
 SUBMISSION = DeliveryKind.SUBMISSION
@@ -49,20 +49,17 @@ class DeliveryContract(StoreCase):
             self.assertEqual(delivery.key, task.key)
         return [delivery.payload for delivery, _ in found]
 
-    # --- memory --------------------------------------------------------------------------------------------------
-
-    async def test_long_descriptions(self) -> None:
-        """A look takes only so many bytes of descriptions into memory, and one task at least."""
-        tasks = [await self.owing(b"%d" % n, task_id=f"t-{n}") for n in range(4)]
-        for most, count in ((1, 1), (5, 2)):  # bytes, of which each description has four
-            self.patch(rows, "MAX_READ_BYTES", most)
-            self.assertEqual(await self.ready(10), [b"0", b"1"][:count])
-            self.assertEqual(await self.aged(10), [b"0", b"1"][:count])
-            self.assertEqual(len(await self.store.due(DEADLINES[1], at(10), 100)), count)
-        for task in tasks:
-            await self.settle(task, b"%d" % (task.number - tasks[0].number), 20)
-            await self.change(task, Event.DECLINE, 20)
-        self.assertEqual(len(await self.store.ended(at(30), 100)), 2)
+    async def test_left_out(self) -> None:
+        """A look leaves out what is under way already, however much that is."""
+        for n in range(40):
+            await self.owing(b"%d" % n, task_id=f"t-{n}")
+        found = [delivery for delivery, _ in await self.store.ready_deliveries(PEER, at(10), 40)]
+        for left_out in (found[:1], found[3:], found[5:30]):
+            ids = frozenset(delivery.id for delivery in left_out)
+            rest = [delivery for delivery in found if delivery.id not in ids]
+            for limit in (2, 40):
+                left = [delivery for delivery, _ in await self.store.ready_deliveries(PEER, at(10), limit, ids)]
+                self.assertEqual(left, rest[:limit])
 
     # --- order ---------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from attrs import evolve
 from tasksubmit.lifecycle.change import Change
 from tasksubmit.lifecycle.table import DEADLINES, LEASE_LOST, Event, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, from_milliseconds
-from tests.stores.contract import OTHER, START, StoreCase, at, new_task, owed, step, told
+from tasksubmit.testing.contracts.samples import OTHER, START, at, new_task, owed, step, told
+from tasksubmit.testing.contracts.store_case import StoreCase
 
 HOUR_MS = 3_600_000
 HOUR = timedelta(hours=1)

@@ -1,0 +1,77 @@
+"""How much there is to decide on and to do, of whom: what quotas are measured by, kept without asking the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import define
+
+from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.wire.address import Address
+
+
+@define
+class Waiting:
+    """The tasks of one submitter that are NEW, and the bytes of UTF-8 in their descriptions."""
+
+    tasks: int = 0
+    description_bytes: int = 0
+
+
+class Load:
+    """The tasks received that are NEW, by submitter, with those on their way to the disk; and how many are ACCEPTED.
+
+    :ivar queued: how many tasks wait in the queue.
+    """
+
+    def __init__(self) -> None:
+        self.queued = 0
+        self._new: dict[Address, Waiting] = {}
+
+    def new(self, address: Address) -> Waiting:
+        """What of a submitter waits to be decided on."""
+        return self._new.get(address) or Waiting()
+
+    def count(self, found: Iterable[tuple[Address, TaskStatus, int, int]]) -> None:
+        """Add what the store had when the node was started; see `ITaskStore.load`."""
+        for address, status, tasks, description_bytes in found:
+            if status is TaskStatus.NEW:
+                self._add(address, tasks, description_bytes)
+            else:
+                self.queued += tasks
+
+    def clear(self) -> None:
+        """Forget everything: the node starts anew."""
+        self.queued = 0
+        self._new.clear()
+
+    def begin(self, task: Task) -> None:
+        """A task is being created."""
+        self._add(task.peer, 1, _size(task))
+
+    def undo(self, task: Task) -> None:
+        """It was not: it is known already, or could not be written."""
+        self._add(task.peer, -1, -_size(task))
+
+    def changed(self, before: Task, after: Task) -> None:
+        """A record was changed."""
+        if before.side is not Side.RECEIVER or before.status is after.status:
+            return
+        if before.status is TaskStatus.NEW:
+            self._add(before.peer, -1, -_size(before))
+        self.queued += (after.status is TaskStatus.ACCEPTED) - (before.status is TaskStatus.ACCEPTED)
+
+    def _add(self, address: Address, tasks: int, description_bytes: int) -> None:
+        waiting = self._new.get(address)
+        if waiting is None:
+            waiting = self._new[address] = Waiting()
+        waiting.tasks += tasks
+        waiting.description_bytes += description_bytes
+        if waiting.tasks <= 0:
+            del self._new[address]
+
+
+def _size(task: Task) -> int:
+    description = task.description
+    return len(description) if description.isascii() else len(description.encode())

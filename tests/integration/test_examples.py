@@ -1,0 +1,160 @@
+"""The example programs, as their readers run them; one of them on other reactors as well."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from tests.docs.running import free_ports
+from tests.integration.test_two_agents import ENVIRONMENT, TWISTD, A, Agent, B, until
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TEXT = (
+    "The minutes of Monday are short. They met about the minutes. The weather was fine. "
+    "The minutes of Monday say that they agreed to meet again."
+)
+SUMMARY = "The minutes of Monday are short. They met about the minutes."
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+class ExamplesTestCase(SynchronousTestCase):
+    """A directory, ports and processes that are ended."""
+
+    @override
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory(prefix="tasksubmit-")
+        self.addCleanup(temporary.cleanup)
+        self.directory = Path(temporary.name)
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a program that runs until it is told to stop."""
+        process = subprocess.Popen(
+            command, env={**ENVIRONMENT, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.addCleanup(self.stop, process)
+        return process
+
+    def stop(self, process: subprocess.Popen[str]) -> str:
+        """Have a program end, and give what it has printed."""
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        return process.communicate(timeout=30)[0] if process.stdout and not process.stdout.closed else ""
+
+    def start_worker(self, port: int, peer_port: int) -> subprocess.Popen[str]:
+        """Start the agent that summarises, as B, for A."""
+        return self.start(
+            *(sys.executable, str(EXAMPLES / "summarise.py"), "--address", B, "--port", str(port)),
+            *("--state-dir", str(self.directory / "worker"), "--peer", f"{A}=tcp:127.0.0.1:{peer_port}"),
+        )
+
+
+class FanOutTests(ExamplesTestCase):
+    """``fan_out.py``."""
+
+    def assert_estimated(self, done: subprocess.CompletedProcess[str]) -> None:
+        """Ten agents have answered, and all is closed."""
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        lines = done.stdout.splitlines()
+        self.assertEqual(len({line.split()[0] for line in lines}), 10)
+        self.assertLess(abs(float(lines[-1].split()[-1]) - 3.1416), 0.1)
+
+    def test_fan_out(self) -> None:
+        """Ten agents in one process are asked, and each answers."""
+        self.assert_estimated(run(str(EXAMPLES / "fan_out.py")))
+
+    def test_other_reactors(self) -> None:
+        """The same program runs on other reactors."""
+        for reactor in ("asyncioreactor", "selectreactor"):
+            program = (
+                f"from twisted.internet import {reactor}; {reactor}.install(); import runpy; "
+                f"runpy.run_path({str(EXAMPLES / 'fan_out.py')!r}, run_name='__main__')"
+            )
+            self.assert_estimated(run("-c", program))
+
+
+class BareProtocolTests(ExamplesTestCase):
+    """``bare_protocol.py``."""
+
+    def test_exchange(self) -> None:
+        """One task is done, the other is declined."""
+        done = run(str(EXAMPLES / "bare_protocol.py"))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(
+            done.stdout.splitlines(),
+            [
+                "'shout this' is answered 200 Task accepted and queued",
+                "'shout this' is success: 'SHOUT THIS'",
+                "'und dies für später' is answered 400 Task rejected",
+            ],
+        )
+
+
+class SummariseTests(ExamplesTestCase):
+    """``summarise.py``, which a daemon submits to."""
+
+    def test_summary(self) -> None:
+        """A text is summarised, one that cannot be is refused with the reason, and the program ends cleanly."""
+        ports = free_ports(2)
+        asker = Agent(self.directory / "a", A, ports[0], B, ports[1])
+        asker.start()
+        self.addCleanup(asker.stop)
+        worker = self.start_worker(ports[1], ports[0])
+        done = asker.run("submit", B, TEXT, "--wait")
+        self.assertEqual((done.returncode, done.stdout), (0, SUMMARY + "\n"))
+        self.assertIn("there is not a single sentence", asker.run("submit", B, "nothing", "--wait").stderr)
+        self.assertEqual((self.stop(worker), worker.returncode), ("", 0))
+
+
+class WebAppTests(ExamplesTestCase):
+    """``web_app.py``, with the agent that summarises behind it."""
+
+    def ask(self, port: int, path: str, text: str | None = None) -> tuple[int, Any]:
+        """One request: its status, and what its JSON says."""
+        data = None if text is None else text.encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except urllib.error.URLError:
+            return 0, None
+
+    def test_web(self) -> None:
+        """A text that is posted becomes a summary; what went wrong, and what is not there, is said."""
+        web, task, work = free_ports(3)
+        self.start_worker(work, task)
+        self.start(
+            *(*TWISTD, "--nodaemon", "--pidfile=", "--python", str(EXAMPLES / "web_app.py")),
+            WEB_PORT=str(web),
+            TASK_PORT=str(task),
+            STATE_DIR=str(self.directory / "web"),
+            WORKER=f"{B}=tcp:127.0.0.1:{work}",
+        )
+        until(lambda: self.ask(web, "/summaries/nothing")[0] == 404, "the web server did not start")
+        for text, expected in (
+            (TEXT, (200, "summary", SUMMARY)),
+            ("nothing", (502, "error", "there is not a single sentence in the text")),
+        ):
+            status, answer = self.ask(web, "/summaries", text)
+            self.assertEqual(status, 202)
+            path = f"/summaries/{answer['id']}"
+            until(lambda path=path: self.ask(web, path)[0] != 202, "the summary never came")
+            status, answer = self.ask(web, path)
+            self.assertEqual((status, answer[expected[1]]), (expected[0], expected[2]))

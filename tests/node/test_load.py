@@ -1,0 +1,178 @@
+"""What quotas are measured by, in a node that lives: it always is what the store has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import fail
+from twisted.trial.unittest import SynchronousTestCase
+
+from tasksubmit.errors import IllegalTransition, StoreError
+from tasksubmit.interfaces import Peer
+from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.load import Load
+from tasksubmit.node.policy import AllOf, PeerQuota, QueueLimit, RateLimit
+from tasksubmit.node.service import Node
+from tasksubmit.testing import Agents, MemoryTaskStore
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskStatusUpdate
+from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, request
+
+
+def counted(load: Load, *addresses: Address) -> dict[Address, tuple[int, int]]:
+    """What waits for a decision, of whom there is something."""
+    waiting = {one: load.new(one) for one in addresses}
+    return {one: (left.tasks, left.description_bytes) for one, left in waiting.items() if left.tasks}
+
+
+class LoadTests(SynchronousTestCase):
+    """Whatever happens to tasks, the load is what the store counts."""
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["submit", "accept", "decline", "withdraw", "execute", "done", "wait", "restart"]),
+                st.sampled_from([ALICE, CAROL]),
+                st.integers(0, 3),
+                st.sampled_from(["work", "Wörter", ""]),
+            ),
+            max_size=30,
+        )
+    )
+    def test_any_life(self, steps: list[tuple[str, Address, int, str]]) -> None:
+        """After any steps, refused ones among them, and after a restart."""
+        with Agents() as agents:
+            bob = agents.node(address=BOB, peers=[ALICE, CAROL])
+            for step in steps:
+                self.take(agents, bob, *step)
+                found = agents.done(bob.store.load())
+                new = {peer: (tasks, size) for peer, status, tasks, size in found if status is TaskStatus.NEW}
+                queued = sum(tasks for _, status, tasks, _ in found if status is TaskStatus.ACCEPTED)
+                self.assertEqual((counted(bob.load, ALICE, CAROL), bob.load.queued), (new, queued))
+
+    def take(self, agents: Agents, bob: Node, step: str, peer: Address, number: int, text: str) -> None:
+        """One step of a life."""
+        task_id = f"t{number}"
+        key = TaskKey(Side.RECEIVER, peer, task_id)
+        calls: dict[str, Any] = {
+            "submit": lambda: bob.task_submitted(
+                Peer(peer, "a test"), SubmitRequest(task_id, text, str(peer), str(BOB)), lambda _: None
+            ),
+            "withdraw": lambda: bob.status_updated(Peer(peer, "a test"), TaskStatusUpdate(task_id, "CANCELLED", "")),
+            "accept": lambda: bob.accept(key),
+            "decline": lambda: bob.decline(key, "no"),
+            "execute": lambda: bob.execute(key),
+            "done": lambda: bob.send_results(key, "done"),
+        }
+        if step == "wait":
+            agents.advance(61)
+        elif step == "restart":
+            agents.restart(bob)
+        else:
+            outcome: list[Any] = []
+            calls[step]().addBoth(outcome.append)
+            agents.flush()
+
+
+class LimitTests(NodeTestCase):
+    """Limits in a node."""
+
+    def make_bob(self, **options: Any) -> Node:
+        """Bob with quotas: two undecided tasks of a peer, two in the queue."""
+        load = Load()
+        policy = AllOf([PeerQuota(load, 2, 1000), QueueLimit(load, 2)])
+        return self.make_node(BOB, ALICE, CAROL, policy=policy, load=load, **options)
+
+    def submit(self, task_id: str, by: Address = ALICE) -> SubmitResponse:
+        """Submit a task to Bob."""
+        return self.ask(BOB, request(task_id, by=by))
+
+    def test_quota(self) -> None:
+        """A peer at its quota is refused until something is decided on; others are not, nor is what is known."""
+        bob = self.make_bob()
+        self.assertEqual([self.submit(f"t{n}").code for n in range(3)], ["", "", "quota"])
+        self.assertEqual(self.submit("c", CAROL).status, 200)
+        self.assertEqual(self.submit("t0").status, 200)
+        self.done(bob.decline(TaskKey(Side.RECEIVER, ALICE, "t0"), "no"))
+        self.assertEqual([self.submit(f"t{n}").code for n in (3, 4)], ["", "quota"])
+
+    def test_queue(self) -> None:
+        """While the queue is full everybody is refused."""
+        bob = self.make_bob()
+        for task_id in ("t1", "t2"):
+            self.submit(task_id)
+            self.done(bob.accept(TaskKey(Side.RECEIVER, ALICE, task_id)))
+        self.assertEqual(self.submit("c", CAROL).code, "quota")
+        self.done(bob.execute())
+        self.assertEqual(self.submit("c", CAROL).code, "")
+
+    def test_after_a_restart(self) -> None:
+        """What was there before a start counts."""
+        store = SlowStore()
+        bob = self.make_bob(store=store)
+        self.submit("t1")
+        self.submit("t2")
+        self.stop(bob)
+        self.make_bob(store=store)
+        self.assertEqual(self.submit("t3").code, "quota")
+
+    def test_not_written(self) -> None:
+        """What could not be written does not count, and neither does one that was sent twice at once."""
+        store = MemoryTaskStore()
+        bob = self.make_bob(store=store)
+        create = store.create
+        store.create = lambda task, owed: fail(StoreError("full"))  # type: ignore[method-assign]
+        for number in range(5):
+            self.assertEqual(self.submit(f"t{number}").code, "storage")
+        self.assertEqual(len(self.flushLoggedErrors(StoreError)), 5)
+        store.create = create  # type: ignore[method-assign]
+        peer = self.say(BOB, *[request("same") for _ in range(5)])
+        self.assertEqual([answer.status for answer in peer.answers], [200] * 5)
+        self.assertEqual(counted(bob.load, ALICE), {ALICE: (1, 4)})
+
+    def test_rate(self) -> None:
+        """A peer that submits too fast is told to wait; to repeat what is known costs it nothing."""
+        self.make_node(BOB, ALICE, CAROL, policy=AllOf([RateLimit(self.clock, 1, 3)]))
+        self.assertEqual([self.submit(f"t{n}").code for n in (0, 1, 1, 1, 2, 3)], ["", "", "", "", "", "rate_limited"])
+        self.assertEqual(self.submit("t3").retry_after_s, 1)
+        self.assertEqual(self.submit("c", CAROL).code, "")
+        self.advance(1)
+        self.assertEqual([self.submit(f"t{n}").code for n in (3, 4)], ["", "rate_limited"])
+
+
+class SwitchTests(NodeTestCase):
+    """``Node.set_enabled``."""
+
+    def test_disabled(self) -> None:
+        """A node that is disabled takes nothing new, answers for what it has, and goes on with it."""
+        store = SlowStore()
+        bob = self.make_node(BOB, ALICE, store=store)
+        key = TaskKey(Side.RECEIVER, ALICE, "t1")
+        self.ask(BOB, request("t1"))
+        self.done(bob.set_enabled(False))
+        refused = self.ask(BOB, request("t2"))
+        self.assertEqual((refused.code, refused.retry_after_s), ("not_accepting", 60))
+        self.assertEqual(self.ask(BOB, request("t1")).current_status, "NEW")
+        self.done(bob.accept(key))
+        self.done(bob.execute(key))
+        self.stop(bob)
+        bob = self.make_node(BOB, ALICE, store=store)
+        self.assertFalse(bob.is_enabled)
+        self.assertEqual(self.ask(BOB, request("t2")).code, "not_accepting")
+        self.done(bob.set_enabled(True))
+        self.assertEqual(self.ask(BOB, request("t2")).code, "")
+        self.stop(bob)
+        self.assertTrue(self.make_node(BOB, ALICE, store=store).is_enabled)
+
+    def test_turns(self) -> None:
+        """With fair share the submitters take turns in the queue."""
+        bob = self.make_node(BOB, ALICE, CAROL, is_fair=True)
+        for task_id, by in (("a1", ALICE), ("a2", ALICE), ("a3", ALICE), ("c1", CAROL)):
+            self.ask(BOB, request(task_id, by=by))
+            self.done(bob.accept(TaskKey(Side.RECEIVER, by, task_id)))
+        self.assertEqual([self.done(bob.execute()).task_id for _ in range(4)], ["a1", "a2", "c1", "a3"])
+        self.failed(bob.execute(TaskKey(Side.RECEIVER, ALICE, "a1")), IllegalTransition)
