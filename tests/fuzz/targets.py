@@ -304,6 +304,9 @@ class _Threads:
     def callFromThread(self, call: Callable[..., object], *arguments: object) -> None:
         self._calls.put((call, arguments))
 
+    def callLater(self, delay: float, call: Callable[..., object], *arguments: object) -> None:
+        self._calls.put((call, arguments))
+
     def wait(self, deferred: Deferred[Any]) -> Any:
         """What a Deferred fires with; raises what it fails with."""
         results: list[Any] = []
