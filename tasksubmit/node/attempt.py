@@ -39,11 +39,11 @@ class Attempt:
     """An attempt at a task that has just been begun; to be run once.
 
     :param task: the record as it is now.
+    :param log: of all attempts, which tasks that cannot be done do not fill.
     """
 
-    _log = Logger()
-
-    def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime) -> None:
+    def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime, log: Logger) -> None:
+        self._log = log
         self._task = task
         self._inbox = inbox
         self._live = live
