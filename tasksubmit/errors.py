@@ -210,6 +210,12 @@ class TooLarge(UsageError):
     code = "too_large"
 
 
+class NoRoom(UsageError):
+    """Results on this disk take what they may (``--max-result-bytes``), and none of them may go. Try again later."""
+
+    code = "storage"
+
+
 # --- the disk ----------------------------------------------------------------------------------------------------
 
 

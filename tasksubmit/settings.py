@@ -221,7 +221,9 @@ class Settings:
         _duration, "seconds for which ended tasks, their stories and their results are kept", default=RETENTION
     )
     max_result_bytes: int | None = _option(
-        _count, "what results may take on the disk before the oldest go, with their tasks", default=None
+        _count,
+        "what results may take on the disk: the oldest go, with their tasks, and when none may no more are taken",
+        default=None,
     )
     deny: tuple[Address, ...] = _option(_addresses, "peers that may not submit tasks", default=())
     score_gate: bool = _option(

@@ -30,7 +30,7 @@ from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.clock import steady_seconds
 from tasksubmit.node.listener import Listener
-from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.retention import RetentionService
 from tasksubmit.node.service import Node
 from tasksubmit.settings import Settings
 from tasksubmit.tap import AgentService, Options, make_node, makeService
@@ -273,7 +273,7 @@ class ServiceTests(OptionsCase):
         self.assertEqual(node._delivery._age_limit, timedelta(days=8))
         retention = node.getServiceNamed("retention")
         assert isinstance(retention, RetentionService)
-        self.assertEqual(retention._retention, Retention(timedelta(seconds=9), 1000))
+        self.assertEqual((retention._keep, retention._room.max_bytes), (timedelta(seconds=9), 1000))
         self.assertEqual(retention._keep_tombstones, timedelta(days=16))
 
     def test_workers(self) -> None:

@@ -15,6 +15,7 @@ from tasksubmit.errors import (
     ExecutionFailed,
     IllegalTransition,
     InvalidMessage,
+    NoRoom,
     StoreError,
     TaskSubmitError,
     TooLarge,
@@ -134,7 +135,7 @@ class Attempt:
                 return False
             except (InvalidMessage, TooLarge, UnicodeError) as error:
                 report = self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
-            except StoreError:
+            except (StoreError, NoRoom):
                 if self._is_stopping:
                     raise
                 self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)

@@ -330,7 +330,7 @@ class Inbox:
                 "or a reference"
             )
         data = content if filename else text.encode()
-        saved = await self._store.save_result(key.task_id, filename or TEXT_RESULT, data)
+        saved = await self._records.save_result(key.task_id, filename or TEXT_RESULT, data)
         fields = {
             "justification": "The results were given",
             "result_type": message.result_type,

@@ -168,7 +168,7 @@ class Outbox:
 
     async def _save(self, message: TaskResultMessage) -> SavedResult:
         filename = message.filename if message.result_type == "file" else TEXT_RESULT
-        return await self._store.save_result(message.task_id, filename, _content(message))
+        return await self._records.save_result(message.task_id, filename, _content(message))
 
     def _result_fields(self, task: Task, message: TaskResultMessage, now: datetime) -> dict[str, Any]:
         try:

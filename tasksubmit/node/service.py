@@ -46,6 +46,7 @@ from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.room import ResultRoom
 from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
@@ -150,12 +151,15 @@ class Node(MultiService):
         self.load = load or Load()
         self._score_book = score_book
         self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book else None
+        retention = retention or Retention()
+        room = ResultRoom(retention.max_result_bytes)
         self._records = Records(
             address,
             store,
             self._clock,
             self._changed,
             lambda peer: self._delivery.owed(peer),
+            room,
             self._scores.booked if self._scores else None,
             is_fair,
         )
@@ -198,7 +202,7 @@ class Node(MultiService):
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
         keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
         RetentionService(
-            store, self._clock, retention or Retention(), keep_tombstones, clock, self._live.forgotten
+            store, self._clock, retention.keep, room, keep_tombstones, clock, self._live.forgotten
         ).setServiceParent(self)
         for service in (self._acceptance, self.workers, self._scores):
             if service is not None:
