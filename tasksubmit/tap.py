@@ -311,11 +311,13 @@ class AgentService(MultiService):
 
     @override
     def setServiceParent(self, parent: Any) -> None:
-        if isinstance(parent, Componentized) and self._runner is not None:
+        runner = self._runner
+        # twist logs in its own way, which the options have set.
+        if isinstance(parent, Componentized) and runner is not None and "fileLogObserverFactory" not in runner:
             if self._log_format == "json":
-                parent.setComponent(ILogObserver, _twistd_observer(self._runner, json_observer))
-            elif not self._runner.get("syslog"):
-                parent.setComponent(ILogObserver, _twistd_observer(self._runner, text_observer))
+                parent.setComponent(ILogObserver, _twistd_observer(runner, json_observer))
+            elif not runner.get("syslog"):
+                parent.setComponent(ILogObserver, _twistd_observer(runner, text_observer))
         super().setServiceParent(parent)
 
     @override
