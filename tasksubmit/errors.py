@@ -90,6 +90,21 @@ class PeerUnreachable(PeerError):
     code = "unreachable"
 
 
+class CertificateRefused(PeerUnreachable):
+    """One end does not trust the other's certificate: a matter of configuration, which trying again does not settle.
+
+    The text says whose certificate it is and what to do. `seen` is the fingerprint of its key, and `expected` what
+    would have been taken; both may be empty. Nothing was handed over on that connection.
+    """
+
+    code = "certificate"
+
+    def __init__(self, message: str, seen: str = "", expected: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.seen = seen
+        self.expected = tuple(expected)
+
+
 class PeerVanished(PeerError):
     """The connection was lost before the answer came. Whether the peer acted on the request is not known."""
 

@@ -28,6 +28,7 @@ from tasksubmit.node.retention import RETENTION
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.strings import split_description
+from tasksubmit.tls.files import is_set_up
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
 from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES
@@ -38,10 +39,14 @@ else:
     import tomli as tomllib
 
 CONTROL_SOCKET = "control.sock"
+CONTROL_TOKEN = "control.token"
 MAX_SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket that Linux takes; others take a few bytes less."""
 
 MAX_SECONDS = 10**9
+
+LEFT_ALONE = ("unix", "mtls")
+"""The kinds of endpoints that a node with keys puts no TLS around: this machine's own, and that which has it."""
 
 Environment = Mapping[str, str]
 
@@ -186,10 +191,13 @@ class Settings:
         _peers, "the peers, which may submit tasks, and where each is reached", factory=dict
     )
     control: str = _option(
-        _text, "Unix server endpoint of the control API [default: control.sock in the state directory]", default=""
+        _text,
+        "server endpoint of the control API: a Unix socket, or TCP on loopback, where it demands the token in "
+        "control.token [default: control.sock in the state directory]",
+        default="",
     )
     insecure: bool = _option(
-        _flag, "listen beyond loopback although nobody is authenticated and nothing is encrypted", default=False
+        _flag, "listen beyond loopback without TLS: nobody is authenticated, and nothing encrypted", default=False
     )
     score_formula: ScoreFormula = _option(
         _formula,
@@ -277,10 +285,13 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
-            if not self.insecure and not is_local(endpoint) and not is_inherited(endpoint):
+            is_protected = self.has_tls or kind_of(endpoint) == "mtls"
+            if not (self.insecure or is_protected or is_local(endpoint) or is_inherited(endpoint)):
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
-                    "peer: listen on loopback (tcp:PORT:interface=127.0.0.1), or give --insecure to do it all the same"
+                    f"peer: make this node a key with `tasksubmit --state-dir {self.state_dir} init --address "
+                    f"{self.address}`, so that it uses TLS; or listen on loopback (tcp:PORT:interface=127.0.0.1); or "
+                    "give --insecure to do it all the same"
                 )
 
     @property
@@ -291,6 +302,16 @@ class Settings:
             max_connections_per_peer=self.max_connections_per_peer,
             max_buffered_bytes=self.max_buffered_bytes,
         )
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether the control API is where others than its owner can connect."""
+        return kind_of(self.control) != "unix"
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the state directory has keys, which the node then uses."""
+        return is_set_up(self.state_dir)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -339,6 +360,11 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigurationError(f"--config {config} is not TOML: {error}") from None
 
 
+def kind_of(endpoint: str) -> str:
+    """The word that an endpoint string begins with."""
+    return split_description(endpoint)[0][0]
+
+
 def is_local(endpoint: str) -> bool:
     """Whether a server endpoint string is certain to be reached from this machine alone."""
     positional, named = split_description(endpoint)
@@ -363,8 +389,13 @@ def is_inherited(endpoint: str) -> bool:
 
 def _check_control(endpoint: str) -> None:
     positional, named = split_description(endpoint)
+    if not is_local(endpoint):
+        raise ConfigurationError(
+            f"--control {endpoint}: the control API is for this machine alone: give a Unix socket (unix:PATH), or TCP "
+            "on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
+        )
     if positional[0] != "unix":
-        raise ConfigurationError(f"--control {endpoint}: the control API is served on a Unix socket only (unix:PATH)")
+        return
     path = named.get("address") or (positional[1] if len(positional) > 1 else "")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise ConfigurationError(

@@ -9,12 +9,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import NOTHING, Attribute, evolve, fields
+from twisted.application.internet import TimerService
 from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, clientFromString, serverFromString
 from twisted.internet.interfaces import (
     IReactorFromThreads,
@@ -38,14 +42,18 @@ from tasksubmit.node.clock import use_steady_timers
 from tasksubmit.node.executors import executor_makers, make_executor
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.load import Load
+from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit, RateLimit, ScoreGate
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
-from tasksubmit.settings import Settings, is_inherited, load_settings
+from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.tls.credentials import Credentials
 from tasksubmit.web import control_site
+from tasksubmit.web.gate import TokenGate
+from tasksubmit.wire.address import Address
 
 
 def _option_name(attribute: Attribute[Any]) -> str:
@@ -67,6 +75,8 @@ def _help(attribute: Attribute[Any]) -> str:
 
 _OTHER_FILES = 256
 """What a node opens besides the connections of peers: the database, results, connections that it makes."""
+
+_DAY_SECONDS = 24 * 60 * 60
 
 _REPEATED = ("listen", "peer", "deny", "quarantine")
 
@@ -226,7 +236,11 @@ def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerE
         family, where = passed.family, passed.getsockname()
     if family != endpoint.addressFamily:
         raise ConfigurationError(f"--listen {text}: the socket is of another domain: {family.name.removeprefix('AF_')}")
-    if family != socket.AF_UNIX and not ipaddress.ip_address(where[0]).is_loopback and not settings.insecure:
+    if (
+        family != socket.AF_UNIX
+        and not ipaddress.ip_address(where[0]).is_loopback
+        and not (settings.insecure or settings.has_tls)
+    ):
         raise ConfigurationError(
             f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
             "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), or give --insecure to do it all the "
@@ -235,12 +249,37 @@ def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerE
     return endpoint
 
 
-def _peers(settings: Settings, reactor: object) -> StaticPeers:
-    endpoints: dict[Any, IStreamClientEndpoint] = {
+def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
+    """The peers: those of the options; with keys, those that are trusted, of which the options may say where they live.
+
+    :raises ConfigurationError: keys or trust cannot be read, or no key is known of a peer of the options.
+    """
+    endpoints: dict[Address, IStreamClientEndpoint] = {
         address: _endpoint(clientFromString, reactor, text, f"--peer {address}=")
         for address, text in settings.peer.items()
     }
-    return StaticPeers(endpoints)
+    if not settings.has_tls:
+        return StaticPeers(endpoints)
+    credentials = Credentials.of_directory(settings.state_dir)
+    credentials.load()
+    unproved = {}
+    for address, text in settings.peer.items():
+        if str(address) in credentials.trust.peers:
+            continue
+        if kind_of(text) != "unix":
+            raise ConfigurationError(
+                f"--peer {address}={text}: this node has keys, so it has to know the peer's, too: "
+                f"`tasksubmit trust add {address} sha256:... {text}`"
+            )
+        unproved[address] = endpoints.pop(address)
+    return MutualTLS(
+        credentials,
+        partial(clientFromString, reactor),
+        reactor,
+        time.time,
+        endpoints=endpoints,
+        unproved=StaticPeers(unproved),
+    )
 
 
 def _executor(settings: Settings, reactor: object) -> IExecutor | None:
@@ -268,10 +307,16 @@ def make_node(settings: Settings, reactor: Any) -> Node:
     endpoints = _server_endpoints(settings, reactor)
     endpoints.pop(settings.control)
     store, peers, load = SQLiteTaskStore(settings.state_dir, reactor), _peers(settings, reactor), Load()
+    authenticator = peers if isinstance(peers, MutualTLS) else None
+    if authenticator is not None:
+        for text, endpoint in endpoints.items():
+            if kind_of(text) not in LEFT_ALONE:
+                endpoints[text] = authenticator.protect(endpoint)
     return Node(
         settings.address,
         store,
         peers,
+        authenticator=authenticator,
         clock=reactor,
         wall=time.time,
         listen=endpoints,
@@ -299,11 +344,22 @@ class AgentService(MultiService):
     :param runner: the options of twistd or twist, if it is one of them that runs the service.
     :param log_format: ``json`` gives twistd's application the observer that writes it.
     :param reactor: of this process, which is the node's: its timers are made steady.
+    :param reload: is called when the process gets SIGHUP; may raise `TaskSubmitError`, which is logged.
     """
 
-    def __init__(self, runner: usage.Options | None, log_format: str = "text", reactor: Any = None) -> None:
+    _log = Logger()
+
+    def __init__(
+        self,
+        runner: usage.Options | None,
+        log_format: str = "text",
+        reactor: Any = None,
+        reload: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
         self._reactor = reactor
+        self._reload = reload
+        self._other_handler: Any = None
         self._runner = runner
         self._log_format = log_format
         self._pidfile = str(runner.get("pidfile") or "") if runner is not None else ""
@@ -330,6 +386,28 @@ class AgentService(MultiService):
             use_steady_timers(self._reactor)
         self._or_exit(super().startService)
         tune_interpreter()
+        if self._reload is not None:
+            self._handle_hangup(lambda number, frame: self._reactor.callFromThread(self._reload_or_log))
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        if self._other_handler is not None:
+            self._handle_hangup(self._other_handler)
+            self._other_handler = None
+        return maybeDeferred(super().stopService)
+
+    def _handle_hangup(self, handler: Any) -> None:
+        with suppress(ValueError):  # not in the main thread: whoever runs a node there handles signals otherwise
+            self._other_handler = signal.signal(signal.SIGHUP, handler)
+
+    def _reload_or_log(self) -> None:
+        assert self._reload is not None
+        try:
+            self._reload()
+        except TaskSubmitError as error:
+            self._log.error("SIGHUP, but nothing has changed: {error}", error=error)
+        else:
+            self._log.info("SIGHUP: keys and trust were read again")
 
     def _or_exit(self, start: Callable[[], None]) -> None:
         try:
@@ -364,12 +442,19 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             allowed=allowed,
             most=settings.max_connections,
         )
-    service = AgentService(options.parent, settings.log_format, reactor)
+    service = AgentService(options.parent, settings.log_format, reactor, node.reload)
     service.setName("tasksubmit")
     node.setServiceParent(service)
+    if isinstance(node.authenticator, MutualTLS):
+        watch = TimerService(_DAY_SECONDS, node.authenticator.warn_of_expiry)
+        watch.clock = reactor
+        watch.setServiceParent(service)
     control = serverFromString(reactor, settings.control)
     # Its socket is in the directory that the node's store makes, and belongs to whom the daemon becomes.
-    site = control_site(node, __version__, stop=reactor.stop)
+    gate = TokenGate(settings.state_dir / CONTROL_TOKEN) if settings.needs_token else None
+    if gate is not None:
+        gate.setServiceParent(service)
+    site = control_site(node, __version__, stop=reactor.stop, gate=gate)
     Listener(settings.control, control, site, is_privileged=False).setServiceParent(service)
     return service
 

@@ -25,6 +25,7 @@ FLOORS = {
     "logs": EDGES,
     "stores": EDGES,
     "pilot": EDGES,
+    "tls": EDGES,
     "node": NODE,
     "": FRONT_DOOR,
     "tap": FACES,

@@ -258,11 +258,14 @@ class RefusedTests(SettingsCase):
         self.assertEqual(self.load(address=OWN, listen=[endpoint]).listen, (endpoint,))
 
     def test_control(self) -> None:
-        """The control API is served on a Unix socket, and nowhere else."""
-        for endpoint in ("tcp:80:interface=127.0.0.1", "tcp:80", "systemd:domain=UNIX:index=0", "nonsense"):
-            self.refused(f"--control {endpoint}", "Unix socket", address=OWN, control=endpoint)
+        """The control API is served to this machine alone, and without a token on a Unix socket alone."""
+        for endpoint in ("tcp:80:interface=0.0.0.0", "tcp:80", "systemd:domain=UNIX:index=0", "nonsense"):
+            self.refused(f"--control {endpoint}", "this machine alone", address=OWN, control=endpoint, insecure=True)
         for endpoint in ("unix:/run/a.sock", "unix:address=/run/a.sock", "unix:/run/a.sock:mode=660"):
-            self.assertEqual(self.load(address=OWN, control=endpoint).control, endpoint)
+            settings = self.load(address=OWN, control=endpoint)
+            self.assertEqual((settings.control, settings.needs_token), (endpoint, False))
+        for endpoint in ("tcp:80:interface=127.0.0.1", "tcp6:80:interface=\\:\\:1"):
+            self.assertTrue(self.load(address=OWN, control=endpoint).needs_token)
 
     def test_long_socket_path(self) -> None:
         """A path that is too long for a socket is refused at once, in bytes, and one of the exact length is not."""

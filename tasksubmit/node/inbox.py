@@ -66,13 +66,16 @@ class Inbox:
         announced: Callable[[Address, Sequence[str]], None],
         created: Callable[[Task], None],
         elsewhere: Callable[[int, Callable[[], int]], Deferred[int]],
+        may_speak_for: Callable[[Peer, Address], bool],
     ) -> None:
         """
         :param announced: is called with a submitter and the features that it announced.
         :param created: is called with each task that is new.
         :param elsewhere: does what is about so many bytes.
+        :param may_speak_for: whether a peer may say that it is somebody.
         """
         self._log = quiet_logger(__name__)
+        self._may_speak_for = may_speak_for
         self._elsewhere = elsewhere
         self._records = records
         self._store = records.store
@@ -187,8 +190,9 @@ class Inbox:
 
     def _submitter(self, peer: Peer, request: SubmitRequest) -> Address:
         submitter = Address.parse(request.from_addr)
-        if peer.address not in (None, submitter):
-            raise InvalidMessage(f"from_addr is {submitter}, but the connection belongs to {peer.address}", "from_addr")
+        if not self._may_speak_for(peer, submitter):
+            belongs = f"belongs to {peer.address}" if peer.address is not None else "does not prove that: use TLS"
+            raise InvalidMessage(f"from_addr is {submitter}, but the connection {belongs}", "from_addr")
         if Address.parse(request.to_addr) != self._records.own:
             raise InvalidMessage(f"this is {self._records.own}; the task is for {request.to_addr}", "to_addr")
         return submitter

@@ -19,8 +19,10 @@ from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, 
 from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
+    IAuthenticator,
     IExecutor,
     IPeers,
+    IReloadable,
     IScoreBook,
     ITaskHandler,
     ITaskStore,
@@ -38,6 +40,7 @@ from tasksubmit.node.deadlines import Deadlines
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
+from tasksubmit.node.identity import BelieveAll, may_speak_for
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
@@ -88,6 +91,7 @@ class Node(MultiService):
     :param peers: who lives where.
     :param clock: all time and timers; commonly the reactor.
     :param listen: what to listen on for peers, by the name that errors give it.
+    :param authenticator: who is at the other end of a connection; by default whoever it claims to be.
     :param policy: who may submit; by default the peers.
     :param load: what a policy measures quotas by, kept by the node.
     :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
@@ -119,6 +123,7 @@ class Node(MultiService):
         clock: IReactorTime,
         wall: Callable[[], float] | None = None,
         listen: Mapping[str, IStreamServerEndpoint] | None = None,
+        authenticator: IAuthenticator | None = None,
         policy: IAdmissionPolicy | None = None,
         load: Load | None = None,
         acceptance: IAcceptancePolicy | None = None,
@@ -143,6 +148,7 @@ class Node(MultiService):
         self.address = address
         self.store = store
         self.peers = peers
+        self.authenticator: IAuthenticator = authenticator or BelieveAll()
         self._max_description_bytes = max_description_bytes
         self._random = random or SystemRandom()
         self._lease = lease or Lease()
@@ -171,6 +177,7 @@ class Node(MultiService):
             lambda peer, features: self._delivery.announced(peer, features),
             lambda task: self._acceptance.created(task) if self._acceptance else None,
             partial(do_elsewhere, clock),
+            self._may_speak_for,
         )
         self._outbox = Outbox(self._records, formula)
         self._delivery = DeliveryService(
@@ -192,6 +199,7 @@ class Node(MultiService):
             idle_timeout=idle_timeout_seconds,
             max_description_bytes=max_description_bytes,
             bounds=bounds,
+            identify=self.authenticator.authenticate,
         )
         self._acceptance = Acceptance(self._records, self._inbox, acceptance) if acceptance else None
         self.workers = (
@@ -292,6 +300,23 @@ class Node(MultiService):
         """Whether the node takes nothing new, because it is being drained or was."""
         return self._inbox.is_draining
 
+    def reload(self) -> None:
+        """Read again what the authenticator has in files, and try at once what could not be delivered.
+
+        :raises ConfigurationError: the files cannot be read; then those of before stay.
+        """
+        if IReloadable.providedBy(self.authenticator):
+            self.authenticator.reload()
+        self._delivery.hasten()
+
+    @property
+    def refusals(self) -> Mapping[Address, str]:
+        """Which peers cannot be dialled for their certificates or the own one, and why."""
+        return self._delivery.refusals
+
+    def _may_speak_for(self, peer: Peer, address: Address) -> bool:
+        return may_speak_for(peer, address, self.authenticator)
+
     def _changed(self, before: Task, after: Task) -> None:
         """A change of a record was committed."""
         self.load.changed(before, after)
@@ -335,11 +360,12 @@ class Node(MultiService):
     async def _forgotten(self, peer: Peer, task_id: str) -> Tombstone:
         """What is left of the task that a peer speaks of late."""
         tombstones = await self.store.tombstones(task_id)
-        return _spoken_of([left for left in tombstones if peer.address in (None, left.key.peer)], task_id)
+        return _spoken_of([left for left in tombstones if self._may_speak_for(peer, left.key.peer)], task_id)
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
-        """The records with this id that ``peer`` may speak of; one that nobody authenticated may speak of any."""
-        return await self.store.find(task_id, peer.address)
+        """The records with this id that ``peer`` may speak of."""
+        tasks = await self.store.find(task_id, peer.address)
+        return [task for task in tasks if self._may_speak_for(peer, task.peer)]
 
     # --- what the submitter does ---------------------------------------------------------------------------------
 

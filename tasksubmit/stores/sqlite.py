@@ -182,6 +182,10 @@ class SQLiteTaskStore:
         """See `ITaskStore.mark_sent`."""
         return self._write(lambda connection: deliveries.mark_sent(connection, delivery_id, now))
 
+    def hasten(self, now: datetime) -> Deferred[None]:
+        """See `ITaskStore.hasten`."""
+        return self._write(lambda connection: deliveries.hasten(connection, now))
+
     def shift_times(self, by: timedelta) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""
         return self._write(lambda connection: queries.shift_times(connection, by))

@@ -21,7 +21,6 @@ NOT_RUN = {
     "runs all tests, this one among them": 1,
     "needs root and systemd as the first process": 3,
     "systemd-socket-activate runs until it is interrupted; a test passes the socket itself": 1,
-    "needs a second machine": 1,
 }
 """Why blocks are not run, and how many of them."""
 
