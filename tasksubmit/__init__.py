@@ -73,8 +73,8 @@ if TYPE_CHECKING:
     from tasksubmit.node.service import Node
     from tasksubmit.node.submitted import SubmittedTask
     from tasksubmit.protocol.client import Client, connect
+    from tasksubmit.protocol.factory import TaskSubmitFactory
     from tasksubmit.protocol.framing import TaskSubmitProtocol
-    from tasksubmit.protocol.server import TaskSubmitFactory
     from tasksubmit.stores.sqlite import SQLiteTaskStore
     from tasksubmit.tls.credentials import Credentials
 
@@ -100,7 +100,7 @@ _ON_TWISTED = {
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
     "StaticPeers": "tasksubmit.node.peers",
     "SubmittedTask": "tasksubmit.node.submitted",
-    "TaskSubmitFactory": "tasksubmit.protocol.server",
+    "TaskSubmitFactory": "tasksubmit.protocol.factory",
     "TaskSubmitProtocol": "tasksubmit.protocol.framing",
     "connect": "tasksubmit.protocol.client",
 }

@@ -78,6 +78,12 @@ class MalformedMessage(PeerError):
         self.field = field
 
 
+class TooManyConnections(PeerError):
+    """The peer has as many connections to this node as one may have; close some, or use them for more requests."""
+
+    code = "overloaded"
+
+
 class PeerUnreachable(PeerError):
     """No connection to the peer could be made. Check its endpoint, and that it runs; trying again is safe."""
 
@@ -217,6 +223,12 @@ class TooLarge(UsageError):
     """A description or a result is over the size that may be sent."""
 
     code = "too_large"
+
+
+class NoRoom(UsageError):
+    """Results on this disk take what they may (``--max-result-bytes``), and none of them may go. Try again later."""
+
+    code = "storage"
 
 
 # --- the disk ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tasksubmit.lifecycle.table import (
 )
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
 from tasksubmit.node.retention import RETENTION
+from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.strings import split_description
 from tasksubmit.tls.files import is_set_up
@@ -147,6 +148,15 @@ def _count(value: object) -> int:
     return count
 
 
+def _room(value: object) -> int:
+    size = _count(value)
+    if size < LEAST_BUFFERED_BYTES:
+        raise ValueError(
+            f"expected at least {LEAST_BUFFERED_BYTES} bytes, not {value}: the largest frame must fit twice"
+        )
+    return size
+
+
 def _one_of(*words: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in words:
@@ -219,7 +229,9 @@ class Settings:
         _duration, "seconds for which ended tasks, their stories and their results are kept", default=RETENTION
     )
     max_result_bytes: int | None = _option(
-        _count, "what results may take on the disk before the oldest go, with their tasks", default=None
+        _count,
+        "what results may take on the disk: the oldest go, with their tasks, and when none may no more are taken",
+        default=None,
     )
     deny: tuple[Address, ...] = _option(_addresses, "peers that may not submit tasks", default=())
     score_gate: bool = _option(
@@ -254,6 +266,15 @@ class Settings:
         _seconds, "seconds after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS
     )
     max_description_bytes: int = _option(_size, "longest description of a task to take", default=MAX_DESCRIPTION_BYTES)
+    max_connections: int = _option(
+        _count, "how many connections of peers may be open at once", default=Bounds().max_connections
+    )
+    max_connections_per_peer: int = _option(
+        _count, "how many of them from one host, or of one address", default=Bounds().max_connections_per_peer
+    )
+    max_buffered_bytes: int = _option(
+        _room, "what may be held of frames that are unfinished or in work", default=Bounds().max_buffered_bytes
+    )
     log_format: str = _option(_one_of("text", "json"), "text, or json for one flat object a line", default="text")
 
     def __attrs_post_init__(self) -> None:
@@ -272,6 +293,15 @@ class Settings:
                     f"{self.address}`, so that it uses TLS; or listen on loopback (tcp:PORT:interface=127.0.0.1); or "
                     "give --insecure to do it all the same"
                 )
+
+    @property
+    def bounds(self) -> Bounds:
+        """What all connections of peers together may be and hold."""
+        return Bounds(
+            max_connections=self.max_connections,
+            max_connections_per_peer=self.max_connections_per_peer,
+            max_buffered_bytes=self.max_buffered_bytes,
+        )
 
     @property
     def needs_token(self) -> bool:

@@ -20,7 +20,12 @@ from twisted.application.internet import TimerService
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, clientFromString, serverFromString
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IReactorFromThreads,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
 from twisted.logger import ILogObserver, Logger, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -31,7 +36,7 @@ from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, TaskSubmitError
 from tasksubmit.interfaces import IAdmissionPolicy, IExecutor, IPeers, ITaskStore
 from tasksubmit.lifecycle.table import Lease
-from tasksubmit.logs import json_observer
+from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.clock import use_steady_timers
 from tasksubmit.node.executors import executor_makers, make_executor
@@ -42,7 +47,7 @@ from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit, RateLimit, ScoreGate
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
-from tasksubmit.node.tuning import tune_interpreter
+from tasksubmit.node.tuning import allow_files, tune_interpreter
 from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
@@ -67,6 +72,9 @@ def _help(attribute: Attribute[Any]) -> str:
     shown = f"{default:.15g}" if isinstance(default, float) else str(default)
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
+
+_OTHER_FILES = 256
+"""What a node opens besides the connections of peers: the database, results, connections that it makes."""
 
 _DAY_SECONDS = 24 * 60 * 60
 
@@ -160,16 +168,28 @@ class Options(usage.Options):
         if self["check"]:
             print("tasksubmit: the configuration is fine")
             raise SystemExit(0)
-        if self.settings.log_format == "json" and self.parent is not None and "fileLogObserverFactory" in self.parent:
-            self.parent["fileLogObserverFactory"] = json_observer  # of twist; twistd asks its application
+        if self.parent is not None and "fileLogObserverFactory" in self.parent:  # of twist; twistd asks its application
+            if self.settings.log_format == "json":
+                self.parent["fileLogObserverFactory"] = json_observer
+            elif self.parent["fileLogObserverFactory"] is textFileLogObserver:
+                self.parent["fileLogObserverFactory"] = text_observer
 
 
-def _twistd_json_observer(runner: usage.Options) -> ILogObserver:
-    """What writes JSON to wherever twistd would have written text."""
+def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserver]) -> ILogObserver:
+    """What writes to wherever twistd would have written, and begins a new file when twistd would have."""
     name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "twistd.log")
     if name == "-":
-        return json_observer()
-    return json_observer(LogFile.fromFullPath(name))
+        return observer(sys.stdout)
+    file = LogFile.fromFullPath(name)
+
+    def rotate(*_: object) -> None:
+        from twisted.internet import reactor
+
+        IReactorFromThreads(reactor).callFromThread(file.rotate)
+
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, rotate)
+    return observer(file)
 
 
 # --- the service --------------------------------------------------------------------------------------------------
@@ -314,6 +334,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         tick_seconds=settings.tick,
         idle_timeout_seconds=settings.idle_timeout,
         max_description_bytes=settings.max_description_bytes,
+        bounds=settings.bounds,
     )
 
 
@@ -346,8 +367,13 @@ class AgentService(MultiService):
 
     @override
     def setServiceParent(self, parent: Any) -> None:
-        if isinstance(parent, Componentized) and self._runner is not None and self._log_format == "json":
-            parent.setComponent(ILogObserver, _twistd_json_observer(self._runner))
+        runner = self._runner
+        # twist logs in its own way, which the options have set.
+        if isinstance(parent, Componentized) and runner is not None and "fileLogObserverFactory" not in runner:
+            if self._log_format == "json":
+                parent.setComponent(ILogObserver, _twistd_observer(runner, json_observer))
+            elif not runner.get("syslog"):
+                parent.setComponent(ILogObserver, _twistd_observer(runner, text_observer))
         super().setServiceParent(parent)
 
     @override
@@ -409,6 +435,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     settings = options.settings
     node = make_node(settings, reactor)
+    wanted = settings.max_connections + _OTHER_FILES
+    if (allowed := allow_files(wanted)) < wanted:
+        Logger(__name__).warn(
+            "this process may open {allowed} files: too few for --max-connections {most}; raise its limit (ulimit -n)",
+            allowed=allowed,
+            most=settings.max_connections,
+        )
     service = AgentService(options.parent, settings.log_format, reactor, node.reload)
     service.setName("tasksubmit")
     node.setServiceParent(service)
@@ -442,7 +475,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     from twisted.internet import reactor
 
-    observer = json_observer() if options.settings.log_format == "json" else textFileLogObserver(sys.stdout)
+    observer = json_observer() if options.settings.log_format == "json" else text_observer(sys.stdout)
     globalLogBeginner.beginLoggingTo([observer])
     service = makeService(options, reactor)
     service.privilegedStartService()

@@ -71,8 +71,8 @@ from tasksubmit.node.policy import (
     SizeLimit,
 )
 from tasksubmit.node.service import Node
+from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.protocol.framing import TaskSubmitProtocol
-from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.clocks import ProcessClock
 from tasksubmit.testing.directory import AgentPeers

@@ -20,7 +20,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.python.runtime import seconds as wall_seconds
@@ -30,10 +30,10 @@ from typing_extensions import override
 from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, ListenError, StoreLocked
 from tasksubmit.lifecycle.table import Lease
-from tasksubmit.logs import json_observer
+from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.clock import steady_seconds
 from tasksubmit.node.listener import Listener
-from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.retention import RetentionService
 from tasksubmit.node.service import Node
 from tasksubmit.settings import Settings
 from tasksubmit.tap import AgentService, Options, make_node, makeService
@@ -203,11 +203,29 @@ class JsonLogTests(OptionsCase):
         self.assertIn('"message": "hello"', stream.getvalue())
 
     def test_text(self) -> None:
-        """Without it the runner's own way of logging is left alone."""
+        """Without it both write the usual text, in which nothing is left that a terminal would obey."""
+        runner = Runner(fileLogObserverFactory=textFileLogObserver)
+        self.parse(parent=runner)
+        self.assertIs(runner["fileLogObserverFactory"], text_observer)
+        path = Path(self.mktemp()).absolute()
+        observer = self.application(Runner(logfile=str(path), nodaemon=False)).getComponent(ILogObserver)
+        observer({"log_format": "a\x1b[2Jb", "log_time": 0})
+        vars(observer)["_outFile"].flush()
+        self.assertRegex(path.read_text(), r"^[-0-9T:+]+ \[-#-\] a\\x1b\[2Jb\n$")
+        vars(observer)["_outFile"].close()
+
+    def test_left_alone(self) -> None:
+        """What writes neither of the two is the runner's own: twist's JSON, and twistd's way to the system's log."""
         runner = Runner(fileLogObserverFactory=None)
         self.parse(parent=runner)
         self.assertIsNone(runner["fileLogObserverFactory"])
-        self.assertIsNone(self.application(Runner()).getComponent(ILogObserver))
+        self.assertIsNone(self.application(Runner(syslog=True)).getComponent(ILogObserver))
+
+    def test_rotation(self) -> None:
+        """The signal that makes twistd begin a new log file still does."""
+        self.addCleanup(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, signal.SIG_DFL))
+        self.application(Runner(logfile=self.mktemp(), nodaemon=False))
+        self.assertTrue(callable(signal.getsignal(signal.SIGUSR1)))
 
 
 class ServiceTests(OptionsCase):
@@ -260,7 +278,7 @@ class ServiceTests(OptionsCase):
         self.assertEqual(node._delivery._age_limit, timedelta(days=8))
         retention = node.getServiceNamed("retention")
         assert isinstance(retention, RetentionService)
-        self.assertEqual(retention._retention, Retention(timedelta(seconds=9), 1000))
+        self.assertEqual((retention._keep, retention._room.max_bytes), (timedelta(seconds=9), 1000))
         self.assertEqual(retention._keep_tombstones, timedelta(days=16))
 
     def test_workers(self) -> None:

@@ -15,6 +15,7 @@ from tasksubmit.errors import (
     ExecutionFailed,
     IllegalTransition,
     InvalidMessage,
+    NoRoom,
     StoreError,
     TaskSubmitError,
     TooLarge,
@@ -39,11 +40,11 @@ class Attempt:
     """An attempt at a task that has just been begun; to be run once.
 
     :param task: the record as it is now.
+    :param log: of all attempts, which tasks that cannot be done do not fill.
     """
 
-    _log = Logger()
-
-    def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime) -> None:
+    def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime, log: Logger) -> None:
+        self._log = log
         self._task = task
         self._inbox = inbox
         self._live = live
@@ -134,7 +135,7 @@ class Attempt:
                 return False
             except (InvalidMessage, TooLarge, UnicodeError) as error:
                 report = self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
-            except StoreError:
+            except (StoreError, NoRoom):
                 if self._is_stopping:
                     raise
                 self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)

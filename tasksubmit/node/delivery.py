@@ -16,13 +16,13 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from typing_extensions import override
 
 from tasksubmit.errors import CertificateRefused, PeerError, PeerUnreachable, StoreError, TaskSubmitError
 from tasksubmit.interfaces import IPeers
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.courier import Courier, TryAgain
 from tasksubmit.node.peers import Clients
 from tasksubmit.node.records import Records, clipped, described, noted
@@ -99,8 +99,6 @@ class DeliveryService(Service):
     :param random: spreads the attempts of many nodes.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         records: Records,
@@ -113,6 +111,7 @@ class DeliveryService(Service):
         random: Random,
     ) -> None:
         self.setName("delivery")
+        self._log = quiet_logger(__name__)
         self._records = records
         self._store = records.store
         self._courier = courier

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tasksubmit.errors import (
@@ -34,6 +33,7 @@ from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import TRANSITIONS, Event, Lease, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.load import Load
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
@@ -57,8 +57,6 @@ _HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # 
 class Inbox:
     """What a receiver does with tasks. Its methods return, or fire, after the commit."""
 
-    _log = Logger()
-
     def __init__(
         self,
         records: Records,
@@ -76,6 +74,7 @@ class Inbox:
         :param elsewhere: does what is about so many bytes.
         :param may_speak_for: whether a peer may say that it is somebody.
         """
+        self._log = quiet_logger(__name__)
         self._may_speak_for = may_speak_for
         self._elsewhere = elsewhere
         self._records = records
@@ -335,7 +334,7 @@ class Inbox:
                 "or a reference"
             )
         data = content if filename else text.encode()
-        saved = await self._store.save_result(key.task_id, filename or TEXT_RESULT, data)
+        saved = await self._records.save_result(key.task_id, filename or TEXT_RESULT, data)
         fields = {
             "justification": "The results were given",
             "result_type": message.result_type,

@@ -49,13 +49,15 @@ from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.room import ResultRoom
 from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.node.workers import Workers
+from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.elsewhere import do_elsewhere
+from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
-from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
     MAX_DESCRIPTION_BYTES,
@@ -106,6 +108,7 @@ class Node(MultiService):
     :param formula: how the rewards of submitted tasks are computed.
     :param tick_seconds: how often deadlines and deliveries are looked at.
     :param max_description_bytes: the longest description to take, in bytes of UTF-8.
+    :param bounds: what all connections of peers together may be and hold.
     :param random: spreads attempts to deliver, and makes task ids.
     """
 
@@ -136,6 +139,7 @@ class Node(MultiService):
         tick_seconds: float = 1.0,
         idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
         max_description_bytes: int = MAX_DESCRIPTION_BYTES,
+        bounds: Bounds = Bounds(),
         random: Random | None = None,
     ) -> None:
         super().__init__()
@@ -153,12 +157,15 @@ class Node(MultiService):
         self.load = load or Load()
         self._score_book = score_book
         self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book else None
+        retention = retention or Retention()
+        room = ResultRoom(retention.max_result_bytes)
         self._records = Records(
             address,
             store,
             self._clock,
             self._changed,
             lambda peer: self._delivery.owed(peer),
+            room,
             self._scores.booked if self._scores else None,
             is_fair,
         )
@@ -191,6 +198,7 @@ class Node(MultiService):
             clock=clock,
             idle_timeout=idle_timeout_seconds,
             max_description_bytes=max_description_bytes,
+            bounds=bounds,
             identify=self.authenticator.authenticate,
         )
         self._acceptance = Acceptance(self._records, self._inbox, acceptance) if acceptance else None
@@ -202,7 +210,7 @@ class Node(MultiService):
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
         keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
         RetentionService(
-            store, self._clock, retention or Retention(), keep_tombstones, clock, self._live.forgotten
+            store, self._clock, retention.keep, room, keep_tombstones, clock, self._live.forgotten
         ).setServiceParent(self)
         for service in (self._acceptance, self.workers, self._scores):
             if service is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import cast
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -21,6 +21,7 @@ from tasksubmit.errors import (
     PeerVanished,
     TooLarge,
 )
+from tasksubmit.logs import quiet_logger
 from tasksubmit.protocol.conversation import Conversation, ConversationFactory, Request
 from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
 from tasksubmit.wire.address import Address
@@ -105,11 +106,10 @@ class Client:
     _dialling: Deferred[None] | None = field(default=None, init=False)
     _opening: list[Deferred[Client]] = field(factory=list, init=False)
     _closing: list[Deferred[None]] = field(factory=list, init=False)
+    log: Logger = field(factory=lambda: quiet_logger(__name__), init=False)
     _is_closed: bool = field(default=False, init=False)
     _results: deque[TaskResult] = field(factory=lambda: deque(maxlen=MAX_UNCLAIMED_RESULTS), init=False)
     _result_waiters: deque[Deferred[TaskResult]] = field(factory=deque, init=False)
-
-    _log: ClassVar[Logger] = Logger()
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Client:
             try:
                 self.on_features(self.features)
             except Exception:
-                self._log.failure("told of the features of {peer}, the listener failed", peer=self.name)
+                self.log.failure("told of the features of {peer}, the listener failed", peer=self.name)
 
     # --- the queue ----------------------------------------------------------------------------------------------------
 

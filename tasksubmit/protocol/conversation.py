@@ -149,7 +149,7 @@ class Conversation(TaskSubmitProtocol):
             else:
                 raise ProtocolViolation(f"{self.client.name} sent {type_name(frame.type)} on a connection dialled here")
         except (ProtocolViolation, MalformedMessage) as error:
-            self._log.warn("{peer} is given up: {error}", peer=self.client.name, error=error)
+            self.client.log.warn("{peer} is given up: {error}", peer=self.client.name, error=error)
             self.give_up(error)
 
     @override
