@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasksubmit.testing.contracts.samples import OWN, PEER
 from tasksubmit.wire.frames import Frame
-from tests.fuzz.targets import MESSAGES
+from tests.fuzz.targets import MESSAGES, trusted
 from tests.protocol.support import encoded, request, results, update
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -57,6 +57,8 @@ def seeds() -> Mapping[str, list[bytes]]:
         "executors": [b"process:cat -n:timeout=60", b"manual", b"python:m\\:f"],
         "server": [submission, lawful, lawful * 3, Frame(1, b"{").encode() * 20],
         "http": list(_REQUESTS),
+        "trust": [trusted()[1].to_bytes(), b"0:0000.0000.0001 ca tcp:h:1\n# nobody\n\n"],
+        "certificates": [trusted()[0]],
         # The last made SQLite quote what is no text any more.
         "state": [bytes(range(7)), bytes(range(100, 170)), bytes.fromhex("7a017effff004f")],
     }

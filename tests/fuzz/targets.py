@@ -11,12 +11,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
+from datetime import datetime, timezone
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import crypto
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -49,6 +52,9 @@ from tasksubmit.stores.check import check_state
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tap import Options, _peers, _server_endpoints
 from tasksubmit.testing.contracts.samples import OWN, PEER
+from tasksubmit.tls.identity import make_certificate, make_key, pin_of
+from tasksubmit.tls.judgement import Inspection
+from tasksubmit.tls.trust import CA, Trust, TrustedPeer, read_trust
 from tasksubmit.web import control_site
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, FrameDecoder
@@ -367,10 +373,49 @@ def _read_all(directory: Path) -> None:
         threads.wait(store.close())
 
 
+# --- who is trusted ----------------------------------------------------------------------------------------------
+
+
+def trust(data: bytes) -> None:
+    """The file of those who are trusted is refused, or is read as it is written again."""
+    path = _scratch() / "trust"
+    path.touch(mode=0o600)
+    path.write_bytes(data)
+    with suppress(ConfigurationError):
+        read = read_trust(path)
+        path.write_bytes(read.to_bytes())
+        assert read_trust(path) == read, read
+
+
+@lru_cache
+def trusted() -> tuple[bytes, Trust]:
+    """A certificate in DER, and those who are trusted: one by its key, another by the word of a CA."""
+    certificate = make_certificate(make_key(), str(OWN), datetime(2026, 1, 1, tzinfo=timezone.utc))
+    peers = (TrustedPeer(str(OWN), (pin_of(certificate),)), TrustedPeer(str(PEER), (CA,)))
+    return certificate.public_bytes(Encoding.DER), Trust({peer.name: peer for peer in peers})
+
+
+def certificates(data: bytes) -> None:
+    """Whatever OpenSSL takes for a certificate is admitted by its key alone, or refused with a reason."""
+    try:
+        shown = crypto.load_certificate(crypto.FILETYPE_ASN1, data)
+    except (crypto.Error, ValueError):
+        return
+    for expected in ("", str(OWN), str(PEER)):
+        inspection = Inspection(trusted()[1], b"", expected)
+        inspection.see(None, shown, 0, 0, 1)  # type: ignore[arg-type]  # the connection is not looked at
+        assert (inspection.admitted is None) != (inspection.refusal is None)
+        if inspection.admitted is not None:
+            assert expected != str(PEER)
+            assert pin_of(shown.to_cryptography()) in trusted()[1].peers[str(OWN)].pins
+        else:
+            assert str(inspection.refusal)
+
+
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
         *(frames, messages, jsontext, taskfile, addresses, times, filenames),
-        *(configuration, options, endpoints, executors, server, http, state),
+        *(configuration, options, endpoints, executors, server, http, state, trust, certificates),
     )
 }

@@ -111,3 +111,11 @@ class TargetTests(SynchronousTestCase):
     def test_state(self) -> None:
         """A state directory with other bytes in it."""
         self.fuzz("state")
+
+    def test_trust(self) -> None:
+        """The file of those who are trusted."""
+        self.fuzz("trust")
+
+    def test_certificates(self) -> None:
+        """Certificates, as a stranger may show them."""
+        self.fuzz("certificates")
