@@ -17,6 +17,7 @@ NOT_RUN = {
     INDEX: 1,
     f"{INDEX}; .ci/run does it in a clean environment": 3,
     f"{INDEX}; .ci/run does the same in a clean environment": 1,
+    f"{INDEX}, and minutes; the tests run every target briefly": 1,
     f"{INDEX}, two servers and ten minutes; .ci/run does it in its short form": 1,
     "runs all tests, this one among them": 1,
     "needs root and systemd as the first process": 3,
