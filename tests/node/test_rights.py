@@ -29,6 +29,7 @@ ALICE, BOB, CAROL, STRANGER = (Address.parse(f"0:0000.0000.000{number}") for num
 
 CALLERS: dict[str, Address | None] = {
     "the other party": ALICE,
+    "the node's own address": BOB,
     "another peer": CAROL,
     "a stranger": STRANGER,
     "nobody knows who": None,
@@ -149,7 +150,7 @@ class RightsTests(SynchronousTestCase):
         """Whoever is no party of a task is answered about it as about one that is not there."""
         for case in CASES:
             if case.side is Side.SUBMITTER or "received" in case.what:
-                for caller in (CAROL, STRANGER):
+                for caller in (BOB, CAROL, STRANGER):
                     self.assertEqual(outcome(case, caller), "unknown_task", case.what)
 
     def test_texts_are_the_same(self) -> None:

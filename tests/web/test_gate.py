@@ -12,6 +12,7 @@ from typing_extensions import override
 from tasksubmit.errors import ConfigurationError
 from tasksubmit.web import control_site
 from tasksubmit.web.gate import TokenGate, make_token, read_token
+from tasksubmit.web.routes import OPENAPI_PATH, PREFIX, ROUTES
 from tests.web.harness import ApiTestCase
 
 
@@ -101,9 +102,16 @@ class GateTests(ApiTestCase):
 
     def test_every_route(self) -> None:
         """No route is beside the gate, neither one that is not there nor the description."""
-        for path in ("/v1/openapi.json", "/v1/nothing", "/", "/v1/tasks"):
-            answer: Any = self.successResultOf(self.treq.request("GET", f"http://localhost{path}"))
-            self.assertEqual(answer.code, 401, path)
+        routes = [(route.method, PREFIX + route.path.replace("{task_id}", "t1")) for route in ROUTES]
+        for method, path in (
+            *routes,
+            ("GET", OPENAPI_PATH),
+            ("GET", "/v1/nothing"),
+            ("GET", "/"),
+            ("PUT", "/v1/tasks"),
+        ):
+            answer: Any = self.successResultOf(self.treq.request(method, f"http://localhost{path}"))
+            self.assertEqual((answer.code, self.envelope(answer)["code"]), (401, "unauthorized"), path)
             self.assertEqual(answer.headers.getRawHeaders("www-authenticate"), ["Bearer"])
 
     def test_host(self) -> None:
