@@ -250,8 +250,8 @@ class ITaskStore(Interface):
         It is not when the record has changed, or something is owed for it.
         """
 
-    def tombstones(task_id: str) -> Deferred[list[Tombstone]]:
-        """Fires with what retention left of every task with this id."""
+    def tombstones(task_id: str, peer: Address | None = None) -> Deferred[list[Tombstone]]:
+        """Fires with what retention left of every task with this id, or of those of one peer."""
 
     def drop_tombstones(before: datetime, limit: int) -> Deferred[int]:
         """Remove up to ``limit`` tombstones put before ``before``; fires with how many."""
@@ -378,10 +378,10 @@ class IAuthenticator(Interface):
         """
 
     def proofs(address: Address) -> Collection[str]:
-        """What proves that somebody is ``address``, for people to read.
+        """What proves that somebody is ``address``, for people to read; empty when nothing does."""
 
-        Empty when nothing does: then whoever proved nothing may claim to be it. Otherwise nobody else speaks for it.
-        """
+    def needs_proof(address: Address) -> bool:
+        """Whether nobody who proved nothing speaks for ``address``. Whoever proved to be another never does."""
 
 
 class IReloadable(IAuthenticator):

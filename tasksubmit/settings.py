@@ -360,6 +360,12 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigurationError(f"--config {config} is not TOML: {error}") from None
 
 
+def private(endpoint: str) -> str:
+    """The same server endpoint; of a Unix socket, for its owner alone, unless it says for whom."""
+    is_open = kind_of(endpoint) == "unix" and "mode" not in split_description(endpoint)[1]
+    return f"{endpoint}:mode=600" if is_open else endpoint
+
+
 def kind_of(endpoint: str) -> str:
     """The word that an endpoint string begins with."""
     return split_description(endpoint)[0][0]

@@ -25,12 +25,16 @@ class BelieveAll:
         """See `IAuthenticator.proofs`."""
         return ()
 
+    def needs_proof(self, address: Address) -> bool:
+        """See `IAuthenticator.needs_proof`."""
+        return False
+
 
 def may_speak_for(peer: Peer, address: Address, authenticator: IAuthenticator) -> bool:
     """Whether what ``peer`` says about itself or its tasks is to be taken as said by ``address``.
 
-    One that proved nothing may be anybody who is not known to prove it.
+    One that proved nothing may be anybody who need not prove it.
     """
     if peer.address is not None:
         return peer.address == address
-    return not authenticator.proofs(address)
+    return not authenticator.needs_proof(address)

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
+from typing_extensions import override
 from zope.interface import implementer
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError, InvalidAddress, PeerUnreachable, UnknownPeer
@@ -103,10 +104,16 @@ class MutualTLS(BelieveAll):
 
     # --- IReloadable --------------------------------------------------------------------------------------------------
 
+    @override
     def proofs(self, address: Address) -> Collection[str]:
-        """See `IAuthenticator.proofs`."""
         peer = self._credentials.trust.peers.get(str(address))
         return () if peer is None else peer.proofs
+
+    @override
+    def needs_proof(self, address: Address) -> bool:
+        """See `IAuthenticator.needs_proof`: all but the peers without keys, so also those not trusted any more."""
+        is_unproved = self._unproved is not None and address in self._unproved.addresses()
+        return not is_unproved or bool(self.proofs(address))
 
     def reload(self) -> None:
         """See `IReloadable.reload`."""

@@ -80,6 +80,7 @@ class Clients:
                 self._clock,
                 features=self._features.get(address, frozenset()),
                 on_features=lambda features: self._announced(address, features),
+                keeps_results=False,  # a node asks for none of the old synchronous kind
             )
         return client
 

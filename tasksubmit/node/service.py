@@ -359,7 +359,7 @@ class Node(MultiService):
 
     async def _forgotten(self, peer: Peer, task_id: str) -> Tombstone:
         """What is left of the task that a peer speaks of late."""
-        tombstones = await self.store.tombstones(task_id)
+        tombstones = await self.store.tombstones(task_id, peer.address)
         return _spoken_of([left for left in tombstones if self._may_speak_for(peer, left.key.peer)], task_id)
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:

@@ -86,6 +86,7 @@ class Client:
     :ivar idle_timeout: seconds after which an unused connection is closed; None for never.
     :ivar on_features: called with all features whenever the peer has announced new ones.
     :ivar name: what errors call the peer.
+    :ivar keeps_results: whether old synchronous results are kept until somebody asks for them.
     """
 
     endpoint: IStreamClientEndpoint
@@ -100,6 +101,7 @@ class Client:
     idle_timeout: float | None = field(default=IDLE_TIMEOUT_SECONDS, kw_only=True)
     on_features: Callable[[frozenset[str]], object] | None = field(default=None, kw_only=True)
     name: str = field(default="the peer", kw_only=True)
+    keeps_results: bool = field(default=True, kw_only=True)
 
     _queue: deque[Request] = field(factory=deque, init=False)
     _connection: Conversation | None = field(default=None, init=False)
@@ -357,7 +359,7 @@ class Client:
     def _result_received(self, result: TaskResult) -> None:
         if self._result_waiters:
             self._result_waiters.popleft().callback(result)
-        else:
+        elif self.keeps_results:
             self._results.append(result)
 
 

@@ -16,6 +16,7 @@ from tasksubmit.stores.rows import (
     task_from_row,
     tombstone_from_row,
 )
+from tasksubmit.wire.address import Address
 
 _NOT_OWED = (
     "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.task_id = tasks.task_id AND deliveries.side = tasks.side"
@@ -56,10 +57,12 @@ def forget(connection: sqlite3.Connection, task: Task, now: datetime) -> bool:
     return True
 
 
-def tombstones(connection: sqlite3.Connection, task_id: str) -> list[Tombstone]:
-    """What stayed of every task with this id."""
+def tombstones(connection: sqlite3.Connection, task_id: str, peer: Address | None = None) -> list[Tombstone]:
+    """What stayed of every task with this id, or of those of one peer; those of others are then not read."""
     sql = f"SELECT {TOMBSTONE_COLUMNS} FROM tombstones WHERE task_id = ?"
-    return [tombstone_from_row(row) for row in connection.execute(sql, (task_id,))]
+    of_peer = () if peer is None else (str(peer),)
+    rows = connection.execute(sql + (" AND peer = ?" if of_peer else ""), (task_id, *of_peer))
+    return [tombstone_from_row(row) for row in rows]
 
 
 def drop_tombstones(connection: sqlite3.Connection, before: datetime, limit: int) -> int:

@@ -247,9 +247,9 @@ class SQLiteTaskStore:
         """See `ITaskStore.list_tasks`."""
         return self._read(lambda connection: queries.list_tasks(connection, side, status, peer, before, limit))
 
-    def tombstones(self, task_id: str) -> Deferred[list[Tombstone]]:
+    def tombstones(self, task_id: str, peer: Address | None = None) -> Deferred[list[Tombstone]]:
         """See `ITaskStore.tombstones`."""
-        return self._read(lambda connection: retention.tombstones(connection, task_id))
+        return self._read(lambda connection: retention.tombstones(connection, task_id, peer))
 
     def recall(self, key: TaskKey) -> Deferred[Task | Tombstone | None]:
         """See `ITaskStore.recall`."""

@@ -6,8 +6,10 @@ program work for nothing but the handshake, which has a time limit.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, cast
 
+from attrs import define, field
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -26,7 +28,6 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -34,6 +35,8 @@ from typing_extensions import override
 from zope.interface import directlyProvides, implementer, providedBy
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError
+from tasksubmit.logs import quiet_logger
+from tasksubmit.protocol.bounds import host_of
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.identity import canonical_name
 from tasksubmit.tls.judgement import Admitted, Inspection
@@ -68,6 +71,7 @@ class Gate(ProtocolWrapper):
         super().__init__(gates, None)  # type: ignore[arg-type]
         self._gates = gates
         self._address = address
+        self._has_place = True
         self.inspection: Inspection | None = None
         self._time_limit: IDelayedCall | None = None
         self._has_heard = False
@@ -86,6 +90,7 @@ class Gate(ProtocolWrapper):
     def handshakeCompleted(self) -> None:
         """Both ends have shown their certificates; this end has judged the other's."""
         self._stop_clock()
+        self._leave()
         assert self.inspection is not None
         admitted = self.inspection.admitted
         # OpenSSL does not get here without a judgement; but what it was based on may have changed since.
@@ -111,6 +116,7 @@ class Gate(ProtocolWrapper):
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_clock()
+        self._leave()
         self._gates.credentials.connections.discard(self)
         if not self._has_heard:
             reason = self._explained(reason)
@@ -135,6 +141,12 @@ class Gate(ProtocolWrapper):
         self._is_late = True
         self.cut()
 
+    def _leave(self) -> None:
+        """It is not one of those any more that are still to be judged."""
+        if self._has_place:
+            self._has_place = False
+            self._gates.unjudged.leave(self._address)
+
     def _stop_clock(self) -> None:
         if self._time_limit is not None and self._time_limit.active():
             self._time_limit.cancel()
@@ -150,6 +162,37 @@ class Gate(ProtocolWrapper):
         elif error is None and self.admitted is None and reason.check(ConnectionDone, ConnectionLost):
             error = ConnectionLost("the connection was closed during the TLS handshake; does the other end speak TLS?")
         return reason if error is None else Failure(error)
+
+
+MAX_UNJUDGED = 400
+"""How many connections may be in their handshake at once."""
+
+MAX_UNJUDGED_PER_HOST = 100
+"""How many of them from one host; of IPv6, from one /64 network."""
+
+
+@define(eq=False)
+class Unjudged:
+    """Counts the connections of which nobody knows yet whose they are: they have nothing else to be counted by."""
+
+    _places: Counter[str | None] = field(factory=Counter, init=False)
+
+    def enter(self, address: IAddress | None) -> str:
+        """Take a place; returns why there is none, and otherwise nothing."""
+        host = host_of(address)
+        if self._places.total() >= MAX_UNJUDGED:
+            return f"{MAX_UNJUDGED} others have not shown yet whose they are"
+        if host is not None and self._places[host] >= MAX_UNJUDGED_PER_HOST:
+            return f"{MAX_UNJUDGED_PER_HOST} others of {host} have not shown yet whose they are"
+        self._places[host] += 1
+        return ""
+
+    def leave(self, address: IAddress | None) -> None:
+        """Give the place back."""
+        host = host_of(address)
+        self._places[host] -= 1
+        if self._places[host] <= 0:
+            del self._places[host]
 
 
 _REFUSALS = ("certificate", "unknown ca", "access denied", "decrypt error", "internal error")
@@ -180,7 +223,6 @@ class _Gates(Factory):
 
     noisy = False
     protocol = Gate
-    _log = Logger()
 
     def __init__(
         self, credentials: Credentials, application: IProtocolFactory, clock: IReactorTime, expected: str = ""
@@ -190,6 +232,8 @@ class _Gates(Factory):
         self.clock = clock
         self.expected = expected
         self.whom = expected or "the other end"
+        self.unjudged = Unjudged()
+        self._log = quiet_logger(__name__)
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         return self._begin(tlsProtocol)
@@ -221,12 +265,19 @@ class _Gates(Factory):
 
     def wrapped(self, is_client: bool) -> TLSMemoryBIOFactory:
         """What the inner endpoint is given."""
-        return TLSMemoryBIOFactory(self, is_client, self, clock=self.clock)
+        return _TLSFactory(self, is_client, self, clock=self.clock)
 
     # --- what gates call ----------------------------------------------------------------------------------------------
 
     def admitted(self, protocol: IProtocol) -> None:
         """A protocol of the application was connected."""
+
+    def has_room(self, address: IAddress | None) -> bool:
+        """Whether one more connection may be taken, to be judged; it then has a place."""
+        why = self.unjudged.enter(address)
+        if why:
+            self._log.warn("a connection was not taken: {why}", why=why)
+        return not why
 
     def refused(self, reason: Failure, address: IAddress | None) -> None:
         """A connection ended before the other end was admitted."""
@@ -234,6 +285,16 @@ class _Gates(Factory):
         if self.credentials.is_news(text):
             host = getattr(address, "host", address)
             self._log.warn("a connection from {host} was refused: {error}", host=host, error=text)
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    """Takes no connection while too many others are still to be judged."""
+
+    @override
+    def buildProtocol(self, addr: Any) -> Any:
+        gates = self.wrappedFactory
+        assert isinstance(gates, _Gates)
+        return super().buildProtocol(addr) if gates.has_room(addr) else None
 
 
 class _OneGate(_Gates):

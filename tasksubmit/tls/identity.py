@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tasksubmit.errors import ConfigurationError, InvalidAddress
-from tasksubmit.tls.files import OTHERS_TOUCH, read_guarded
+from tasksubmit.tls.files import OTHERS_TOUCH, OTHERS_WRITE, read_guarded
 from tasksubmit.wire.address import Address
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -182,7 +182,7 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
 
     :raises ConfigurationError: it cannot be read, or holds none.
     """
-    content = read_guarded(path, 0, "")
+    content = read_guarded(path, OTHERS_WRITE, "others may write it, and so decide who is believed")
     try:
         return tuple(x509.load_pem_x509_certificates(content))
     except ValueError as error:

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import combinedLogFormatter, datetimeToLogString
+from twisted.web.http import FORBIDDEN, UNAUTHORIZED, combinedLogFormatter, datetimeToLogString
 from twisted.web.iweb import IAccessLogFormatter, IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -21,11 +21,12 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from zope.interface import provider
 
 from tasksubmit.errors import TaskSubmitError
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.service import Node
 from tasksubmit.web.api import Call, ControlApi
 from tasksubmit.web.encoding import error_envelope, ok_envelope, read_body, read_query
 from tasksubmit.web.faults import fault_of
-from tasksubmit.web.gate import TokenGate
+from tasksubmit.web.gate import Barred, TokenGate
 from tasksubmit.web.openapi import openapi_document
 from tasksubmit.web.routes import OPENAPI_PATH, PREFIX, ROUTES, Route
 
@@ -56,7 +57,7 @@ def control_site(
     :param gate: lets requests through; where others can connect there has to be one.
     :param clock: measures all time-outs; left out, it is the reactor, as ``Site`` has it.
     """
-    site = Site(
+    site = ControlSite(
         Resource(),
         requestFactory=ControlRequest,
         parsePOSTFormSubmission=False,
@@ -87,28 +88,40 @@ def _error(request: IRequest, code: str, message: str) -> bytes:
     return error_envelope(code, message, fault.hint)
 
 
+class ControlSite(Site):
+    """Logs the requests that were let through; others say what their senders like, as often as they like."""
+
+    @override
+    def log(self, request: Any) -> None:
+        if request.code not in (UNAUTHORIZED, FORBIDDEN):
+            super().log(request)
+
+
 class ControlRequest(Request):
     """A request of which no more than `MAX_BODY_BYTES` is kept; what is larger is read, dropped and refused."""
 
     _is_too_large = False
+    _is_barred = False
     _received_bytes = 0
 
     @override
     def gotLength(self, length: int | None) -> None:
+        resource = getattr(getattr(self.channel, "site", None), "resource", None)
+        self._is_barred = isinstance(resource, ControlResource) and resource.barred(self) is not None
         self._is_too_large = length is not None and length > MAX_BODY_BYTES
-        super().gotLength(0 if self._is_too_large else length)
+        super().gotLength(0 if self._is_too_large or self._is_barred else length)
 
     @override
     def handleContentChunk(self, data: bytes) -> None:
         self._received_bytes += len(data)
         if self._received_bytes > MAX_BODY_BYTES:
             self._is_too_large = True
-        if not self._is_too_large:
+        if not self._is_too_large and not self._is_barred:
             super().handleContentChunk(data)
 
     @override
     def process(self) -> None:
-        if not self._is_too_large:
+        if self._is_barred or not self._is_too_large:
             super().process()
             return
         self.write(_error(self, "too_large", f"the body is over {MAX_BODY_BYTES} bytes long"))
@@ -131,6 +144,7 @@ class ControlResource(Resource):
         super().__init__()
         self._api = api
         self._gate = gate
+        self._quiet_log = quiet_logger(__name__)
         self._stop = stop
         self._openapi = orjson.dumps(openapi_document(ROUTES, api.version))
         app = Klein()
@@ -148,12 +162,17 @@ class ControlResource(Resource):
                 text.decode("utf-8")
         except UnicodeDecodeError:
             return _error(request, "invalid", "the URL or the host is not UTF-8")
-        barred = self._gate.barred(request) if self._gate is not None else None
+        barred = self.barred(request)
         if barred is not None:
+            self._quiet_log.warn("a request was not let through to the control API: {code}", code=barred.code)
             request.setHeader(b"www-authenticate", b"Bearer")
             return _error(request, barred.code, barred.message)
         self._klein.render(request)
         return NOT_DONE_YET
+
+    def barred(self, request: IRequest) -> Barred | None:
+        """Why a request is not let through; None when it is, or there is no gate."""
+        return self._gate.barred(request) if self._gate is not None else None
 
     def _serve(self, app: Klein, route: Route[Any, Any, Any]) -> None:
         def serve(request: IRequest, task_id: str = "") -> Deferred[bytes]:

@@ -141,6 +141,9 @@ class TalkTests(MutualCase):
             def proofs(self, address: Address) -> tuple[str, ...]:
                 return ("its port",)
 
+            def needs_proof(self, address: Address) -> bool:
+                return True
+
         application: Any = ByPort({CAROL: self.network.client_endpoint("carol")})
         self.assertFalse(IAuthenticator.providedBy(application))  # what matters is that the methods are there
         node = Node(
@@ -176,6 +179,17 @@ class PlainTests(MutualCase):
         cancel = TaskStatusUpdate("t3", "CANCELLED", "mine", ack=True)
         self.assertEqual(self.ask_plainly(cancel).code, "unknown_task")
         self.assertEqual(self.say_as(ALICE, BOB, cancel).answers[0].current_status, "CANCELLED")
+
+    def test_trust_that_was_removed(self) -> None:
+        """Nobody speaks for a peer that is not trusted any more, either: not even about its own tasks."""
+        bob = self.start(BOB, self.peers_of(BOB))
+        self.listen_plainly(bob)
+        self.say_as(ALICE, BOB, request("t1", by=ALICE))
+        self.parties[BOB].trust()
+        bob.reload()
+        self.network.flush()
+        self.assertEqual(self.ask_plainly(TaskStatusUpdate("t1", "CANCELLED", "mine", ack=True)).code, "unknown_task")
+        self.assertEqual(self.ask_plainly(request("t2", by=ALICE)).status, 400)
 
     def listen_plainly(self, node: Node) -> None:
         """Listen without TLS, too."""

@@ -180,6 +180,14 @@ class OldResultTests(NetworkTestCase):
         self.assertEqual(self.successResultOf(client.next_result()), RESULT)
         self.failureResultOf(client.next_result(), PeerVanished)
 
+    def test_not_kept(self) -> None:
+        """Who never asks for any keeps none."""
+        self.deployed(encoded(answer(features=NOTHING), RESULT))
+        client = self.client(keeps_results=False)
+        client.submit(request())
+        self.network.flush()
+        self.failureResultOf(client.next_result(), PeerVanished)
+
     def test_later(self) -> None:
         """The connection of an accepted submission stays open for a RESULT, for as long as somebody waits."""
         peers = self.deployed(encoded(answer(features=NOTHING)), closes=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
@@ -16,8 +17,17 @@ from typing_extensions import override
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError
 from tasksubmit.testing.transport import MemoryTransport
+from tasksubmit.tls import endpoints
 from tasksubmit.tls.credentials import Credentials
-from tasksubmit.tls.endpoints import HANDSHAKE_SECONDS, MutualTLSClientEndpoint, MutualTLSServerEndpoint, admitted_name
+from tasksubmit.tls.endpoints import (
+    HANDSHAKE_SECONDS,
+    MAX_UNJUDGED,
+    MAX_UNJUDGED_PER_HOST,
+    MutualTLSClientEndpoint,
+    MutualTLSServerEndpoint,
+    Unjudged,
+    admitted_name,
+)
 from tasksubmit.tls.identity import dns_name, make_certificate, make_key, pin_of
 from tests.tls.support import ALICE, BOB, CAROL, DAY, Authority, Ear, Ears, TLSTestCase, now, vouched
 
@@ -396,6 +406,33 @@ class StrangerTests(TLSTestCase):
         self.network.flush()
         self.assertIsNotNone(stranger.lost)
         self.assertEqual(self.served.peers, [])
+
+    def test_many_unjudged(self) -> None:
+        """Only so many may be in their handshake at once, and fewer of one host; those that end make room."""
+        unjudged = Unjudged()
+        hosts = [IPv4Address("TCP", f"10.0.0.{number}", 1) for number in range(1, 9)]
+        for _ in range(MAX_UNJUDGED_PER_HOST):
+            self.assertEqual(unjudged.enter(hosts[0]), "")
+        self.assertIn("100 others of 10.0.0.1", unjudged.enter(hosts[0]))
+        for number in range(MAX_UNJUDGED - MAX_UNJUDGED_PER_HOST):
+            self.assertEqual(unjudged.enter(hosts[1 + number % 6]), "")
+        self.assertIn("400 others", unjudged.enter(hosts[7]))
+        unjudged.leave(hosts[0])
+        self.assertEqual(unjudged.enter(hosts[7]), "")
+
+    def test_silent_strangers(self) -> None:
+        """Whoever connects and says nothing takes a place until the handshake's time is over."""
+        self.patch(endpoints, "MAX_UNJUDGED", 3)
+        ears = [self.dial_plainly()] + [Ears() for _ in range(4)]
+        for ear in ears[1:]:
+            self.network.client_endpoint("bob").connect(ear).addErrback(lambda _: None)
+        self.network.flush()
+        self.assertEqual(self.network.connection_count("bob"), 3)
+        self.clock.advance(HANDSHAKE_SECONDS)
+        self.network.flush()
+        late = Ears()
+        self.successResultOf(_flushed(self, self.network.client_endpoint("bob").connect(late)))
+        self.assertIsNone(late.peers[0].lost)
 
     def test_pipes(self) -> None:
         """A connection of a kind that cannot be aborted is closed, and nothing that still comes is heard."""

@@ -182,6 +182,8 @@ class RetentionContract(StoreCase):
         self.assertFalse(await self.store.forget(changed, at(60)))
         [left] = await self.store.tombstones("t-1")
         self.assertEqual(left.removed_at, at(50))
+        for peer, found in ((PEER, [left]), (OTHER, [])):
+            self.assertEqual(await self.store.tombstones("t-1", peer), found)
 
     async def change_field(self, task: Task) -> Task:
         """The record after a change that leaves its status."""
