@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen, validators
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class ITaskStore(Interface):
     def list_tasks(
         *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
     ) -> Deferred[list[Task]]:
-        """Fires with up to ``limit`` records that match what is given, newest first; ``before`` is a ``Task.number``."""
+        """Fires with up to ``limit`` records that match what is given, newest first; ``before`` is a `Task.number`."""
 
     def queue(limit: int) -> Deferred[list[Task]]:
         """Fires with the first ``limit`` tasks of the queue, the head first."""
@@ -371,8 +371,8 @@ class ResultFile:
     :ivar name: what it is called between the parties; its extension tells what it is (wire.md, section 5).
     """
 
-    name: str
-    content: bytes
+    name: str = field(validator=validators.instance_of(str))
+    content: bytes = field(validator=validators.instance_of(bytes))
 
 
 ExecutionResult: TypeAlias = "str | ResultFile"

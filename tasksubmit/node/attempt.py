@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -23,6 +21,7 @@ from tasksubmit.errors import (
 from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultFile
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.calling import call
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.live import LiveTasks
 from tasksubmit.node.records import clipped
@@ -64,8 +63,7 @@ class Attempt:
         """
         unwanted = Deferred.fromCoroutine(self._live.wait(self._task.key, self._has_ended))
         unwanted.addCallbacks(lambda task: self._give_up(), lambda failure: None)
-        execute: Callable[[Execution], Any] = executor.execute
-        self._work = maybeDeferred(execute, Execution(self._task, self._note_progress))
+        self._work = call(executor.execute, Execution(self._task, self._note_progress))
         if self._is_unwanted or self._is_stopping:
             self._cancel_work()
         is_done, report = await self._outcome(self._work)
@@ -73,7 +71,7 @@ class Attempt:
         await self._end_telling()
         if self._is_unwanted:
             return None
-        return is_done if await self._deliver(report) else None
+        return await self._deliver(is_done, report)
 
     def stop(self) -> None:
         """The node stops: end the work, and have the task begun again later."""
@@ -99,7 +97,7 @@ class Attempt:
     async def _outcome(self, work: Deferred[ExecutionResult]) -> tuple[bool | None, _Report]:
         try:
             return True, self._results(await work)
-        except (Exception, asyncio.CancelledError) as error:
+        except Exception as error:
             if self._is_stopping:
                 return None, self._put_back
             if not isinstance(error, ExecutionFailed) and not self._is_unwanted:
@@ -114,26 +112,27 @@ class Attempt:
             return lambda: self._inbox.complete(key, "", result.name, result.content, attempt)
         raise ExecutionFailed(f"the executor gave {type(result).__name__}, which is neither a text nor a ResultFile")
 
-    def _failure(self, error: BaseException) -> _Report:
-        what = _printable(str(error) if isinstance(error, ExecutionFailed) else f"{type(error).__name__}: {error}")
+    def _failure(self, error: Exception) -> _Report:
+        said = _said_by(error)
+        what = _printable(said if isinstance(error, ExecutionFailed) else f"{type(error).__name__}: {said}")
         return lambda: self._inbox.fail(self._task.key, what or "it was not said why", self._task.attempt)
 
     async def _put_back(self) -> Task:
         why = "The node was stopped; the task will be begun again"
         return await self._inbox.put_back(self._task.key, why, self._task.attempt)
 
-    async def _deliver(self, report: _Report) -> bool:
-        """Have a report on disk, however long that takes; returns whether it was still wanted."""
+    async def _deliver(self, is_done: bool | None, report: _Report) -> bool | None:
+        """Have a report on disk, however long that takes; returns what came of it, as `run` does."""
         seconds = 1.0
         while True:
             try:
                 await report()
-                return True
+                return is_done
             except (IllegalTransition, UnknownTask) as error:
                 self._log.info("too late for task {task_id}: {error}", task_id=self._task.task_id, error=str(error))
-                return False
+                return None
             except (InvalidMessage, TooLarge, UnicodeError) as error:
-                report = self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
+                is_done, report = False, self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
             except StoreError:
                 if self._is_stopping:
                     raise
@@ -184,6 +183,13 @@ class Attempt:
     def _cancel_pauses(self) -> None:
         for pause in list(self._pauses):
             pause.cancel()
+
+
+def _said_by(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its text cannot be had"
 
 
 def _printable(text: str) -> str:

@@ -17,7 +17,7 @@ from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.fanout import FanOut, Finished
 from tasksubmit.wire.address import Address
-from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase
+from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore
 
 
 class FanOutTestCase(NodeTestCase):
@@ -169,6 +169,36 @@ class FanOutTests(FanOutTestCase):
         self.assertIsInstance(finished[0].outcome, CancelledError)
         self.advance(2)
         self.assertEqual([task.status for task in self.tasks(self.alice)], [TaskStatus.CANCELLED])
+
+    def test_cancel_twice(self) -> None:
+        """To cancel again, while the first time is not through, changes nothing."""
+        self.stop(self.alice)
+        store = SlowStore()
+        alice = self.make_node(ALICE, BOB, store=store)
+        store.hold_commits()
+        many = alice.submit_many([(BOB, "a")])
+        many.cancel()
+        many.cancel()
+        store.release_commits()
+        self.assertIsInstance(self.done(many.all())[0].outcome, CancelledError)
+        self.advance(2)
+        self.assertEqual([task.status for task in self.tasks(alice)], [TaskStatus.CANCELLED])
+
+    def test_cancelled_by_the_iterable(self) -> None:
+        """The iterable itself may find that it is enough: what it gives then is not begun."""
+
+        def tasks() -> Iterator[tuple[Address, str]]:
+            yield BOB, "a"
+            many.cancel()
+            yield BOB, "b"
+
+        many = self.alice.submit_many(tasks(), concurrency=1)
+        first = many.next()
+        self.network.flush()
+        self.finish("a")
+        self.done(first)
+        self.assertIsNone(self.done(many.next()))
+        self.assertEqual([task.description for task in self.tasks(self.alice)], ["a"])
 
 
 class HandleTests(FanOutTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from attrs import define, field
@@ -125,6 +126,28 @@ class WorkTests(WorkersTestCase):
         self.submit("three")
         self.assertEqual(self.executor.under_way(), ["three"])
 
+    def test_no_exception_at_all(self) -> None:
+        """What is raised to end a program, or a coroutine, fails its task like any other error."""
+        for number, error in enumerate((SystemExit(3), GeneratorExit(), asyncio.CancelledError(), KeyboardInterrupt())):
+            handle = self.submit("one")
+            self.executor.ends[number].errback(error)
+            self.failed(handle.result(), TaskCancelled)
+            self.assertIn(f"{type(error).__name__} was raised", self.task(self.alice, handle.key).error)
+            self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_error_without_words(self) -> None:
+        """An error whose text cannot be had ends its task as well."""
+
+        class Broken(ExecutionFailed):
+            @override
+            def __str__(self) -> str:
+                raise ZeroDivisionError
+
+        handle = self.submit("one")
+        self.executor.ends[0].errback(Broken())
+        self.failed(handle.result(), TaskCancelled)
+        self.assertEqual(self.task(self.alice, handle.key).error, "its text cannot be had")
+
     def test_error_that_cannot_be_sent(self) -> None:
         """An error of any length and with any characters ends its task."""
         handle = self.submit("one")
@@ -149,6 +172,13 @@ class WorkTests(WorkersTestCase):
             self.executor.ends[-1].callback(result)
             self.failed(handle.result(), TaskCancelled)
             self.assertIn(words, self.task(self.alice, handle.key).error)
+        assert self.bob.workers is not None
+        self.assertEqual((self.bob.workers.done, self.bob.workers.failed), (0, 5))
+
+    def test_result_file_of_something_else(self) -> None:
+        """A file whose name is no text, or whose content is not bytes, fails where it is made."""
+        for name, content in (("a.txt", "text"), ("a.txt", None), (None, b""), (3, b"")):
+            self.assertRaises(TypeError, ResultFile, name, content)
 
     def test_cancelled(self) -> None:
         """When the submitter cancels, the work is cancelled, and its worker takes the next task."""
@@ -340,6 +370,27 @@ class StopTests(WorkersTestCase):
         tidied.callback(None)
         self.done(stopped)
 
+    def test_stop_while_taking(self) -> None:
+        """A task whose beginning is just being written when the node stops is put back as well."""
+        self.stop(self.bob)
+        store = SlowStore()
+        bob = self.make_node(BOB, ALICE, executor=self.executor, store=store)
+        handle = self.submit("one")
+        store.is_slow = True  # the acceptance is written, and the beginning held when that is told
+        accepted = bob.accept(self.received(handle))
+        store.is_slow, store.holds_changes = False, True
+        store.release_one()
+        self.done(accepted)
+        stopped = bob.stopService()
+        self.network.flush()
+        self.assertEqual(self.executor.executions, [])
+        store.release()
+        self.done(stopped)
+        self.assertEqual(self.executor.cancelled, ["one"])
+        task = self.successResultOf(store.get(self.received(handle)))
+        assert task is not None
+        self.assertIsNotNone(task.put_back_at)
+
     def test_drain(self) -> None:
         """A drain lets the work finish, and begins nothing new."""
         first, second = self.submit("one"), self.submit("two")
@@ -384,6 +435,43 @@ class DiskTests(WorkersTestCase):
         store.is_full = False
         self.advance(20)
         self.assertEqual(self.done(handle.result()).result_text, "hard work")
+
+    def test_another_was_faster(self) -> None:
+        """What came of an attempt that has waited is not told when the task was begun again meanwhile."""
+        ends = ("a text", ResultFile("a.txt", b""), ExecutionFailed("a failure"))
+        for number, end in enumerate(ends):
+            self.stop(self.bob)
+            store = FailingStore()
+            self.executor = Held()
+            self.bob = self.employ(self.executor, store=store)
+            handle = self.submit(f"task {number}")
+            store.is_full = True
+            self.executor.ends[0].callback(end) if not isinstance(end, Exception) else self.executor.ends[0].errback(
+                end
+            )
+            self.advance(20)
+            self.flushLoggedErrors(StoreError)
+            store.is_full = False
+            self.done(self.bob.put_back(self.received(handle)))
+            self.assertEqual([one.task.attempt for one in self.executor.executions], [1, 2])
+            self.advance(60)
+            self.assertIs(self.task(self.bob, self.received(handle)).status, TaskStatus.EXECUTING)
+            self.executor.ends[1].callback("the second")
+            self.assertEqual(self.done(handle.result()).result_text, "the second")
+
+    def test_tried_every_minute(self) -> None:
+        """However long the disk is full, it is tried once a minute at least, and not much more often."""
+        self.stop(self.bob)
+        store = FailingStore()
+        self.bob = self.employ(self.executor, store=store)
+        self.submit("one")
+        store.is_full = True
+        self.executor.ends[0].callback("hard work")
+        self.advance(1000, step=10)
+        self.flushLoggedErrors(StoreError)
+        self.advance(600, step=10)
+        self.assertIn(len(self.flushLoggedErrors(StoreError)), (9, 10, 11))
+        store.is_full = False
 
     def test_stop_while_waiting(self) -> None:
         """A node can be stopped meanwhile."""
