@@ -201,6 +201,23 @@ class WorkTests(WorkersTestCase):
         self.failed(handle.result(), TaskCancelled)
         self.assertEqual(self.files(self.bob), [])
 
+    def test_cancelled_at_once(self) -> None:
+        """What is cancelled before its worker knows that it has begun is cancelled there, too."""
+        self.stop(self.bob)
+        store = SlowStore()
+        self.bob = self.make_node(BOB, ALICE, executor=self.executor, store=store)
+        handle = self.submit("one")
+        store.is_slow, store.slow_methods = True, ("apply",)
+        accepted = self.bob.accept(self.received(handle))
+        store.release_one()
+        self.done(accepted)
+        self.assertEqual(self.executor.executions, [])
+        cancelled = handle.cancel()
+        self.network.flush()
+        store.release()
+        self.done(cancelled)
+        self.assertEqual(self.executor.under_way(), [])
+
     def test_taken_by_hand(self) -> None:
         """What is put back by hand is begun again, by another attempt, and the earlier one can say nothing more."""
         handle = self.submit("one")
@@ -296,6 +313,20 @@ class ProgressTests(WorkersTestCase):
         assert after is not None
         self.assertGreater(after, before)
 
+    def test_disk_is_full(self) -> None:
+        """Progress that cannot be written is let go; the work goes on."""
+        self.stop(self.bob)
+        store = FailingStore()
+        self.bob = self.employ(self.executor, store=store)
+        handle = self.submit("one")
+        store.is_full = True
+        self.executor.executions[0].progress("half")
+        self.advance(5)
+        store.is_full = False
+        self.executor.executions[0].progress("more")
+        self.executor.ends[0].callback("done")
+        self.assertEqual(self.done(handle.result()).result_text, "done")
+
     def test_of_any_kind(self) -> None:
         """Progress never fails: nothing, too much, and what cannot be sent are made to fit."""
         handle = self.submit("one")
@@ -330,7 +361,7 @@ class StopTests(WorkersTestCase):
         self.stop(bob)
         self.assertEqual(sorted(executor.cancelled), ["one", "two"])
         bob = self.employ(executor, store=store)
-        self.advance(2)
+        self.network.flush()
         self.assertEqual(sorted(executor.under_way()), ["one", "two"])
         self.assertEqual([one.task.attempt for one in executor.executions], [1, 1, 2, 2])
         again = [one.description for one in executor.executions].index("one", 2)
@@ -351,7 +382,7 @@ class StopTests(WorkersTestCase):
         self.assertEqual(self.done(handle.result()).result_text, "done")
 
     def test_stop_waits(self) -> None:
-        """A stop waits for work that takes a while to end."""
+        """A stop waits for work that takes a while to end, and does not interrupt what tidies up already."""
         tidied: Deferred[None] = Deferred()
 
         async def work(execution: Execution) -> str:
@@ -364,6 +395,7 @@ class StopTests(WorkersTestCase):
         self.stop(self.bob)
         bob = self.employ(CallableExecutor(work))
         self.submit("one")
+        self.done(self.submit("two").cancel())
         stopped = bob.stopService()
         self.network.flush()
         self.assertNoResult(stopped)

@@ -194,6 +194,13 @@ class OutcomeTests(ProcessTestCase):
         """A command that prints without end is ended."""
         fault = await self.fault(self.begin("/usr/bin/yes", max_output_bytes=100_000))
         self.assertEqual(fault, "the command printed more than 100000 bytes")
+        self.assertEqual(await self.shell("printf '%.0sx' $(seq 1000)", max_output_bytes=1000), "x" * 1000)
+
+    async def test_first_fault(self) -> None:
+        """Of a command that does more than one thing wrong the first is told."""
+        script = "trap 'echo nonsense >&3; exit' TERM; while :; do sleep 0.05; done"
+        fault = await self.fault(self.shell(script, timeout_seconds=0.2))
+        self.assertEqual(fault, "the command took longer than 0.2 s")
 
 
 class EndTests(ProcessTestCase):
