@@ -1,14 +1,33 @@
-"""The page of promises keeps its own: every test that it names is there."""
+"""The README reads as it should where packages are shown; the page of promises keeps its own."""
 
 from __future__ import annotations
 
 import re
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-PROMISES = Path(__file__).parents[1] / "docs" / "promises.rst"
+ROOT = Path(__file__).parents[1]
+PROMISES = ROOT / "docs" / "promises.rst"
+
+
+class ReadmeTests(SynchronousTestCase):
+    """``README.rst``, which no page of the site includes."""
+
+    def test_structure(self) -> None:
+        """It has its title, nothing that docutils would only remark on, and no line of a merge in its text."""
+        try:
+            from docutils.core import publish_doctree  # type: ignore[import-untyped]
+        except ImportError:
+            raise SkipTest("there is no docutils") from None
+        remarks = StringIO()
+        settings = {"report_level": 1, "warning_stream": remarks, "syntax_highlight": "none"}
+        readme = publish_doctree((ROOT / "README.rst").read_text(), settings_overrides=settings)
+        self.assertEqual(remarks.getvalue(), "")
+        self.assertEqual(readme["title"], "tasksubmit")
+        self.assertNotRegex(readme.astext(), "<{7}|={7}|>{7}")
 
 
 class PromisesTests(SynchronousTestCase):
