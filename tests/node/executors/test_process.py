@@ -182,7 +182,8 @@ class OutcomeTests(ProcessTestCase):
 
     async def test_cannot_be_started(self) -> None:
         """A program or a directory that is not there is a failure that says so."""
-        self.assertIn("/no/such: No such file or directory", await self.fault(self.begin("/no/such")))
+        fault = await self.fault(self.begin("/no/such"))
+        self.assertEqual(fault, "the command ended with exit code 127: /no/such: No such file or directory")
         fault = await self.fault(self.begin("/bin/true", directory=Path("/no/where")))
         self.assertIn("/no/where: No such file or directory", fault)
 
@@ -328,9 +329,11 @@ class MakerTests(ProcessTestCase):
 
     def test_program_is_looked_up(self) -> None:
         """The program is found once, when the executor is made."""
-        executor = make_executor(reactor, "cat")
-        assert isinstance(executor, ProcessExecutor)
-        self.assertTrue(os.path.isabs(executor.command[0]))
+        for program, options in (("cat", {}), (os.path.relpath("/bin/cat"), {"directory": os.path.relpath("/")})):
+            executor = make_executor(reactor, program, **options)
+            assert isinstance(executor, ProcessExecutor)
+            self.assertTrue(os.path.isabs(executor.command[0]))
+            self.assertEqual(executor.directory, Path("/") if options else None)
 
     def test_refused(self) -> None:
         """What is wrong is said."""
@@ -342,7 +345,9 @@ class MakerTests(ProcessTestCase):
             (("no-such-program",), {}, "there is no program no-such-program"),
             (("cat",), {"colour": "red"}, "there is no option 'colour'; there are attempts, directory"),
             (("cat",), {"timeout": "0"}, "timeout=0: expected more than 0"),
+            (("cat",), {"timeout": "1e10"}, "timeout=1e10: expected more than 0 and at most"),
             (("cat",), {"attempts": "many"}, "attempts=many"),
+            (("cat",), {"attempts": "2147483648"}, "attempts=2147483648: expected a whole number"),
             (("cat",), {"directory": "/no/where"}, "directory=/no/where: there is no such directory"),
         ):
             error = self.assertRaises(ConfigurationError, make_executor, reactor, *arguments, **options)
