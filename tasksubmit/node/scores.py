@@ -76,7 +76,9 @@ class ScoreKeeper(Service):
             self._telling = None
 
     async def _tell_owed(self) -> None:
-        while self.running and (owed := await self._store.owed_bookings(_AT_ONCE)):
+        while owed := await self._store.owed_bookings(_AT_ONCE):
             for one in owed:
+                if not self.running:
+                    return
                 await call(self._book.book, one.key, one.booking)
                 await self._store.settle_bookings([one.id])

@@ -145,6 +145,25 @@ class ScoreBookTests(NodeTestCase):
         self.network.flush()
         self.assertEqual(self.untold(), 0)
 
+    def test_stop_waits(self) -> None:
+        """A stop waits for a book that cannot give up a booking at once, and tells it no more."""
+        kept: Deferred[None] = Deferred()
+
+        async def book(key: TaskKey, booking: Booking) -> None:
+            try:
+                await Deferred[None]()
+            except CancelledError:
+                await kept
+
+        self.patch(self.book, "book", book)
+        self.work()
+        stopped = self.alice.stopService()
+        self.network.flush()
+        self.assertNoResult(stopped)
+        kept.callback(None)
+        self.done(stopped)
+        self.assertEqual(self.untold(), 1)
+
     def test_pauses(self) -> None:
         """A book that has failed for long is asked every five minutes, and at once when it was well in between."""
         self.book.is_broken = True

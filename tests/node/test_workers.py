@@ -370,6 +370,18 @@ class StopTests(WorkersTestCase):
         self.assertEqual(self.done(handle.result()).result_text, "at last")
         self.assertIn("three", executor.under_way())
 
+    def test_all_at_once(self) -> None:
+        """As many of those that wait are begun at a start as may be, without any more news."""
+        self.stop(self.bob)
+        store = SlowStore()
+        bob = self.make_node(BOB, ALICE, acceptance=AcceptAll(), store=store)
+        for description in "abcd":
+            self.submit(description)
+        self.stop(bob)
+        self.employ(self.executor, store=store, concurrency=4)
+        self.network.flush()
+        self.assertEqual(sorted(self.executor.under_way()), ["a", "b", "c", "d"])
+
     def test_same_node(self) -> None:
         """A node that was stopped can be started again, and works."""
         store = SlowStore()
