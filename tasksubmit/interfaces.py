@@ -360,7 +360,7 @@ class IAcceptancePolicy(Interface):
         Asked once after each submission was answered, and again after a start about those that are still NEW.
 
         :returns: True accepts the task; False leaves it to somebody else, which has to decide before its deadline; a
-            `Refusal` declines it with its message.
+            `Refusal` declines it with its message. Any other answer, like an error, is logged and leaves it, too.
         """
 
 

@@ -13,6 +13,7 @@ from tasksubmit.errors import (
     ExecutionFailed,
     IllegalTransition,
     InvalidMessage,
+    StoreClosed,
     StoreError,
     TaskSubmitError,
     TooLarge,
@@ -30,6 +31,7 @@ PROGRESS_SECONDS = 1.0
 """How often progress is told at most: each time is a line of the task's story, and a message."""
 
 _LONGEST_PAUSE_SECONDS = 60.0
+_LOOK_AGAIN_SECONDS = 1.0
 
 _Report = Callable[[], Awaitable[Task]]
 
@@ -61,13 +63,13 @@ class Attempt:
 
         :returns: True when there are results, False when it failed, None when it was cancelled or put back.
         """
-        unwanted = Deferred.fromCoroutine(self._live.wait(self._task.key, self._has_ended))
-        unwanted.addCallbacks(lambda task: self._give_up(), lambda failure: None)
+        watching = Deferred.fromCoroutine(self._watch())
         self._work = call(executor.execute, Execution(self._task, self._note_progress))
         if self._is_unwanted or self._is_stopping:
             self._cancel_work()
         is_done, report = await self._outcome(self._work)
-        unwanted.cancel()
+        self._has_worked = True
+        watching.cancel()
         await self._end_telling()
         if self._is_unwanted:
             return None
@@ -82,9 +84,18 @@ class Attempt:
     def _has_ended(self, task: Task) -> bool:
         return task.status is not TaskStatus.EXECUTING or task.attempt != self._task.attempt
 
-    def _give_up(self) -> None:
-        self._is_unwanted = True
-        self._cancel_work()
+    async def _watch(self) -> None:
+        """End the work when the task is not this attempt's any more, although the disk may not be there to say so."""
+        while not self._has_worked:
+            try:
+                await self._live.wait(self._task.key, self._has_ended)
+            except (StoreClosed, UnknownTask, CancelledError):
+                return
+            except StoreError:
+                await self._wait(_LOOK_AGAIN_SECONDS)
+            else:
+                self._is_unwanted = True
+                return self._cancel_work()
 
     def _cancel_work(self) -> None:
         """Have the executor end its work; to be told once, for a second time would interrupt its tidying up."""
@@ -160,7 +171,6 @@ class Attempt:
         self._telling = None
 
     async def _end_telling(self) -> None:
-        self._has_worked = True
         self._untold = ""
         telling = self._telling
         if telling is not None:

@@ -451,15 +451,26 @@ class StopTests(WorkersTestCase):
 
 
 class FailingStore(SlowStore):
-    """A store whose disk is full while the test says so."""
+    """A store whose disk is full while the test says so, and fails when it reads the first record of a status."""
 
     is_full = False
+    fails_once: TaskStatus | None = None
 
     @override
     def apply(self, change: Change) -> Deferred[Task]:
         if self.is_full:
             return fail(StoreError("the disk is full"))
         return super().apply(change)
+
+    @override
+    def get(self, key: TaskKey) -> Deferred[Task | None]:
+        return super().get(key).addCallback(self._found)
+
+    def _found(self, task: Task | None) -> Task | None:
+        if task is not None and task.status is self.fails_once:
+            self.fails_once = None
+            raise StoreError("it cannot be read")
+        return task
 
 
 class DiskTests(WorkersTestCase):
@@ -502,6 +513,19 @@ class DiskTests(WorkersTestCase):
             self.assertIs(self.task(self.bob, self.received(handle)).status, TaskStatus.EXECUTING)
             self.executor.ends[1].callback("the second")
             self.assertEqual(self.done(handle.result()).result_text, "the second")
+
+    def test_cancelled_although_it_cannot_be_read(self) -> None:
+        """Work whose record could not be read when it began is cancelled like any other."""
+        self.stop(self.bob)
+        store = FailingStore()
+        self.bob = self.employ(self.executor, store=store)
+        store.fails_once = TaskStatus.EXECUTING
+        handle = self.submit("one")
+        self.assertEqual(self.executor.under_way(), ["one"])
+        self.assertIsNone(store.fails_once)
+        self.done(handle.cancel())
+        self.advance(3)
+        self.assertEqual(self.executor.cancelled, ["one"])
 
     def test_tried_every_minute(self) -> None:
         """However long the disk is full, it is tried once a minute at least, and not much more often."""
