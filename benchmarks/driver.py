@@ -7,6 +7,7 @@ byte for byte as long; to AMP the same four fields.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from twisted.protocols.amp import AmpBox
 
@@ -61,9 +62,10 @@ def _box() -> bytes:
 _REQUESTS: Mapping[str, Callable[[], bytes]] = {"tasksubmit": _frame, "redis": _xadd, "beanstalkd": _put, "amp": _box}
 
 
-def load(port: int, protocol: str, shape: Shape, plan: Plan) -> Figures:
+def load(port: int, protocol: str, shape: Shape, plan: Plan, keys: Path | None = None) -> Figures:
     """Drive a server that speaks ``protocol`` on ``port``.
 
+    :param keys: the directory with the key and the certificate to speak TLS with; None for no TLS.
     :raises BenchmarkError: it refused something, or fell silent.
     """
     parts = _REQUESTS[protocol]().split(_ID.encode())
@@ -75,6 +77,7 @@ def load(port: int, protocol: str, shape: Shape, plan: Plan) -> Figures:
         parts=[part.decode("latin-1") for part in parts],
         connections=shape.connections,
         outstanding=shape.outstanding,
+        keys=str(keys) if keys else "",
         warm_up=plan.warm_up,
         seconds=plan.seconds,
     )

@@ -8,40 +8,57 @@ run the node is stopped, and its database must have exactly what was answered 20
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 
 from benchmarks.driver import load
 from benchmarks.measure import Figures, Shape
 from benchmarks.plan import Plan
 from benchmarks.processes import drive
 from benchmarks.report import FIGURES, figures_row, table
-from benchmarks.rounds import Measured, Measurements
-from benchmarks.servers import Server, check_stored, node, stored_tasks
+from benchmarks.rounds import Key, Measured, Measurements
+from benchmarks.servers import Server, check_stored, node, node_with_tls, stored_tasks
 
 NAME = "tasksubmit"
+WITH_TLS = "tasksubmit with TLS"
 _CLIENT_SHAPE = Shape(16, 64)
 CLIENT = ("tasksubmit by Client", str(_CLIENT_SHAPE))
 
 
 def measurements(plan: Plan) -> Measurements:
-    """The node at every shape, which everything else is compared with; and once as ``Client`` drives it."""
-    lean = {(NAME, str(shape)): partial(_on_a_node, plan, partial(_lean, plan, shape)) for shape in plan.shapes}
-    return {**lean, CLIENT: partial(_on_a_node, plan, partial(_by_client, plan))}
+    """The node at every shape, which everything else is compared with; with TLS; and once as ``Client`` drives it."""
+    return {
+        **{(NAME, str(shape)): partial(_on_a_node, plan, node, partial(_lean, plan, shape)) for shape in plan.shapes},
+        **{
+            (WITH_TLS, str(shape)): partial(_on_a_node, plan, node_with_tls, partial(_with_tls, plan, shape))
+            for shape in plan.shapes
+        },
+        CLIENT: partial(_on_a_node, plan, node, partial(_by_client, plan)),
+    }
 
 
 def show(plan: Plan, measured: Measured) -> None:
     """Print the table."""
-    keys = [(NAME, str(shape)) for shape in plan.shapes] + [CLIENT]
+    keys = [(name, str(shape)) for shape in plan.shapes for name in (NAME, WITH_TLS)] + [CLIENT]
     table(
         "durable submissions to a node, answered after fsync",
-        ["what", "shape", *FIGURES],
-        [[*key, *figures_row(measured[key])] for key in keys],
+        ["what", "shape", *FIGURES, "without TLS"],
+        [[*key, *figures_row(measured[key]), _share(measured, key)] for key in keys],
     )
 
 
-def _on_a_node(plan: Plan, run: Callable[[Server], Figures]) -> Figures:
+def _share(measured: Measured, key: Key) -> str:
+    """What is left of the rate with TLS."""
+    name, shape = key
+    return f"{measured[key].rate / measured[NAME, shape].rate:.0%} of it" if name == WITH_TLS else ""
+
+
+def _on_a_node(
+    plan: Plan, start: Callable[[Path], AbstractContextManager[Server]], run: Callable[[Server], Figures]
+) -> Figures:
     directory = plan.work_directory()
-    with node(directory) as server:
+    with start(directory) as server:
         figures = run(server)
     check_stored("the node", figures.total, stored_tasks(directory / "node"))
     return figures
@@ -49,6 +66,10 @@ def _on_a_node(plan: Plan, run: Callable[[Server], Figures]) -> Figures:
 
 def _lean(plan: Plan, shape: Shape, server: Server) -> Figures:
     return load(server.port, "tasksubmit", shape, plan)
+
+
+def _with_tls(plan: Plan, shape: Shape, server: Server) -> Figures:
+    return load(server.port, "tasksubmit", shape, plan, server.directory / "load")
 
 
 def _by_client(plan: Plan, server: Server) -> Figures:

@@ -6,7 +6,9 @@ disk before they answer it, as a node does unasked.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +49,32 @@ def node(directory: Path) -> Iterator[Server]:
     ]
     with _listening(command, port, directory) as server:
         yield server
+
+
+@contextmanager
+def node_with_tls(directory: Path) -> Iterator[Server]:
+    """The same with keys: it speaks TLS, and knows the load driver by its key, which is in ``load``."""
+    states = {NODE: directory / "node", LOAD: directory / "load"}
+    fingerprints = {}
+    for address, state in states.items():
+        made = _command("--json", "--state-dir", str(state), "init", "--address", str(address))
+        [fingerprints[address]] = json.loads(made)["data"]["fingerprints"]
+    trust = ("trust", "add", str(LOAD), fingerprints[LOAD], "tcp:127.0.0.1:9")
+    _command("--state-dir", str(states[NODE]), *trust)
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "tasksubmit", "run", "--address", str(NODE), "--state-dir", str(states[NODE])),
+        *("--listen", f"tcp:{port}:interface=127.0.0.1"),
+    ]
+    with _listening(command, port, directory) as server:
+        yield server
+
+
+def _command(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "tasksubmit", *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchmarkError(f"tasksubmit {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 @contextmanager

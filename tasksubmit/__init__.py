@@ -15,6 +15,7 @@ from tasksubmit.interfaces import (
     Execution,
     IAcceptancePolicy,
     IAdmissionPolicy,
+    IAuthenticator,
     ICountingAdmissionPolicy,
     IExecutor,
     IExecutorMaker,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from tasksubmit.node.executors.python import CallableExecutor
     from tasksubmit.node.fanout import FanOut, Finished
     from tasksubmit.node.load import Load
+    from tasksubmit.node.mutual import MutualTLS
     from tasksubmit.node.peers import StaticPeers
     from tasksubmit.node.policy import (
         AllOf,
@@ -71,9 +73,10 @@ if TYPE_CHECKING:
     from tasksubmit.node.service import Node
     from tasksubmit.node.submitted import SubmittedTask
     from tasksubmit.protocol.client import Client, connect
+    from tasksubmit.protocol.factory import TaskSubmitFactory
     from tasksubmit.protocol.framing import TaskSubmitProtocol
-    from tasksubmit.protocol.server import TaskSubmitFactory
     from tasksubmit.stores.sqlite import SQLiteTaskStore
+    from tasksubmit.tls.credentials import Credentials
 
 try:
     __version__ = version("tasksubmit")
@@ -87,15 +90,17 @@ _ON_TWISTED = {
     "AcceptAll": "tasksubmit.node.acceptance",
     "CallableExecutor": "tasksubmit.node.executors.python",
     "Client": "tasksubmit.protocol.client",
+    "Credentials": "tasksubmit.tls.credentials",
     "FanOut": "tasksubmit.node.fanout",
     "Finished": "tasksubmit.node.fanout",
     "Load": "tasksubmit.node.load",
+    "MutualTLS": "tasksubmit.node.mutual",
     "Node": "tasksubmit.node.service",
     "ProcessExecutor": "tasksubmit.node.executors.process",
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
     "StaticPeers": "tasksubmit.node.peers",
     "SubmittedTask": "tasksubmit.node.submitted",
-    "TaskSubmitFactory": "tasksubmit.protocol.server",
+    "TaskSubmitFactory": "tasksubmit.protocol.factory",
     "TaskSubmitProtocol": "tasksubmit.protocol.framing",
     "connect": "tasksubmit.protocol.client",
 }
@@ -115,6 +120,7 @@ __all__ = [
     "CallableExecutor",
     "Client",
     "Deny",
+    "Credentials",
     "Execution",
     "ExecutionFailed",
     "FanOut",
@@ -125,6 +131,7 @@ __all__ = [
     "IAcceptancePolicy",
     "IAdmissionPolicy",
     "ICountingAdmissionPolicy",
+    "IAuthenticator",
     "IExecutor",
     "IExecutorMaker",
     "IPeers",
@@ -134,6 +141,7 @@ __all__ = [
     "ITaskStore",
     "Lease",
     "Load",
+    "MutualTLS",
     "Node",
     "Peer",
     "PeerQuota",

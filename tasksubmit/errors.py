@@ -78,10 +78,31 @@ class MalformedMessage(PeerError):
         self.field = field
 
 
+class TooManyConnections(PeerError):
+    """The peer has as many connections to this node as one may have; close some, or use them for more requests."""
+
+    code = "overloaded"
+
+
 class PeerUnreachable(PeerError):
     """No connection to the peer could be made. Check its endpoint, and that it runs; trying again is safe."""
 
     code = "unreachable"
+
+
+class CertificateRefused(PeerUnreachable):
+    """One end does not trust the other's certificate: a matter of configuration, which trying again does not settle.
+
+    The text says whose certificate it is and what to do. `seen` is the fingerprint of its key, and `expected` what
+    would have been taken; both may be empty. Nothing was handed over on that connection.
+    """
+
+    code = "certificate"
+
+    def __init__(self, message: str, seen: str = "", expected: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.seen = seen
+        self.expected = tuple(expected)
 
 
 class PeerVanished(PeerError):
@@ -202,6 +223,12 @@ class TooLarge(UsageError):
     """A description or a result is over the size that may be sent."""
 
     code = "too_large"
+
+
+class NoRoom(UsageError):
+    """Results on this disk take what they may (``--max-result-bytes``), and none of them may go. Try again later."""
+
+    code = "storage"
 
 
 # --- the disk ----------------------------------------------------------------------------------------------------

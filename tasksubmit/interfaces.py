@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IStreamClientEndpoint
+    from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 
     from tasksubmit.lifecycle.change import Booking, Change, Delivery, OwedBooking, TaskEvent, Tombstone
     from tasksubmit.lifecycle.table import Deadline, Lease, Side, TaskStatus
@@ -164,7 +164,7 @@ class ITaskStore(Interface):
     def list_tasks(
         *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
     ) -> Deferred[list[Task]]:
-        """Fires with up to ``limit`` records that match what is given, newest first; ``before`` is a `Task.number`."""
+        """Fires with up to ``limit`` records that match, newest first; ``before`` is a ``Task.number``, not in it."""
 
     def queue(limit: int) -> Deferred[list[Task]]:
         """Fires with the first ``limit`` tasks of the queue, the head first."""
@@ -216,6 +216,9 @@ class ITaskStore(Interface):
 
     def mark_sent(delivery_id: int, now: datetime) -> Deferred[None]:
         """Note that a message is about to be sent to a peer that may not be sent it twice."""
+
+    def hasten(now: datetime) -> Deferred[None]:
+        """Let everything that waits for its next attempt be sent from ``now`` on."""
 
     def owed_peers() -> Deferred[list[Address]]:
         """Fires with every peer to whom something is owed."""
@@ -346,6 +349,52 @@ class IPeers(Interface):
 
         :raises UnknownPeer: when it is not one of `addresses`.
         """
+
+
+@frozen
+class Credential:
+    """What a node shows to prove who it is.
+
+    :ivar fingerprint: of its public key, by which peers know it.
+    :ivar expires_at: when its certificate ends; an aware datetime.
+    :ivar warning: what to do about that, once it is near; else empty.
+    """
+
+    fingerprint: str
+    expires_at: datetime
+    warning: str
+
+
+class IAuthenticator(Interface):
+    """Who is at the other end of a connection that somebody else made.
+
+    An application that authenticates its peers in a way of its own provides this to its node.
+    """
+
+    def authenticate(transport: ITransport) -> Address | None:
+        """Who it is; asked when the first frame of a connection has come.
+
+        :returns: None when the transport proves nothing. If it raises, the peer's requests are refused.
+        """
+
+    def proofs(address: Address) -> Collection[str]:
+        """What proves that somebody is ``address``, for people to read.
+
+        Empty when nothing does: then whoever proved nothing may claim to be it. Otherwise nobody else speaks for it.
+        """
+
+
+class IReloadable(IAuthenticator):
+    """An authenticator that reads files, which may change while the node runs."""
+
+    def reload() -> None:
+        """Read the files again, and end the connections of those whom they admit no longer.
+
+        :raises ConfigurationError: when they cannot be read; then nothing has changed.
+        """
+
+    def credential() -> Credential:
+        """What the node itself shows."""
 
 
 # --- who does the work --------------------------------------------------------------------------------------------

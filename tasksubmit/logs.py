@@ -1,4 +1,4 @@
-"""Logs as JSON: one flat object a line, which keeps the exception's text and traceback."""
+"""Logs: as JSON, one flat object a line; as text that obeys nobody; and loggers that nobody can make fill a disk."""
 
 from __future__ import annotations
 
@@ -9,8 +9,24 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent
+from attrs import define, field
+from twisted.logger import (
+    FileLogObserver,
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    formatEvent,
+    formatEventAsClassicLogText,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
+from zope.interface import implementer
+
+LINES = 20
+"""How many lines of a kind a `quiet_logger` passes on in each `PERIOD_SECONDS`."""
+
+PERIOD_SECONDS = 60.0
 
 _OWN = frozenset({"time", "level", "namespace", "message", "exception", "exception_text", "traceback"})
 _LEGACY = frozenset({"format", "isError", "system", "why", "failure"})
@@ -23,6 +39,25 @@ def json_observer(stream: TextIO | None = None) -> ILogObserver:
     It can be given to any twistd: ``twistd --logger tasksubmit.logs.json_observer ...``.
     """
     return FileLogObserver(stream or sys.stdout, lambda event: json.dumps(flat_event(event)) + "\n")
+
+
+def text_observer(stream: TextIO | None = None) -> ILogObserver:
+    """An observer that writes the usual lines of text to ``stream``, by default standard output.
+
+    Twisted's own writes what it is given: here what a terminal would obey, what turns the direction of writing, and
+    what others take for the end of a line comes out as an escape. Lines after the first of an event begin with a tab.
+    """
+    return FileLogObserver(stream or sys.stdout, _text)
+
+
+def _text(event: LogEvent) -> str | None:
+    text = formatEventAsClassicLogText(event)
+    return text if text is None or (text.isascii() and text[:-1].isprintable()) else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    # The newlines are those of the format, which puts a tab after each that was in the message.
+    return character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
 
 
 def flat_event(event: LogEvent) -> dict[str, object]:
@@ -69,3 +104,49 @@ def _printed(value: object) -> str:
         return repr(value) if isinstance(value, bytes) else str(value)
     except Exception as error:
         return f"<unprintable: {type(error).__name__}>"
+
+
+# --- loggers ------------------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class _Kind:
+    since: float
+    count: int = 0
+
+
+@implementer(ILogObserver)
+@define(eq=False)
+class QuietObserver:
+    """Passes on no more than `LINES` events of a kind in `PERIOD_SECONDS`; then one tells how many were left out.
+
+    The kind of an event is its format. Time is that of the events.
+
+    :ivar observer: gets the events.
+    """
+
+    observer: ILogObserver = field(default=globalLogPublisher)
+    _kinds: dict[str, _Kind] = field(factory=dict, init=False)
+
+    def __call__(self, event: LogEvent) -> None:
+        name, now = str(event.get("log_format")), event["log_time"]
+        kind = self._kinds.get(name)
+        if kind is None or not 0 <= now - kind.since < PERIOD_SECONDS:
+            if kind is not None and kind.count > LINES:
+                self._tell(event, f"{kind.count - LINES} lines of this kind were left out")
+            kind = self._kinds[name] = _Kind(now)
+        kind.count += 1
+        if kind.count <= LINES:
+            self.observer(event)
+        elif kind.count == LINES + 1:
+            self._tell(event, f"more than {LINES} lines of this kind; for {PERIOD_SECONDS:g} s others are left out")
+
+    def _tell(self, event: LogEvent, what: str) -> None:
+        told: LogEvent = {name: event[name] for name in ("log_time", "log_namespace", "log_logger") if name in event}
+        told.update(log_level=LogLevel.warn, log_format="{what}: {kind!r}", what=what, kind=event.get("log_format"))
+        self.observer(told)
+
+
+def quiet_logger(namespace: str) -> Logger:
+    """A logger for lines that a peer can cause; see `QuietObserver`. Made for each object, not for a class."""
+    return Logger(namespace, observer=QuietObserver())

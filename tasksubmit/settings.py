@@ -25,8 +25,10 @@ from tasksubmit.lifecycle.table import (
 )
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
 from tasksubmit.node.retention import RETENTION
+from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.strings import split_description
+from tasksubmit.tls.files import is_set_up
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
 from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES
@@ -37,10 +39,14 @@ else:
     import tomli as tomllib
 
 CONTROL_SOCKET = "control.sock"
+CONTROL_TOKEN = "control.token"
 MAX_SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket that Linux takes; others take a few bytes less."""
 
 MAX_SECONDS = 10**9
+
+LEFT_ALONE = ("unix", "mtls")
+"""The kinds of endpoints that a node with keys puts no TLS around: this machine's own, and that which has it."""
 
 Environment = Mapping[str, str]
 
@@ -142,6 +148,15 @@ def _count(value: object) -> int:
     return count
 
 
+def _room(value: object) -> int:
+    size = _count(value)
+    if size < LEAST_BUFFERED_BYTES:
+        raise ValueError(
+            f"expected at least {LEAST_BUFFERED_BYTES} bytes, not {value}: the largest frame must fit twice"
+        )
+    return size
+
+
 def _one_of(*words: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in words:
@@ -176,10 +191,13 @@ class Settings:
         _peers, "the peers, which may submit tasks, and where each is reached", factory=dict
     )
     control: str = _option(
-        _text, "Unix server endpoint of the control API [default: control.sock in the state directory]", default=""
+        _text,
+        "server endpoint of the control API: a Unix socket, or TCP on loopback, where it demands the token in "
+        "control.token [default: control.sock in the state directory]",
+        default="",
     )
     insecure: bool = _option(
-        _flag, "listen beyond loopback although nobody is authenticated and nothing is encrypted", default=False
+        _flag, "listen beyond loopback without TLS: nobody is authenticated, and nothing encrypted", default=False
     )
     score_formula: ScoreFormula = _option(
         _formula,
@@ -211,7 +229,9 @@ class Settings:
         _duration, "seconds for which ended tasks, their stories and their results are kept", default=RETENTION
     )
     max_result_bytes: int | None = _option(
-        _count, "what results may take on the disk before the oldest go, with their tasks", default=None
+        _count,
+        "what results may take on the disk: the oldest go, with their tasks, and when none may no more are taken",
+        default=None,
     )
     deny: tuple[Address, ...] = _option(_addresses, "peers that may not submit tasks", default=())
     score_gate: bool = _option(
@@ -246,6 +266,15 @@ class Settings:
         _seconds, "seconds after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS
     )
     max_description_bytes: int = _option(_size, "longest description of a task to take", default=MAX_DESCRIPTION_BYTES)
+    max_connections: int = _option(
+        _count, "how many connections of peers may be open at once", default=Bounds().max_connections
+    )
+    max_connections_per_peer: int = _option(
+        _count, "how many of them from one host, or of one address", default=Bounds().max_connections_per_peer
+    )
+    max_buffered_bytes: int = _option(
+        _room, "what may be held of frames that are unfinished or in work", default=Bounds().max_buffered_bytes
+    )
     log_format: str = _option(_one_of("text", "json"), "text, or json for one flat object a line", default="text")
 
     def __attrs_post_init__(self) -> None:
@@ -256,11 +285,33 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
-            if not self.insecure and not is_local(endpoint) and not is_inherited(endpoint):
+            is_protected = self.has_tls or kind_of(endpoint) == "mtls"
+            if not (self.insecure or is_protected or is_local(endpoint) or is_inherited(endpoint)):
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
-                    "peer: listen on loopback (tcp:PORT:interface=127.0.0.1), or give --insecure to do it all the same"
+                    f"peer: make this node a key with `tasksubmit --state-dir {self.state_dir} init --address "
+                    f"{self.address}`, so that it uses TLS; or listen on loopback (tcp:PORT:interface=127.0.0.1); or "
+                    "give --insecure to do it all the same"
                 )
+
+    @property
+    def bounds(self) -> Bounds:
+        """What all connections of peers together may be and hold."""
+        return Bounds(
+            max_connections=self.max_connections,
+            max_connections_per_peer=self.max_connections_per_peer,
+            max_buffered_bytes=self.max_buffered_bytes,
+        )
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether the control API is where others than its owner can connect."""
+        return kind_of(self.control) != "unix"
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the state directory has keys, which the node then uses."""
+        return is_set_up(self.state_dir)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -309,6 +360,11 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigurationError(f"--config {config} is not TOML: {error}") from None
 
 
+def kind_of(endpoint: str) -> str:
+    """The word that an endpoint string begins with."""
+    return split_description(endpoint)[0][0]
+
+
 def is_local(endpoint: str) -> bool:
     """Whether a server endpoint string is certain to be reached from this machine alone."""
     positional, named = split_description(endpoint)
@@ -333,8 +389,13 @@ def is_inherited(endpoint: str) -> bool:
 
 def _check_control(endpoint: str) -> None:
     positional, named = split_description(endpoint)
+    if not is_local(endpoint):
+        raise ConfigurationError(
+            f"--control {endpoint}: the control API is for this machine alone: give a Unix socket (unix:PATH), or TCP "
+            "on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
+        )
     if positional[0] != "unix":
-        raise ConfigurationError(f"--control {endpoint}: the control API is served on a Unix socket only (unix:PATH)")
+        return
     path = named.get("address") or (positional[1] if len(positional) > 1 else "")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise ConfigurationError(

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import NOTHING, Attribute, evolve, fields
+from twisted.application.internet import TimerService
 from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, clientFromString, serverFromString
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
-from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
+from twisted.internet.interfaces import (
+    IReactorFromThreads,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from twisted.logger import ILogObserver, Logger, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
@@ -26,20 +36,24 @@ from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, TaskSubmitError
 from tasksubmit.interfaces import IAdmissionPolicy, IExecutor, IPeers, ITaskStore
 from tasksubmit.lifecycle.table import Lease
-from tasksubmit.logs import json_observer
+from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.clock import use_steady_timers
 from tasksubmit.node.executors import executor_makers, make_executor
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.load import Load
+from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit, RateLimit, ScoreGate
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
-from tasksubmit.node.tuning import tune_interpreter
-from tasksubmit.settings import Settings, is_inherited, load_settings
+from tasksubmit.node.tuning import allow_files, tune_interpreter
+from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings
 from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.tls.credentials import Credentials
 from tasksubmit.web import control_site
+from tasksubmit.web.gate import TokenGate
+from tasksubmit.wire.address import Address
 
 
 def _option_name(attribute: Attribute[Any]) -> str:
@@ -58,6 +72,11 @@ def _help(attribute: Attribute[Any]) -> str:
     shown = f"{default:.15g}" if isinstance(default, float) else str(default)
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
+
+_OTHER_FILES = 256
+"""What a node opens besides the connections of peers: the database, results, connections that it makes."""
+
+_DAY_SECONDS = 24 * 60 * 60
 
 _REPEATED = ("listen", "peer", "deny", "quarantine")
 
@@ -149,16 +168,28 @@ class Options(usage.Options):
         if self["check"]:
             print("tasksubmit: the configuration is fine")
             raise SystemExit(0)
-        if self.settings.log_format == "json" and self.parent is not None and "fileLogObserverFactory" in self.parent:
-            self.parent["fileLogObserverFactory"] = json_observer  # of twist; twistd asks its application
+        if self.parent is not None and "fileLogObserverFactory" in self.parent:  # of twist; twistd asks its application
+            if self.settings.log_format == "json":
+                self.parent["fileLogObserverFactory"] = json_observer
+            elif self.parent["fileLogObserverFactory"] is textFileLogObserver:
+                self.parent["fileLogObserverFactory"] = text_observer
 
 
-def _twistd_json_observer(runner: usage.Options) -> ILogObserver:
-    """What writes JSON to wherever twistd would have written text."""
+def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserver]) -> ILogObserver:
+    """What writes to wherever twistd would have written, and begins a new file when twistd would have."""
     name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "twistd.log")
     if name == "-":
-        return json_observer()
-    return json_observer(LogFile.fromFullPath(name))
+        return observer(sys.stdout)
+    file = LogFile.fromFullPath(name)
+
+    def rotate(*_: object) -> None:
+        from twisted.internet import reactor
+
+        IReactorFromThreads(reactor).callFromThread(file.rotate)
+
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, rotate)
+    return observer(file)
 
 
 # --- the service --------------------------------------------------------------------------------------------------
@@ -205,21 +236,50 @@ def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerE
         family, where = passed.family, passed.getsockname()
     if family != endpoint.addressFamily:
         raise ConfigurationError(f"--listen {text}: the socket is of another domain: {family.name.removeprefix('AF_')}")
-    if family != socket.AF_UNIX and not ipaddress.ip_address(where[0]).is_loopback and not settings.insecure:
+    if (
+        family != socket.AF_UNIX
+        and not ipaddress.ip_address(where[0]).is_loopback
+        and not (settings.insecure or settings.has_tls)
+    ):
         raise ConfigurationError(
             f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
-            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), or give --insecure to do it all the "
-            "same"
+            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), make a key with `tasksubmit init`, "
+            "or give --insecure to do it all the same"
         )
     return endpoint
 
 
-def _peers(settings: Settings, reactor: object) -> StaticPeers:
-    endpoints: dict[Any, IStreamClientEndpoint] = {
+def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
+    """The peers: those of the options; with keys, those that are trusted, of which the options may say where they live.
+
+    :raises ConfigurationError: keys or trust cannot be read, or no key is known of a peer of the options.
+    """
+    endpoints: dict[Address, IStreamClientEndpoint] = {
         address: _endpoint(clientFromString, reactor, text, f"--peer {address}=")
         for address, text in settings.peer.items()
     }
-    return StaticPeers(endpoints)
+    if not settings.has_tls:
+        return StaticPeers(endpoints)
+    credentials = Credentials.of_directory(settings.state_dir)
+    credentials.load()
+    unproved = {}
+    for address, text in settings.peer.items():
+        if str(address) in credentials.trust.peers:
+            continue
+        if kind_of(text) != "unix":
+            raise ConfigurationError(
+                f"--peer {address}={text}: this node has keys, so it has to know the peer's, too: "
+                f"`tasksubmit trust add {address} sha256:... {text}`"
+            )
+        unproved[address] = endpoints.pop(address)
+    return MutualTLS(
+        credentials,
+        partial(clientFromString, reactor),
+        reactor,
+        time.time,
+        endpoints=endpoints,
+        unproved=StaticPeers(unproved),
+    )
 
 
 def _executor(settings: Settings, reactor: object) -> IExecutor | None:
@@ -247,10 +307,16 @@ def make_node(settings: Settings, reactor: Any) -> Node:
     endpoints = _server_endpoints(settings, reactor)
     endpoints.pop(settings.control)
     store, peers, load = SQLiteTaskStore(settings.state_dir, reactor), _peers(settings, reactor), Load()
+    authenticator = peers if isinstance(peers, MutualTLS) else None
+    if authenticator is not None:
+        for text, endpoint in endpoints.items():
+            if kind_of(text) not in LEFT_ALONE:
+                endpoints[text] = authenticator.protect(endpoint)
     return Node(
         settings.address,
         store,
         peers,
+        authenticator=authenticator,
         clock=reactor,
         wall=time.time,
         listen=endpoints,
@@ -268,6 +334,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         tick_seconds=settings.tick,
         idle_timeout_seconds=settings.idle_timeout,
         max_description_bytes=settings.max_description_bytes,
+        bounds=settings.bounds,
     )
 
 
@@ -277,11 +344,22 @@ class AgentService(MultiService):
     :param runner: the options of twistd or twist, if it is one of them that runs the service.
     :param log_format: ``json`` gives twistd's application the observer that writes it.
     :param reactor: of this process, which is the node's: its timers are made steady.
+    :param reload: is called when the process gets SIGHUP; may raise `TaskSubmitError`, which is logged.
     """
 
-    def __init__(self, runner: usage.Options | None, log_format: str = "text", reactor: Any = None) -> None:
+    _log = Logger()
+
+    def __init__(
+        self,
+        runner: usage.Options | None,
+        log_format: str = "text",
+        reactor: Any = None,
+        reload: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
         self._reactor = reactor
+        self._reload = reload
+        self._other_handler: Any = None
         self._runner = runner
         self._log_format = log_format
         self._pidfile = str(runner.get("pidfile") or "") if runner is not None else ""
@@ -289,8 +367,13 @@ class AgentService(MultiService):
 
     @override
     def setServiceParent(self, parent: Any) -> None:
-        if isinstance(parent, Componentized) and self._runner is not None and self._log_format == "json":
-            parent.setComponent(ILogObserver, _twistd_json_observer(self._runner))
+        runner = self._runner
+        # twist logs in its own way, which the options have set.
+        if isinstance(parent, Componentized) and runner is not None and "fileLogObserverFactory" not in runner:
+            if self._log_format == "json":
+                parent.setComponent(ILogObserver, _twistd_observer(runner, json_observer))
+            elif not runner.get("syslog"):
+                parent.setComponent(ILogObserver, _twistd_observer(runner, text_observer))
         super().setServiceParent(parent)
 
     @override
@@ -303,6 +386,28 @@ class AgentService(MultiService):
             use_steady_timers(self._reactor)
         self._or_exit(super().startService)
         tune_interpreter()
+        if self._reload is not None:
+            self._handle_hangup(lambda number, frame: self._reactor.callFromThread(self._reload_or_log))
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        if self._other_handler is not None:
+            self._handle_hangup(self._other_handler)
+            self._other_handler = None
+        return maybeDeferred(super().stopService)
+
+    def _handle_hangup(self, handler: Any) -> None:
+        with suppress(ValueError):  # not in the main thread: whoever runs a node there handles signals otherwise
+            self._other_handler = signal.signal(signal.SIGHUP, handler)
+
+    def _reload_or_log(self) -> None:
+        assert self._reload is not None
+        try:
+            self._reload()
+        except TaskSubmitError as error:
+            self._log.error("SIGHUP, but nothing has changed: {error}", error=error)
+        else:
+            self._log.info("SIGHUP: keys and trust were read again")
 
     def _or_exit(self, start: Callable[[], None]) -> None:
         try:
@@ -330,12 +435,26 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     settings = options.settings
     node = make_node(settings, reactor)
-    service = AgentService(options.parent, settings.log_format, reactor)
+    wanted = settings.max_connections + _OTHER_FILES
+    if (allowed := allow_files(wanted)) < wanted:
+        Logger(__name__).warn(
+            "this process may open {allowed} files: too few for --max-connections {most}; raise its limit (ulimit -n)",
+            allowed=allowed,
+            most=settings.max_connections,
+        )
+    service = AgentService(options.parent, settings.log_format, reactor, node.reload)
     service.setName("tasksubmit")
     node.setServiceParent(service)
+    if isinstance(node.authenticator, MutualTLS):
+        watch = TimerService(_DAY_SECONDS, node.authenticator.warn_of_expiry)
+        watch.clock = reactor
+        watch.setServiceParent(service)
     control = serverFromString(reactor, settings.control)
     # Its socket is in the directory that the node's store makes, and belongs to whom the daemon becomes.
-    site = control_site(node, __version__, stop=reactor.stop)
+    gate = TokenGate(settings.state_dir / CONTROL_TOKEN) if settings.needs_token else None
+    if gate is not None:
+        gate.setServiceParent(service)
+    site = control_site(node, __version__, stop=reactor.stop, gate=gate)
     Listener(settings.control, control, site, is_privileged=False).setServiceParent(service)
     return service
 
@@ -356,7 +475,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     from twisted.internet import reactor
 
-    observer = json_observer() if options.settings.log_format == "json" else textFileLogObserver(sys.stdout)
+    observer = json_observer() if options.settings.log_format == "json" else text_observer(sys.stdout)
     globalLogBeginner.beginLoggingTo([observer])
     service = makeService(options, reactor)
     service.privilegedStartService()

@@ -1,4 +1,4 @@
-"""The README reads as it should where packages are shown; the page of promises keeps its own."""
+"""The README reads as it should where packages are shown; the pages of promises keep their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 ROOT = Path(__file__).parents[1]
-PROMISES = ROOT / "docs" / "promises.rst"
+DOCS = ROOT / "docs"
+PROMISES = DOCS / "promises.rst"
 
 
 class ReadmeTests(SynchronousTestCase):
@@ -47,3 +48,20 @@ class PromisesTests(SynchronousTestCase):
         for row in rows:
             if not row.startswith("promise\n"):
                 self.assertRegex(row, r"``tests\.", row)
+
+
+class SecurityTests(SynchronousTestCase):
+    """``docs/security.rst`` and ``docs/bounds.rst``."""
+
+    def test_tests(self) -> None:
+        """Each test module that they name exists, and no promise is without one."""
+        for page in ("security.rst", "bounds.rst"):
+            named = re.findall(r"``(tests(?:\.\w+)+)``", (DOCS / page).read_text())
+            self.assertGreater(len(named), 5)
+            for name in named:
+                self.assertIsNotNone(find_spec(name), name)
+        promises = (DOCS / "security.rst").read_text().partition("Who may do what")[0]
+        rows = re.split(r"\n   \* - ", promises)[1:]
+        self.assertGreater(len(rows), 10)
+        for row in rows[1:]:
+            self.assertRegex(row, r"``tests\.", row)

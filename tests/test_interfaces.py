@@ -20,7 +20,9 @@ from twisted.internet.interfaces import (
     IPushProducer,
     IReactorTime,
     IStreamClientEndpoint,
+    IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpoint,
+    IStreamServerEndpointStringParser,
     ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol
@@ -37,11 +39,13 @@ from tasksubmit import interfaces
 from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
+    IAuthenticator,
     ICountingAdmissionPolicy,
     IExecutor,
     IExecutorMaker,
     IPeers,
     IPureAdmissionPolicy,
+    IReloadable,
     IScoreBook,
     ITaskHandler,
     ITaskStore,
@@ -50,8 +54,10 @@ from tasksubmit.logs import json_observer
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
 from tasksubmit.node.executors.python import CallableExecutor
+from tasksubmit.node.identity import BelieveAll
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.load import Load
+from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import (
     AllOf,
@@ -65,8 +71,8 @@ from tasksubmit.node.policy import (
     SizeLimit,
 )
 from tasksubmit.node.service import Node
+from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.protocol.framing import TaskSubmitProtocol
-from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.clocks import ProcessClock
 from tasksubmit.testing.directory import AgentPeers
@@ -76,6 +82,8 @@ from tasksubmit.testing.network import MemoryNetwork, MemoryPort
 from tasksubmit.testing.scores import MemoryScoreBook
 from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.testing.transport import MemoryAddress, MemoryTransport
+from tasksubmit.tls.credentials import Credentials
+from tasksubmit.tls.endpoints import MutualTLSClientEndpoint
 from tasksubmit.wire.address import Address
 from tests.protocol.support import WaitingHandler
 
@@ -84,11 +92,17 @@ CLOCK = Clock()
 NETWORK = MemoryNetwork(CLOCK)
 PEERS = StaticPeers({})
 HERE = MemoryAddress("here")
+NOBODYS = Credentials.of_directory(Path("nowhere"))
 
 
 def node() -> Node:
     """A node in memory."""
     return Node(OWN, SQLiteTaskStore(None), PEERS, clock=CLOCK)
+
+
+def mutual_tls() -> MutualTLS:
+    """Peers that are known by their keys; nothing is read before it is needed."""
+    return MutualTLS(NOBODYS, NETWORK.client_endpoint, CLOCK, CLOCK.seconds)
 
 
 def function_handler() -> ITaskHandler:
@@ -114,6 +128,8 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ICountingAdmissionPolicy, lambda: AllOf([])),
     (IAdmissionPolicy, lambda: ScoreGate(OWN, SQLiteTaskStore(None).score)),
     (IPeers, lambda: PEERS),
+    (IAuthenticator, BelieveAll),
+    *((interface, mutual_tls) for interface in (IPeers, IAuthenticator, IReloadable)),
     (IAcceptancePolicy, AcceptAll),
     (IScoreBook, MemoryScoreBook),
     (IExecutor, lambda: CallableExecutor(lambda execution: "")),
@@ -141,6 +157,12 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IListeningPort, lambda: MemoryPort(NETWORK, "here", Factory())),
     (IStreamServerEndpoint, lambda: NETWORK.server_endpoint("here")),
     (IStreamClientEndpoint, lambda: NETWORK.client_endpoint("here")),
+    # TLS
+    (IStreamServerEndpoint, lambda: mutual_tls().protect(NETWORK.server_endpoint("here"))),
+    (IStreamClientEndpoint, lambda: MutualTLSClientEndpoint(NETWORK.client_endpoint("here"), NOBODYS, "bob", CLOCK)),
+    (IPlugin, lambda: endpoint_plugin()),
+    (IStreamServerEndpointStringParser, lambda: endpoint_plugin()),
+    (IStreamClientEndpointStringParserWithReactor, lambda: endpoint_plugin()),
 ]
 
 
@@ -155,6 +177,11 @@ def plugin() -> ServiceMaker:
     """What twistd finds."""
     maker: ServiceMaker = import_module("twisted.plugins.tasksubmit_plugin").tasksubmit
     return maker
+
+
+def endpoint_plugin() -> Any:
+    """What reads the endpoint strings that come with the package."""
+    return import_module("twisted.plugins.tasksubmit_endpoints").mutual_tls
 
 
 def executor_plugin(name: str) -> IExecutorMaker:

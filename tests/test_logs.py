@@ -1,4 +1,4 @@
-"""Logs as JSON lines."""
+"""Logs: JSON lines, text that obeys nobody, and loggers that cannot be made to fill a disk."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 from datetime import datetime
 from typing import Any
 
-from twisted.logger import Logger, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, Logger, LogLevel, capturedLogs, formatEvent, globalLogPublisher
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tasksubmit.errors import PeerUnreachable
-from tasksubmit.logs import flat_event, json_observer
+from tasksubmit.logs import LINES, PERIOD_SECONDS, QuietObserver, flat_event, json_observer, quiet_logger, text_observer
 from tasksubmit.wire.address import Address
 
 
@@ -149,3 +150,93 @@ class JsonObserverTests(SynchronousTestCase):
         line = self.line()
         self.assertEqual((line["exception"], line["exception_text"]), ("KeyError", "'gone'"))
         self.assertIn("looking for it", line["message"])
+
+
+HOSTILE = {
+    "a line of its own": "x\n2026-01-01T00:00:00+0000 [node#info] forged",
+    "returns to the start": "x\rforged",
+    "clears the screen": "\x1b[2J\x1b]0;title\x07",
+    "C1 controls": "\x9b31m\x85",
+    "turns the direction": "\u202egnp.exe\u2066\u2069\u200f",
+    "other ends of lines": "x\u2028y\u2029z\x0b\x0c\x1c",
+    "invisible": "a\u200bb\ufeff\x00\x7f",
+    "half a pair": "\ud800",
+}
+
+
+class HostileTextTests(SynchronousTestCase):
+    """What peers write does in neither format what it says."""
+
+    def written(self, make: Any, text: str) -> str:
+        """What an observer writes of a text in a message, in a failure and in a field."""
+        stream = io.StringIO()
+        log = Logger("tasksubmit.test", observer=make(stream))
+        log.warn("said {text}", text=text)
+        log.failure("failed", Failure(ValueError(text)))
+        return stream.getvalue()
+
+    def test_text(self) -> None:
+        """Each event is one line, others of it begin with a tab, and each character can be printed."""
+        for name, text in HOSTILE.items():
+            written = self.written(text_observer, text)
+            self.assertEqual([c for c in written if not c.isprintable() and c not in "\n\t"], [], name)
+            starts = [line for line in written.split("\n")[:-1] if not line.startswith("\t")]
+            self.assertEqual(len(starts), 2, (name, starts))
+
+    def test_plain_text(self) -> None:
+        """What can be printed, in whatever script, is written as it is."""
+        stream = io.StringIO()
+        Logger("tasksubmit.test", observer=text_observer(stream)).warn("{text}", text="größe 作业 \\n")
+        self.assertTrue(stream.getvalue().endswith(" [tasksubmit.test#warn] größe 作业 \\n\n"))
+
+    def test_json(self) -> None:
+        """Each event is one line of ASCII."""
+        for name, text in HOSTILE.items():
+            written = self.written(json_observer, text)
+            self.assertEqual(written.count("\n"), 2, name)
+            self.assertTrue(written.isascii() and written.replace("\n", "").isprintable(), name)
+
+
+class QuietTests(SynchronousTestCase):
+    """No more than so many lines of a kind in a minute."""
+
+    def setUp(self) -> None:
+        self.events: list[Any] = []
+        self.observer = QuietObserver(implementer(ILogObserver)(lambda event: self.events.append(event)))
+
+    def log(self, times: int, now: float, kind: str = "{peer} is odd") -> list[str]:
+        """Log some lines at a time; returns what came of them."""
+        self.events.clear()
+        for number in range(times):
+            self.observer({"log_format": kind, "log_time": now, "log_level": LogLevel.info, "peer": number})
+        return [formatEvent(event) for event in self.events]
+
+    def test_flood(self) -> None:
+        """The first lines are passed on, one says that others are not, and a later one how many they were."""
+        told = self.log(1000, 0.0)
+        self.assertEqual(told[:LINES], [f"{number} is odd" for number in range(LINES)])
+        self.assertEqual(len(told), LINES + 1)
+        self.assertIn("left out", told[-1])
+        self.assertEqual(self.log(5, PERIOD_SECONDS - 1), [])
+        told = self.log(1, PERIOD_SECONDS)
+        self.assertEqual(told, [f"{1005 - LINES} lines of this kind were left out: '{{peer}} is odd'", "0 is odd"])
+
+    def test_kinds(self) -> None:
+        """One kind does not silence another, and few lines are told as they are."""
+        self.log(1000, 0.0)
+        self.assertEqual(self.log(2, 1.0, "{peer} left"), ["0 left", "1 left"])
+        self.assertEqual(self.log(1, 100.0, "{peer} left"), ["0 left"])
+
+    def test_clock_set_back(self) -> None:
+        """A wall clock that is set back does not silence for as long."""
+        self.log(1000, 1e6)
+        self.assertEqual(len(self.log(1, 0.0)), 2)
+
+    def test_logger(self) -> None:
+        """The loggers that are handed out write to the log of the process; each counts for itself."""
+        with capturedLogs() as logs:
+            for log in (quiet_logger("tasksubmit.a"), quiet_logger("tasksubmit.b")):
+                for _ in range(100):
+                    log.info("x")
+        self.assertEqual(len(logs), 2 * (LINES + 1))
+        self.assertEqual({event["log_namespace"] for event in logs}, {"tasksubmit.a", "tasksubmit.b"})

@@ -68,6 +68,9 @@ class DefaultTests(SettingsCase):
                 executor="manual",
                 concurrency=1,
                 tick=1.0,
+                max_connections=2000,
+                max_connections_per_peer=500,
+                max_buffered_bytes=128 * 2**20,
                 idle_timeout=60.0,
                 max_description_bytes=1048576,
                 log_format="text",
@@ -202,6 +205,9 @@ class RefusedTests(SettingsCase):
             ("max_attempts", "0", "--max-attempts", "whole number"),
             ("max_attempts", "1.5", "--max-attempts", "whole number"),
             ("max_result_bytes", "many", "--max-result-bytes", "whole number"),
+            ("max_connections", "0", "--max-connections", "whole number"),
+            ("max_connections_per_peer", "-1", "--max-connections-per-peer", "whole number"),
+            ("max_buffered_bytes", "16777216", "--max-buffered-bytes", "fit twice"),
             ("retention", "0", "--retention", "more than 0"),
             ("log_format", "xml", "--log-format", "text or json"),
             ("control", "", "--control"),
@@ -252,11 +258,14 @@ class RefusedTests(SettingsCase):
         self.assertEqual(self.load(address=OWN, listen=[endpoint]).listen, (endpoint,))
 
     def test_control(self) -> None:
-        """The control API is served on a Unix socket, and nowhere else."""
-        for endpoint in ("tcp:80:interface=127.0.0.1", "tcp:80", "systemd:domain=UNIX:index=0", "nonsense"):
-            self.refused(f"--control {endpoint}", "Unix socket", address=OWN, control=endpoint)
+        """The control API is served to this machine alone, and without a token on a Unix socket alone."""
+        for endpoint in ("tcp:80:interface=0.0.0.0", "tcp:80", "systemd:domain=UNIX:index=0", "nonsense"):
+            self.refused(f"--control {endpoint}", "this machine alone", address=OWN, control=endpoint, insecure=True)
         for endpoint in ("unix:/run/a.sock", "unix:address=/run/a.sock", "unix:/run/a.sock:mode=660"):
-            self.assertEqual(self.load(address=OWN, control=endpoint).control, endpoint)
+            settings = self.load(address=OWN, control=endpoint)
+            self.assertEqual((settings.control, settings.needs_token), (endpoint, False))
+        for endpoint in ("tcp:80:interface=127.0.0.1", "tcp6:80:interface=\\:\\:1"):
+            self.assertTrue(self.load(address=OWN, control=endpoint).needs_token)
 
     def test_long_socket_path(self) -> None:
         """A path that is too long for a socket is refused at once, in bytes, and one of the exact length is not."""

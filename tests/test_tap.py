@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from attrs import fields
+from twisted.application.internet import TimerService
 from twisted.application.service import Application, IServiceMaker, MultiService, Service
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.python.runtime import seconds as wall_seconds
@@ -26,15 +30,17 @@ from typing_extensions import override
 from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, ListenError, StoreLocked
 from tasksubmit.lifecycle.table import Lease
-from tasksubmit.logs import json_observer
+from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.clock import steady_seconds
 from tasksubmit.node.listener import Listener
-from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.retention import RetentionService
 from tasksubmit.node.service import Node
 from tasksubmit.settings import Settings
 from tasksubmit.tap import AgentService, Options, make_node, makeService
 from tasksubmit.testing.network import MemoryNetwork
+from tasksubmit.tls.identity import make_certificate
 from tasksubmit.wire.address import Address
+from tests.tls.support import Party, now
 
 OWN = "0:0000.0000.0001"
 PEER = "0:0000.0000.0002"
@@ -134,7 +140,7 @@ class OptionsTests(OptionsCase):
             (["--listen", "tcp:11003"], "--listen tcp:11003", "--insecure"),
             (["--listen", "nonsense:1", "--insecure"], "--listen nonsense:1", "not an endpoint"),
             (["--listen", "tcp:ftp\0:interface=127.0.0.1"], "--listen", "not an endpoint"),
-            (["--control", "tcp:80:interface=127.0.0.1"], "--control", "Unix socket"),
+            (["--control", "tcp:80"], "--control tcp:80: the control API is for this machine alone"),
             (["--peer", f"{PEER}=nonsense:1"], f"--peer {PEER}=", "not an endpoint"),
             (["--config", "/nowhere"], "--config /nowhere"),
             (["--accept", "some"], "--accept", "expected manual or all"),
@@ -197,11 +203,29 @@ class JsonLogTests(OptionsCase):
         self.assertIn('"message": "hello"', stream.getvalue())
 
     def test_text(self) -> None:
-        """Without it the runner's own way of logging is left alone."""
+        """Without it both write the usual text, in which nothing is left that a terminal would obey."""
+        runner = Runner(fileLogObserverFactory=textFileLogObserver)
+        self.parse(parent=runner)
+        self.assertIs(runner["fileLogObserverFactory"], text_observer)
+        path = Path(self.mktemp()).absolute()
+        observer = self.application(Runner(logfile=str(path), nodaemon=False)).getComponent(ILogObserver)
+        observer({"log_format": "a\x1b[2Jb", "log_time": 0})
+        vars(observer)["_outFile"].flush()
+        self.assertRegex(path.read_text(), r"^[-0-9T:+]+ \[-#-\] a\\x1b\[2Jb\n$")
+        vars(observer)["_outFile"].close()
+
+    def test_left_alone(self) -> None:
+        """What writes neither of the two is the runner's own: twist's JSON, and twistd's way to the system's log."""
         runner = Runner(fileLogObserverFactory=None)
         self.parse(parent=runner)
         self.assertIsNone(runner["fileLogObserverFactory"])
-        self.assertIsNone(self.application(Runner()).getComponent(ILogObserver))
+        self.assertIsNone(self.application(Runner(syslog=True)).getComponent(ILogObserver))
+
+    def test_rotation(self) -> None:
+        """The signal that makes twistd begin a new log file still does."""
+        self.addCleanup(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, signal.SIG_DFL))
+        self.application(Runner(logfile=self.mktemp(), nodaemon=False))
+        self.assertTrue(callable(signal.getsignal(signal.SIGUSR1)))
 
 
 class ServiceTests(OptionsCase):
@@ -254,7 +278,7 @@ class ServiceTests(OptionsCase):
         self.assertEqual(node._delivery._age_limit, timedelta(days=8))
         retention = node.getServiceNamed("retention")
         assert isinstance(retention, RetentionService)
-        self.assertEqual(retention._retention, Retention(timedelta(seconds=9), 1000))
+        self.assertEqual((retention._keep, retention._room.max_bytes), (timedelta(seconds=9), 1000))
         self.assertEqual(retention._keep_tombstones, timedelta(days=16))
 
     def test_workers(self) -> None:
@@ -310,6 +334,123 @@ class TimerTests(OptionsCase):
         """A node of the service stamps its records with the wall clock's time, whatever its timers count."""
         node = make_node(self.parse().settings, MemoryReactorClock())
         self.assertLess(abs(node._records.now().timestamp() - time.time()), 5)
+
+
+class KeysTests(OptionsCase):
+    """A node whose state directory has keys."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()  # trial's own may be too deep for a socket
+        self.addCleanup(directory.cleanup)
+        self.party = Party(OWN, Path(directory.name) / "state")
+        self.pin = Party(PEER, Path(directory.name) / "peer").pin
+        self.where = ("--state-dir", str(self.party.directory))
+
+    def test_beyond_loopback(self) -> None:
+        """With keys a node listens anywhere, without --insecure; without them it says how to make some."""
+        self.parse(*self.where, "--listen", "tcp:11003")
+        self.parse("--listen", f"mtls:tcp:11003:directory={self.party.directory}")
+        error = str(self.assertRaises(usage.UsageError, self.parse, "--listen", "tcp:11003"))
+        self.assertIn(f"`tasksubmit --state-dir /srv/state init --address {OWN}`", error)
+
+    def test_half_of_it(self) -> None:
+        """Whichever file is left, a node that had keys does not go back to being without."""
+        for name in ("key.pem", "certificate.pem"):
+            self.party.trust()
+            (self.party.directory / name).unlink()
+            error = str(self.assertRaises(usage.UsageError, self.parse, *self.where))
+            self.assertIn(f"{name} cannot be read", error)
+            self.party.use(make_certificate(self.party.key, OWN, now()))
+        for name in ("key.pem", "certificate.pem"):
+            (self.party.directory / name).unlink()
+        self.assertIn("cannot be read", str(self.assertRaises(usage.UsageError, self.parse, *self.where)))
+
+    def test_listeners(self) -> None:
+        """TLS is around every listener but those of this machine and those that have it."""
+        listen = ["tcp:1", "unix:/a", f"mtls:tcp:2:directory={self.party.directory}", "tcp:3:interface=127.0.0.1"]
+        options = [argument for text in listen for argument in ("--listen", text)]
+        node = make_node(self.parse(*self.where, *options).settings, MemoryReactorClock())
+        kinds = [type(listener._endpoint).__name__ for listener in node.listeners]
+        mutual = "MutualTLSServerEndpoint"
+        self.assertEqual(kinds, [mutual, "UNIXServerEndpoint", mutual, mutual])
+        inner = [listener._endpoint._inner for listener in node.listeners if hasattr(listener._endpoint, "_inner")]
+        self.assertEqual({type(endpoint).__name__ for endpoint in inner}, {"TCP4ServerEndpoint"})
+
+    def test_peers(self) -> None:
+        """Peers are those that are trusted; options say where they live, and name those of this machine."""
+        third = "0:0000.0000.0003"
+        self.party.trust(f"{PEER} {self.pin} tcp:127.0.0.1:1")
+        given = ("--peer", f"{PEER}=tcp:127.0.0.1:2", "--peer", f"{third}=unix:/a")
+        reactor = MemoryReactorClock()
+        peers = make_node(self.parse(*self.where, *given).settings, reactor).peers
+        self.assertEqual([str(peer) for peer in sorted(peers.addresses())], [PEER, third])
+        peers.endpoint(Address.parse(PEER)).connect(Factory())
+        peers.endpoint(Address.parse(third)).connect(Factory())
+        self.assertEqual([client[1] for client in reactor.tcpClients], [2])
+        self.assertEqual([client[0] for client in reactor.unixClients], ["/a"])
+        error = self.assertRaises(usage.UsageError, self.parse, *self.where, "--peer", f"{third}=tcp:127.0.0.1:3")
+        self.assertIn(f"`tasksubmit trust add {third} sha256:... tcp:127.0.0.1:3`", str(error))
+
+    def test_expiry(self) -> None:
+        """The end of the certificate is told at the start and every day, once it is near."""
+        self.party.use(make_certificate(self.party.key, OWN, now(), timedelta(days=5)))
+        reactor = MemoryReactorClock()
+        service = makeService(self.parse(*self.where), reactor)
+        assert isinstance(service, MultiService)
+        [watch] = [child for child in service if isinstance(child, TimerService)]
+        warned: list[str] = []
+        self.patch(Logger, "warn", lambda log, message, what: warned.append(what))
+        watch.startService()
+        self.assertEqual(len(warned), 1)
+        reactor.advance(24 * 3600)
+        self.assertEqual(len(warned), 2)
+        self.assertIn("run `tasksubmit renew`", warned[0])
+        self.successResultOf(watch.stopService())
+
+
+class HangupTests(SynchronousTestCase):
+    """SIGHUP."""
+
+    def start(self, reload: Any) -> AgentService:
+        """Start a service that reloads."""
+        reactor: Any = MemoryReactorClock()
+        reactor.callFromThread = lambda call: call()
+        service = AgentService(None, reactor=reactor, reload=reload)
+        service.startService()
+        self.addCleanup(service.stopService)
+        return service
+
+    def test_reload(self) -> None:
+        """It reads again what may have changed; after the stop it means what it meant before."""
+        before = signal.getsignal(signal.SIGHUP)
+        calls: list[int] = []
+        service = self.start(lambda: calls.append(1))
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(calls, [1])
+        self.successResultOf(maybeDeferred(service.stopService))
+        self.assertIs(signal.getsignal(signal.SIGHUP), before)
+        self.successResultOf(maybeDeferred(service.stopService))
+        self.assertIs(signal.getsignal(signal.SIGHUP), before)
+
+    def test_broken(self) -> None:
+        """What is wrong then is logged, in a line, and the node goes on."""
+
+        def broken() -> None:
+            raise ConfigurationError("line 3 is wrong")
+
+        told: list[str] = []
+        self.patch(Logger, "error", lambda log, message, error: told.append(str(error)))
+        self.start(broken)
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(told, ["line 3 is wrong"])
+
+    def test_in_a_thread(self) -> None:
+        """A node that an application runs in another thread leaves the process's signals alone."""
+        before = signal.getsignal(signal.SIGHUP)
+        thread = Thread(target=lambda: self.start(lambda: None).stopService())
+        thread.start()
+        thread.join()
+        self.assertIs(signal.getsignal(signal.SIGHUP), before)
 
 
 class Failing(Service):

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tasksubmit import __version__
-from tasksubmit.cli import output, work
+from tasksubmit.cli import identity, output, work
 from tasksubmit.cli.check import check
 from tasksubmit.cli.control import CommandFailed, Control, Json
 from tasksubmit.cli.results import save_result
@@ -42,10 +42,19 @@ _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive
     show_envvar=True,
     help="The node's control socket: a path, or a Twisted endpoint string.",
 )
+@click.option(
+    "--token-file",
+    envvar="TASKSUBMIT_TOKEN_FILE",
+    show_envvar=True,
+    type=click.Path(path_type=Path),
+    help="The token of a node whose control API is on TCP.  [default: control.token in the state directory]",
+)
 @json_option
 @click.version_option(__version__, prog_name="tasksubmit", message="%(prog)s %(version)s")
 @click.pass_context
-def tasksubmit(context: click.Context, state_dir: Path | None, control: str | None, is_json: bool) -> None:
+def tasksubmit(
+    context: click.Context, state_dir: Path | None, control: str | None, token_file: Path | None, is_json: bool
+) -> None:
     """Give tasks to other agents, and take tasks from them.
 
     The verbs ask a running node; ``tasksubmit run`` starts one, and ``tasksubmit demo`` shows two at work.
@@ -55,7 +64,8 @@ def tasksubmit(context: click.Context, state_dir: Path | None, control: str | No
     2 wrong usage, 3 the node cannot be reached, 4 waited too long.
     """
     session = context.ensure_object(Session)
-    session.state_dir, session.control, session.is_json = state_dir, control, is_json
+    session.state_dir, session.control, session.token_file = state_dir, control, token_file
+    session.is_json = is_json
 
 
 # --- the submitter's verbs --------------------------------------------------------------------------------------------
@@ -225,6 +235,20 @@ async def retry(control: Control, task: str, from_: str | None, to: str | None) 
 
 
 @tasksubmit.command()
+@verb(output.show_status)
+async def status(control: Control) -> Json:
+    """Show how the node does: what it shows to peers, whom it trusts, and what is in the way."""
+    return await control.status()
+
+
+@tasksubmit.command()
+@verb(output.show_status)
+async def reload(control: Control) -> Json:
+    """Have the node read its keys and whom it trusts again, and try at once what it could not deliver."""
+    return await control.reload()
+
+
+@tasksubmit.command()
 @verb(output.show_peers)
 async def peers(control: Control) -> list[Json]:
     """List the peers that the node knows."""
@@ -271,7 +295,8 @@ async def drain(control: Control, timeout: int) -> Json:
     return await control.drain(timeout)
 
 
-tasksubmit.add_command(check)
+for command in (check, identity.init, identity.renew, identity.trust):
+    tasksubmit.add_command(command)
 
 
 @tasksubmit.command()

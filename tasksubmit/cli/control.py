@@ -65,17 +65,27 @@ class Control:
     :ivar treq: sends requests, as ``treq.client.HTTPClient`` does.
     :ivar where: what errors call the node's socket.
     :ivar clock: measures time-outs.
+    :ivar token: what a node demands whose API is not on a Unix socket; empty for none.
     """
 
     treq: Any
     where: str
     clock: IReactorTime
+    token: str = ""
 
     # --- the node -----------------------------------------------------------------------------------------------------
 
     async def node(self) -> Json:
         """Who the node is."""
         return await self._one("GET", "/node")
+
+    async def status(self) -> Json:
+        """How the node does."""
+        return await self._one("GET", "/status")
+
+    async def reload(self) -> Json:
+        """Have it read keys and trust again; tells its status then."""
+        return await self._one("POST", "/reload")
 
     async def peers(self) -> list[Json]:
         """The peers that the node knows."""
@@ -250,6 +260,7 @@ class Control:
             f"http://localhost/v1{path}",
             params={name: str(value) for name, value in _given(**(query or {})).items()},
             data=None if body is None else json.dumps(body).encode("utf-8"),
+            headers={"authorization": f"Bearer {self.token}"} if self.token else {},
         )
         content: bytes = await response.content()
         return content
@@ -278,8 +289,8 @@ def _reason(error: BaseException) -> str:
     return os.strerror(number) if isinstance(number, int) else type(error).__name__
 
 
-def connect_control(reactor: Any, where: str) -> Control:
-    """The node whose control API is at `where`: the path of a Unix socket, or a Twisted client endpoint string.
+def connect_control(reactor: Any, where: str, token: str = "") -> Control:
+    """The node whose control API is at ``where``: the path of a Unix socket, or a Twisted client endpoint string.
 
     :raises NodeUnreachable: when that cannot be a socket.
     """
@@ -297,7 +308,7 @@ def connect_control(reactor: Any, where: str) -> Control:
         def endpointForURI(self, uri: object) -> IStreamClientEndpoint:
             return endpoint
 
-    return Control(HTTPClient(Agent.usingEndpointFactory(reactor, OneEndpoint())), where, reactor)
+    return Control(HTTPClient(Agent.usingEndpointFactory(reactor, OneEndpoint())), where, reactor, token)
 
 
 def _endpoint(reactor: Any, where: str) -> IStreamClientEndpoint:

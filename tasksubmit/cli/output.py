@@ -40,7 +40,7 @@ def _shown(character: str, keep_lines: bool) -> str:
     return character
 
 
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
     """Print rows under headings, each in one line; where there is no room, the last column gives way."""
     from rich.console import Console
     from rich.table import Table
@@ -145,7 +145,7 @@ def show_tasks(tasks: list[Json]) -> None:
         )
         for task in tasks
     )
-    _print_table(("TASK", "PEER", "STATUS", "CREATED", "DESCRIPTION"), rows, "there are no such tasks")
+    print_table(("TASK", "PEER", "STATUS", "CREATED", "DESCRIPTION"), rows, "there are no such tasks")
     if any(task["delivery_given_up_at"] for task in tasks):
         click.echo("* something could not be delivered and was given up; `tasksubmit retry TASK` tries it again")
 
@@ -153,7 +153,7 @@ def show_tasks(tasks: list[Json]) -> None:
 def show_queue(tasks: list[Json]) -> None:
     """Print the queue as a table: what was put back, then the head, then the others."""
     rows = ((task["task_id"], task["peer"], *_place(task), task["description"]) for task in tasks)
-    _print_table(("TASK", "FROM", "PLACE", "SINCE", "DESCRIPTION"), rows, "the queue is empty")
+    print_table(("TASK", "FROM", "PLACE", "SINCE", "DESCRIPTION"), rows, "the queue is empty")
 
 
 def _place(task: Json) -> tuple[str, str]:
@@ -175,21 +175,50 @@ def show_workers(workers: Json) -> None:
         (task["task_id"], task["peer"], task["attempt"], task["execute_started_at"], task["justification"])
         for task in executing
     )
-    _print_table(("TASK", "FROM", "ATTEMPT", "SINCE", "PROGRESS"), rows, "nothing is being done")
+    print_table(("TASK", "FROM", "ATTEMPT", "SINCE", "PROGRESS"), rows, "nothing is being done")
 
 
 def show_peers(peers: list[Json]) -> None:
     """Print peers as a table."""
-    rows = ((peer["address"], "yes" if peer["is_owed"] else "no", ", ".join(peer["features"])) for peer in peers)
-    _print_table(
-        ("ADDRESS", "OWED", "FEATURES"), rows, "there are no peers; start the node with --peer ADDRESS=ENDPOINT"
+    rows = (
+        (
+            peer["address"],
+            "yes" if peer["is_owed"] else "no",
+            "key" * (peer["proofs"] not in ([], ["ca"])) or "".join(peer["proofs"]) or "nothing",
+            ", ".join(peer["features"]),
+        )
+        for peer in peers
     )
+    nothing = "there are no peers; `tasksubmit trust add`, or start the node with --peer ADDRESS=ENDPOINT"
+    print_table(("ADDRESS", "OWED", "PROOF", "FEATURES"), rows, nothing)
+    for peer in peers:
+        if peer["problem"]:
+            click.echo(clean(f"{peer['address']}: {peer['problem']}"))
+
+
+def show_status(status: Json) -> None:
+    """Print how a node does."""
+    certificate = status["certificate"]
+    pairs = {
+        "node": f"{status['address']}, version {status['version']}" + (", draining" if status["is_draining"] else ""),
+        "listens on": "\n".join(status["listening"]) or "nothing",
+        "certificate": "none: peers are not authenticated; see `tasksubmit init`",
+        "connections": status["connections"],
+        "waiting": status["waiting"],
+        "owed to": status["owed_to"],
+    }
+    if certificate:
+        pairs["certificate"] = f"{certificate['fingerprint']}\ngood until {certificate['expires_at']}"
+        if certificate["warning"]:
+            pairs["warning"] = certificate["warning"]
+    _print_pairs(pairs)
+    show_peers(status["peers"])
 
 
 def show_scores(scores: list[Json]) -> None:
     """Print the ledger as a table."""
     rows = ((score["address"], score["score"]) for score in scores)
-    _print_table(("ADDRESS", "SCORE"), rows, "nobody has a score yet")
+    print_table(("ADDRESS", "SCORE"), rows, "nobody has a score yet")
 
 
 def show_result(result: Json) -> None:

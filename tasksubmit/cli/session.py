@@ -31,24 +31,47 @@ class Session:
 
     :ivar state_dir: the node's state directory, unless it is the default one.
     :ivar control: its socket, as a path or an endpoint string, unless that is in the state directory.
+    :ivar token_file: where the token is that the node demands, unless that is in the state directory.
     :ivar is_json: whether the answer is for programs.
     """
 
     state_dir: Path | None = None
     control: str | None = None
+    token_file: Path | None = None
     is_json: bool = False
+
+    def directory(self) -> Path:
+        """The node's state directory."""
+        from tasksubmit.settings import default_state_dir
+
+        return (self.state_dir or default_state_dir(os.environ)).expanduser().absolute()
 
     def where(self) -> str:
         """Where the node's control API is."""
-        from tasksubmit.settings import CONTROL_SOCKET, default_state_dir
+        from tasksubmit.settings import CONTROL_SOCKET
 
-        return self.control or str((self.state_dir or default_state_dir(os.environ)).absolute() / CONTROL_SOCKET)
+        return self.control or str(self.directory() / CONTROL_SOCKET)
+
+    def token(self) -> str:
+        """The token, if there is one.
+
+        :raises CommandFailed: when the file that was named cannot be read.
+        """
+        from tasksubmit.settings import CONTROL_TOKEN
+
+        path = self.token_file or self.directory() / CONTROL_TOKEN
+        try:
+            return path.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            if self.token_file is None:
+                return ""  # the node most likely has a Unix socket, and demands none
+            raise CommandFailed("invalid", f"the token in {path} cannot be read: {error}") from None
 
     def ask(self, work: Callable[[Control], Awaitable[T]]) -> T:
         """Run ``work`` with the node; returns what it returns and raises what it raises."""
 
         async def with_node(reactor: Any) -> T:
-            return await work(connect_control(reactor, self.where()))
+            return await work(connect_control(reactor, self.where(), self.token()))
 
         return in_reactor(with_node)
 

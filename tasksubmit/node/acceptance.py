@@ -8,7 +8,6 @@ from typing import Any
 from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.logger import Logger
 from typing_extensions import override
 from zope.interface import implementer
 
@@ -16,6 +15,7 @@ from tasksubmit.errors import IllegalTransition, NotAccepting
 from tasksubmit.interfaces import IAcceptancePolicy, Refusal
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.calling import call
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.records import Records
@@ -42,10 +42,9 @@ class AcceptAll:
 class Acceptance(Service):
     """Puts new tasks to a policy, and does what it says."""
 
-    _log = Logger()
-
     def __init__(self, records: Records, inbox: Inbox, policy: IAcceptancePolicy) -> None:
         self.setName("acceptance")
+        self._log = quiet_logger(__name__)
         self._store = records.store
         self._inbox = inbox
         self._policy = policy

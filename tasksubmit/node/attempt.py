@@ -13,6 +13,7 @@ from tasksubmit.errors import (
     ExecutionFailed,
     IllegalTransition,
     InvalidMessage,
+    NoRoom,
     StoreClosed,
     StoreError,
     TaskSubmitError,
@@ -40,11 +41,11 @@ class Attempt:
     """An attempt at a task that has just been begun; to be run once.
 
     :param task: the record as it is now.
+    :param log: of all attempts, which tasks that cannot be done do not fill.
     """
 
-    _log = Logger()
-
-    def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime) -> None:
+    def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime, log: Logger) -> None:
+        self._log = log
         self._task = task
         self._inbox = inbox
         self._live = live
@@ -144,7 +145,7 @@ class Attempt:
                 return None
             except (InvalidMessage, TooLarge, UnicodeError) as error:
                 is_done, report = False, self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
-            except StoreError:
+            except (StoreError, NoRoom):
                 if self._is_stopping:
                     raise
                 self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)

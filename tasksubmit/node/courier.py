@@ -40,15 +40,16 @@ class Courier:
         self._inbox = inbox
         self._outbox = outbox
 
-    async def deliver(self, client: Client, delivery: Delivery, task: Task) -> None:
+    async def deliver(self, client: Client, delivery: Delivery, task: Task) -> bool:
         """Send one message and commit what the answer means, which settles the delivery.
 
+        :returns: whether it was sent; one that nobody needs any more is not.
         :raises PeerError: when the peer could not be reached, or did not answer.
         :raises TryAgain: when it answered that another attempt is worth it.
         """
         if delivery.kind is DeliveryKind.SUBMISSION:
-            await self._submit(client, delivery, task)
-        elif delivery.kind is DeliveryKind.RESULTS:
+            return await self._submit(client, delivery, task)
+        if delivery.kind is DeliveryKind.RESULTS:
             response = _final(await client.send_results(await self._records.results(task)))
             await self._inbox.results_taken(task, response, delivery)
         else:
@@ -57,6 +58,7 @@ class Courier:
                 await self._outbox.cancellation_answered(task, response, delivery)
             else:
                 await self._inbox.status_taken(task, delivery)
+        return True
 
     async def give_up(self, delivery: Delivery, task: Task) -> None:
         """Commit that one message is not tried again by itself; what was owed behind it goes on."""
@@ -65,21 +67,21 @@ class Courier:
         else:
             await self._inbox.delivery_given_up(task, delivery)
 
-    async def _submit(self, client: Client, delivery: Delivery, task: Task) -> None:
+    async def _submit(self, client: Client, delivery: Delivery, task: Task) -> bool:
         if task.is_settled:
             await self._outbox.submission_settled(task, delivery)
-            return
+            return False
         if ACK not in client.features:
             # A deployed peer would queue it twice. What was begun before a crash may have reached it.
             if task.answered_at is not None:
                 await self._outbox.question_dropped(task, delivery)
-                return
+                return False
             if delivery.sent_at is not None:
                 await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery)
-                return
+                return False
             if task.cancel_requested_at is not None:
                 await self._outbox.withdrawn_unsent(task, delivery)
-                return
+                return False
             await self._records.store.mark_sent(delivery.id, self._records.now())
         request = SubmitRequest(
             task_id=task.task_id,
@@ -97,11 +99,12 @@ class Courier:
             if ACK in client.features:
                 raise
             await self._outbox.submission_unconfirmed(task, str(error), delivery)
-            return
+            return True
         if delivery.attempts or task.answered_at is not None:
             _final(response)  # an attempt before this one was taken, or may have been and only its answer lost
         # Else any 400 ends a submission: the record keeps the code, and whoever submits decides about another.
         await self._outbox.submission_answered(task, response, delivery)
+        return True
 
 
 def _final(response: SubmitResponse | None) -> SubmitResponse | None:

@@ -10,12 +10,12 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from typing_extensions import override
 
 from tasksubmit.errors import StoreError
 from tasksubmit.lifecycle.table import ASK_AGAIN, DEADLINES, LEASE_LOST, Deadline, Event, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.records import Records, overdue
 
@@ -26,12 +26,11 @@ _AT_ONCE = 1000
 class Deadlines(Service):
     """The ``LoopingCall`` that moves tasks because time passed."""
 
-    _log = Logger()
-
     def __init__(
         self, records: Records, clock: NodeClock, timeouts: Timeouts, interval_seconds: float, timers: IReactorTime
     ) -> None:
         self.setName("deadlines")
+        self._log = quiet_logger(__name__)
         self._records = records
         self._clock = clock
         self._timeouts = timeouts

@@ -16,13 +16,13 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from typing_extensions import override
 
-from tasksubmit.errors import PeerError, PeerUnreachable, StoreError, TaskSubmitError
+from tasksubmit.errors import CertificateRefused, PeerError, PeerUnreachable, StoreError, TaskSubmitError
 from tasksubmit.interfaces import IPeers
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.courier import Courier, TryAgain
 from tasksubmit.node.peers import Clients
 from tasksubmit.node.records import Records, clipped, described, noted
@@ -30,6 +30,9 @@ from tasksubmit.wire.address import Address
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 60.0
+
+REFUSED_DELAY_SECONDS = 300.0
+"""After a certificate was refused: somebody has to change something, and a reload says that it was done."""
 
 LONGEST_HINT_SECONDS = 3600.0
 """What a peer may ask for with ``retry_after_s``, at most."""
@@ -96,8 +99,6 @@ class DeliveryService(Service):
     :param random: spreads the attempts of many nodes.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         records: Records,
@@ -110,6 +111,7 @@ class DeliveryService(Service):
         random: Random,
     ) -> None:
         self.setName("delivery")
+        self._log = quiet_logger(__name__)
         self._records = records
         self._store = records.store
         self._courier = courier
@@ -126,6 +128,7 @@ class DeliveryService(Service):
         self._is_resuming = False
         self._is_giving_up = False
         self._started_at = 0.0
+        self.refusals: dict[Address, str] = {}
 
     @override
     def startService(self) -> None:
@@ -152,6 +155,18 @@ class DeliveryService(Service):
             owed.wake_at = 0.0
             owed.tell()
             self._serve(address, owed)
+
+    def hasten(self) -> None:
+        """Try at once what waits for its next attempt."""
+        if self.running:
+            self.refusals.clear()
+            self._begin(self._hasten())
+
+    async def _hasten(self) -> None:
+        await self._store.hasten(self._records.now())
+        for address, owed in list(self._owed.items()):
+            owed.failures, owed.not_before = 0, 0.0
+            self.owed(address)
 
     def announced(self, address: Address, features: Iterable[str]) -> None:
         """A peer has announced features in a submission; its answers to ours are heeded by the client itself."""
@@ -283,7 +298,8 @@ class DeliveryService(Service):
         if could_talk:
             owed.failures = 0
         elif now >= owed.not_before:  # else the failure of another message has said so
-            owed.not_before = now + self._delay(owed.failures)
+            is_refused = address in self.refusals
+            owed.not_before = now + (REFUSED_DELAY_SECONDS if is_refused else self._delay(owed.failures))
             owed.failures += 1
         del owed.in_work[delivery.id]
         owed.tell()
@@ -291,9 +307,11 @@ class DeliveryService(Service):
     async def _attempt(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> bool:
         """Whether the peer could be talked to; a message that it could not take is for later."""
         try:
-            await self._courier.deliver(self._clients.client(address), delivery, task)
+            if await self._courier.deliver(self._clients.client(address), delivery, task):
+                self.refusals.pop(address, None)
             return True
         except Exception as error:
+            self._note_refusal(address, error)
             if not self.running and not isinstance(error, PeerUnreachable):
                 return False
             # What was certainly not sent is noted even while stopping: it may be sent to anybody by the next start.
@@ -301,7 +319,9 @@ class DeliveryService(Service):
             # That nobody was there says nothing of the message: when the peer is back, it need not wait as well.
             failures = owed.failures if isinstance(error, PeerUnreachable) else delivery.attempts
             delay = self._delay(failures) if self.running else 0.0
-            if isinstance(error, TryAgain):
+            if isinstance(error, CertificateRefused):
+                delay = REFUSED_DELAY_SECONDS if self.running else 0.0
+            elif isinstance(error, TryAgain):
                 delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
             elif not isinstance(error, TaskSubmitError):
                 self._log.failure(
@@ -323,6 +343,21 @@ class DeliveryService(Service):
             is_unsent = isinstance(error, (PeerUnreachable, TryAgain))
             await self._store.postpone(delivery, event, now + timedelta(seconds=delay), why, is_unsent=is_unsent)
             return not isinstance(error, PeerError)
+
+    def _note_refusal(self, address: Address, error: Exception) -> None:
+        """Keep a refusal until something else is heard, and tell it once: it is for somebody to act on."""
+        if not isinstance(error, CertificateRefused):
+            if isinstance(error, PeerError):
+                self.refusals.pop(address, None)
+        elif self.refusals.get(address) != str(error):
+            self.refusals[address] = str(error)
+            self._log.error(
+                "nothing can be sent to {peer} until this is settled: {error}; "
+                "it is tried again every {delay:g} s, and after `tasksubmit reload`",
+                peer=address,
+                error=error,
+                delay=REFUSED_DELAY_SECONDS,
+            )
 
     def _delay(self, failures: int) -> float:
         """Seconds until the next attempt: doubled with each failure, with jitter downwards by up to half."""

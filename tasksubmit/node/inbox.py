@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tasksubmit.errors import (
@@ -34,6 +33,7 @@ from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import TRANSITIONS, Event, Lease, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.load import Load
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
@@ -57,8 +57,6 @@ _HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # 
 class Inbox:
     """What a receiver does with tasks. Its methods return, or fire, after the commit."""
 
-    _log = Logger()
-
     def __init__(
         self,
         records: Records,
@@ -68,12 +66,16 @@ class Inbox:
         announced: Callable[[Address, Sequence[str]], None],
         created: Callable[[Task], None],
         elsewhere: Callable[[int, Callable[[], int]], Deferred[int]],
+        may_speak_for: Callable[[Peer, Address], bool],
     ) -> None:
         """
         :param announced: is called with a submitter and the features that it announced.
         :param created: is called with each task that is new.
         :param elsewhere: does what is about so many bytes.
+        :param may_speak_for: whether a peer may say that it is somebody.
         """
+        self._log = quiet_logger(__name__)
+        self._may_speak_for = may_speak_for
         self._elsewhere = elsewhere
         self._records = records
         self._store = records.store
@@ -188,8 +190,9 @@ class Inbox:
 
     def _submitter(self, peer: Peer, request: SubmitRequest) -> Address:
         submitter = Address.parse(request.from_addr)
-        if peer.address not in (None, submitter):
-            raise InvalidMessage(f"from_addr is {submitter}, but the connection belongs to {peer.address}", "from_addr")
+        if not self._may_speak_for(peer, submitter):
+            belongs = f"belongs to {peer.address}" if peer.address is not None else "does not prove that: use TLS"
+            raise InvalidMessage(f"from_addr is {submitter}, but the connection {belongs}", "from_addr")
         if Address.parse(request.to_addr) != self._records.own:
             raise InvalidMessage(f"this is {self._records.own}; the task is for {request.to_addr}", "to_addr")
         return submitter
@@ -331,7 +334,7 @@ class Inbox:
                 "or a reference"
             )
         data = content if filename else text.encode()
-        saved = await self._store.save_result(key.task_id, filename or TEXT_RESULT, data)
+        saved = await self._records.save_result(key.task_id, filename or TEXT_RESULT, data)
         fields = {
             "justification": "The results were given",
             "result_type": message.result_type,

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from twisted.logger import Logger
-
 from tasksubmit.errors import IllegalTransition, InvalidTime, StoreUncertain, TaskConflict
 from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
@@ -15,6 +13,7 @@ from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.inbox import acknowledgement, given_up
 from tasksubmit.node.records import Decision, Records, always, clipped, described, recorded_time
 from tasksubmit.wire.address import Address
@@ -24,9 +23,8 @@ from tasksubmit.wire.messages import ACK, ResponseStatus, SubmitResponse, TaskRe
 class Outbox:
     """What a submitter does with tasks. Its methods are coroutines that return after the commit."""
 
-    _log = Logger()
-
     def __init__(self, records: Records, formula: ScoreFormula) -> None:
+        self._log = quiet_logger(__name__)
         self._records = records
         self._store = records.store
         self._formula = formula
@@ -170,7 +168,7 @@ class Outbox:
 
     async def _save(self, message: TaskResultMessage) -> SavedResult:
         filename = message.filename if message.result_type == "file" else TEXT_RESULT
-        return await self._store.save_result(message.task_id, filename, _content(message))
+        return await self._records.save_result(message.task_id, filename, _content(message))
 
     def _result_fields(self, task: Task, message: TaskResultMessage, now: datetime) -> dict[str, Any]:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredLock
 
 from tasksubmit.errors import IllegalTransition, InvalidTime, StaleTask, UnknownTask
-from tasksubmit.interfaces import ITaskStore
+from tasksubmit.interfaces import ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind, Note, TaskEvent
 from tasksubmit.lifecycle.table import DECIDED_BY, Deadline, Effect, Event, Side, TaskStatus, advance
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.node.clock import NodeClock
+from tasksubmit.node.room import ResultRoom
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.timestamps import format_time, parse_time
@@ -64,6 +65,7 @@ class Records:
     :param changed: is called with each record that was changed, as it was and as it is, after the commit.
     :param owed: is called with a peer when something has become owed to it.
     :param is_fair: whether the submitters take turns in the queue.
+    :param room: on the disk, for results.
     :param booked: is called when something was booked that a score book is to be told; None if there is no score book.
     """
 
@@ -74,6 +76,7 @@ class Records:
         clock: NodeClock,
         changed: Callable[[Task, Task], None],
         owed: Callable[[Address], None],
+        room: ResultRoom,
         booked: Callable[[], None] | None = None,
         is_fair: bool = False,
     ) -> None:
@@ -82,10 +85,15 @@ class Records:
         self.now = clock.now
         self._changed = changed
         self._owed = owed
+        self._room = room
         self._booked = booked
         self._is_fair = is_fair
         self._locks: dict[TaskKey, DeferredLock] = {}
         self._recent: dict[TaskKey, Task] = {}
+
+    def save_result(self, task_id: str, filename: str, content: bytes) -> Coroutine[Any, Any, SavedResult]:
+        """Keep a result, if there is room for it; see `ResultRoom.save`."""
+        return self._room.save(self.store, task_id, filename, content)
 
     def create(self, task: Task) -> Deferred[tuple[Task, bool]]:
         """Keep a new task; fires with it and True, or with the record that has its key and False."""

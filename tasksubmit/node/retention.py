@@ -17,6 +17,7 @@ from typing_extensions import override
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.clock import NodeClock
+from tasksubmit.node.room import ResultRoom
 
 RETENTION = timedelta(days=30)
 
@@ -30,7 +31,8 @@ class Retention:
     """For how long ended tasks are kept, with their stories and results.
 
     :ivar keep: their age; what is owed is kept in any case.
-    :ivar max_result_bytes: what results may take on the disk before the oldest go with their tasks; None for no limit.
+    :ivar max_result_bytes: what results may take on the disk. The oldest go with their tasks to make room; when none
+        may, no more results are taken. None for no limit.
     """
 
     keep: timedelta = RETENTION
@@ -40,6 +42,8 @@ class Retention:
 class RetentionService(Service):
     """The ``LoopingCall`` that removes.
 
+    :param keep: the age of what is removed.
+    :param room: for results, which is made when there is too little.
     :param keep_tombstones: longer than anybody may go on to repeat a message.
     :param forgotten: is called with the key of each task that was removed.
     """
@@ -50,7 +54,8 @@ class RetentionService(Service):
         self,
         store: ITaskStore,
         clock: NodeClock,
-        retention: Retention,
+        keep: timedelta,
+        room: ResultRoom,
         keep_tombstones: timedelta,
         timers: IReactorTime,
         forgotten: Callable[[TaskKey], None],
@@ -58,7 +63,8 @@ class RetentionService(Service):
         self.setName("retention")
         self._store = store
         self._clock = clock
-        self._retention = retention
+        self._keep = keep
+        self._room = room
         self._keep_tombstones = keep_tombstones
         self._forgotten = forgotten
         self._loop = LoopingCall(self._tick)
@@ -85,7 +91,7 @@ class RetentionService(Service):
 
     async def _look(self) -> None:
         now = self._clock.now()
-        removed = await self._remove_aged(now - self._retention.keep) + await self._remove_large(now)
+        removed = await self._remove_aged(now - self._keep) + await self._remove_large(now)
         dropped = await self._drop_tombstones(now - self._keep_tombstones)
         if removed or dropped:
             self._log.info(
@@ -103,10 +109,10 @@ class RetentionService(Service):
         return removed
 
     async def _remove_large(self, now: datetime) -> int:
-        """Remove the oldest until the results take no more than they may."""
-        limit = self._retention.max_result_bytes
+        """Remove the oldest until the results take no more than they may, and those that were refused find room."""
         removed = 0
-        while self.running and limit is not None and (excess := await self._store.result_bytes() - limit) > 0:
+        has_limit = self._room.max_bytes is not None
+        while self.running and has_limit and (excess := self._room.look(await self._store.result_bytes())) > 0:
             tasks = []
             for task in await self._store.ended(now, _AT_ONCE, min_result_bytes=1):
                 if excess > 0:
@@ -116,6 +122,7 @@ class RetentionService(Service):
             removed += count
             if not count:
                 break
+        self._room.wanted_bytes = 0
         return removed
 
     async def _forget(self, tasks: Iterable[Task]) -> int:

@@ -19,8 +19,10 @@ from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, 
 from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
+    IAuthenticator,
     IExecutor,
     IPeers,
+    IReloadable,
     IScoreBook,
     ITaskHandler,
     ITaskStore,
@@ -38,6 +40,7 @@ from tasksubmit.node.deadlines import Deadlines
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
+from tasksubmit.node.identity import BelieveAll, may_speak_for
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
 from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
@@ -46,13 +49,15 @@ from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
+from tasksubmit.node.room import ResultRoom
 from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.node.workers import Workers
+from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.elsewhere import do_elsewhere
+from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
-from tasksubmit.protocol.server import TaskSubmitFactory
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
     MAX_DESCRIPTION_BYTES,
@@ -86,6 +91,7 @@ class Node(MultiService):
     :param peers: who lives where.
     :param clock: all time and timers; commonly the reactor.
     :param listen: what to listen on for peers, by the name that errors give it.
+    :param authenticator: who is at the other end of a connection; by default whoever it claims to be.
     :param policy: who may submit; by default the peers.
     :param load: what a policy measures quotas by, kept by the node.
     :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
@@ -102,6 +108,7 @@ class Node(MultiService):
     :param formula: how the rewards of submitted tasks are computed.
     :param tick_seconds: how often deadlines and deliveries are looked at.
     :param max_description_bytes: the longest description to take, in bytes of UTF-8.
+    :param bounds: what all connections of peers together may be and hold.
     :param random: spreads attempts to deliver, and makes task ids.
     """
 
@@ -116,6 +123,7 @@ class Node(MultiService):
         clock: IReactorTime,
         wall: Callable[[], float] | None = None,
         listen: Mapping[str, IStreamServerEndpoint] | None = None,
+        authenticator: IAuthenticator | None = None,
         policy: IAdmissionPolicy | None = None,
         load: Load | None = None,
         acceptance: IAcceptancePolicy | None = None,
@@ -131,6 +139,7 @@ class Node(MultiService):
         tick_seconds: float = 1.0,
         idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
         max_description_bytes: int = MAX_DESCRIPTION_BYTES,
+        bounds: Bounds = Bounds(),
         random: Random | None = None,
     ) -> None:
         super().__init__()
@@ -139,6 +148,7 @@ class Node(MultiService):
         self.address = address
         self.store = store
         self.peers = peers
+        self.authenticator: IAuthenticator = authenticator or BelieveAll()
         self._max_description_bytes = max_description_bytes
         self._random = random or SystemRandom()
         self._lease = lease or Lease()
@@ -147,12 +157,15 @@ class Node(MultiService):
         self.load = load or Load()
         self._score_book = score_book
         self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book else None
+        retention = retention or Retention()
+        room = ResultRoom(retention.max_result_bytes)
         self._records = Records(
             address,
             store,
             self._clock,
             self._changed,
             lambda peer: self._delivery.owed(peer),
+            room,
             self._scores.booked if self._scores else None,
             is_fair,
         )
@@ -164,6 +177,7 @@ class Node(MultiService):
             lambda peer, features: self._delivery.announced(peer, features),
             lambda task: self._acceptance.created(task) if self._acceptance else None,
             partial(do_elsewhere, clock),
+            self._may_speak_for,
         )
         self._outbox = Outbox(self._records, formula)
         self._delivery = DeliveryService(
@@ -180,7 +194,12 @@ class Node(MultiService):
         self._drain = Drain(self._records, self._inbox, clock)
         self._stories = Stories(self._records, timeouts, delivery_age_limit)
         self.factory = TaskSubmitFactory(
-            self, clock=clock, idle_timeout=idle_timeout_seconds, max_description_bytes=max_description_bytes
+            self,
+            clock=clock,
+            idle_timeout=idle_timeout_seconds,
+            max_description_bytes=max_description_bytes,
+            bounds=bounds,
+            identify=self.authenticator.authenticate,
         )
         self._acceptance = Acceptance(self._records, self._inbox, acceptance) if acceptance else None
         self.workers = (
@@ -191,7 +210,7 @@ class Node(MultiService):
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
         keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
         RetentionService(
-            store, self._clock, retention or Retention(), keep_tombstones, clock, self._live.forgotten
+            store, self._clock, retention.keep, room, keep_tombstones, clock, self._live.forgotten
         ).setServiceParent(self)
         for service in (self._acceptance, self.workers, self._scores):
             if service is not None:
@@ -281,6 +300,23 @@ class Node(MultiService):
         """Whether the node takes nothing new, because it is being drained or was."""
         return self._inbox.is_draining
 
+    def reload(self) -> None:
+        """Read again what the authenticator has in files, and try at once what could not be delivered.
+
+        :raises ConfigurationError: the files cannot be read; then those of before stay.
+        """
+        if IReloadable.providedBy(self.authenticator):
+            self.authenticator.reload()
+        self._delivery.hasten()
+
+    @property
+    def refusals(self) -> Mapping[Address, str]:
+        """Which peers cannot be dialled for their certificates or the own one, and why."""
+        return self._delivery.refusals
+
+    def _may_speak_for(self, peer: Peer, address: Address) -> bool:
+        return may_speak_for(peer, address, self.authenticator)
+
     def _changed(self, before: Task, after: Task) -> None:
         """A change of a record was committed."""
         self.load.changed(before, after)
@@ -324,11 +360,12 @@ class Node(MultiService):
     async def _forgotten(self, peer: Peer, task_id: str) -> Tombstone:
         """What is left of the task that a peer speaks of late."""
         tombstones = await self.store.tombstones(task_id)
-        return _spoken_of([left for left in tombstones if peer.address in (None, left.key.peer)], task_id)
+        return _spoken_of([left for left in tombstones if self._may_speak_for(peer, left.key.peer)], task_id)
 
     async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
-        """The records with this id that ``peer`` may speak of; one that nobody authenticated may speak of any."""
-        return await self.store.find(task_id, peer.address)
+        """The records with this id that ``peer`` may speak of."""
+        tasks = await self.store.find(task_id, peer.address)
+        return [task for task in tasks if self._may_speak_for(peer, task.peer)]
 
     # --- what the submitter does ---------------------------------------------------------------------------------
 

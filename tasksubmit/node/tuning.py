@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import sys
 
 SWITCH_INTERVAL_SECONDS = 0.0005
@@ -22,3 +23,15 @@ def tune_interpreter() -> None:
     gc.freeze()
     gc.set_threshold(*COLLECTION_THRESHOLDS)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+
+
+def allow_files(wanted: int) -> int:
+    """Let this process open so many files and connections, as far as it may decide that; returns how many it then may.
+
+    Commonly it may open 1024, and raise that to much more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else soft

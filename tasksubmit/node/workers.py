@@ -15,6 +15,7 @@ from tasksubmit.errors import EmptyQueue, NotAccepting
 from tasksubmit.interfaces import IExecutor
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.logs import quiet_logger
 from tasksubmit.node.attempt import Attempt
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.live import LiveTasks
@@ -47,6 +48,7 @@ class Workers(Service):
         self._inbox = inbox
         self._live = live
         self._timers = timers
+        self._attempt_log = quiet_logger(Attempt.__module__)
         self._interval = interval_seconds
         self._loop = LoopingCall(self._look)
         self._loop.clock = timers
@@ -99,7 +101,7 @@ class Workers(Service):
             await self._do(task)
 
     async def _do(self, task: Task) -> None:
-        attempt = Attempt(task, self._inbox, self._live, self._timers)
+        attempt = Attempt(task, self._inbox, self._live, self._timers, self._attempt_log)
         self._attempts.add(attempt)
         if not self.running:
             attempt.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import cast
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -12,7 +12,16 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tasksubmit.errors import InvalidAddress, InvalidMessage, PeerError, PeerUnreachable, PeerVanished, TooLarge
+from tasksubmit.errors import (
+    CertificateRefused,
+    InvalidAddress,
+    InvalidMessage,
+    PeerError,
+    PeerUnreachable,
+    PeerVanished,
+    TooLarge,
+)
+from tasksubmit.logs import quiet_logger
 from tasksubmit.protocol.conversation import Conversation, ConversationFactory, Request
 from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
 from tasksubmit.wire.address import Address
@@ -55,7 +64,8 @@ class Client:
 
     Every request's Deferred fails with
 
-    - `PeerUnreachable` if no connection could be made: nothing was sent;
+    - `PeerUnreachable` if no connection could be made: nothing was sent; `CertificateRefused`, which is one of these,
+      if one end does not trust the other's certificate (in TLS 1.3 the dialler learns that only after it has written);
     - `PeerVanished` if the connection was lost before the answer, `PeerTimedOut` if that took over `timeout`, or
       writing over `write_timeout`: nobody knows what the peer made of it. A request that was not yet written when a
       connection is lost is dialled for again;
@@ -96,11 +106,10 @@ class Client:
     _dialling: Deferred[None] | None = field(default=None, init=False)
     _opening: list[Deferred[Client]] = field(factory=list, init=False)
     _closing: list[Deferred[None]] = field(factory=list, init=False)
+    log: Logger = field(factory=lambda: quiet_logger(__name__), init=False)
     _is_closed: bool = field(default=False, init=False)
     _results: deque[TaskResult] = field(factory=lambda: deque(maxlen=MAX_UNCLAIMED_RESULTS), init=False)
     _result_waiters: deque[Deferred[TaskResult]] = field(factory=deque, init=False)
-
-    _log: ClassVar[Logger] = Logger()
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -225,7 +234,7 @@ class Client:
             try:
                 self.on_features(self.features)
             except Exception:
-                self._log.failure("told of the features of {peer}, the listener failed", peer=self.name)
+                self.log.failure("told of the features of {peer}, the listener failed", peer=self.name)
 
     # --- the queue ----------------------------------------------------------------------------------------------------
 
@@ -331,6 +340,8 @@ class Client:
     def _connection_lost(self, connection: Conversation, reason: Failure) -> None:
         if self._connection is connection and self._dialling is None:
             self._connection = None
+            if isinstance(reason.value, CertificateRefused):  # another connection would end like this one
+                self._fail_queue(reason.value)
             self._connection_gone(PeerVanished(f"{self.name} is gone: {reason.getErrorMessage()}"))
 
     def _connection_gone(self, error: PeerError) -> None:

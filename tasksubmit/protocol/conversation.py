@@ -16,6 +16,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from tasksubmit.errors import (
+    CertificateRefused,
     FrameTooLarge,
     MalformedMessage,
     PeerError,
@@ -132,6 +133,8 @@ class Conversation(TaskSubmitProtocol):
         for request in requests:
             if is_end and not request.is_submission and not self.client.acknowledges:
                 request.succeed(None)  # as far as such a peer can tell, it has arrived
+            elif isinstance(reason.value, CertificateRefused):
+                request.fail(reason.value)
             else:
                 request.fail(PeerVanished(f"{self.client.name} closed the connection: {reason.getErrorMessage()}"))
         self.client._proceed()
@@ -146,7 +149,7 @@ class Conversation(TaskSubmitProtocol):
             else:
                 raise ProtocolViolation(f"{self.client.name} sent {type_name(frame.type)} on a connection dialled here")
         except (ProtocolViolation, MalformedMessage) as error:
-            self._log.warn("{peer} is given up: {error}", peer=self.client.name, error=error)
+            self.client.log.warn("{peer} is given up: {error}", peer=self.client.name, error=error)
             self.give_up(error)
 
     @override

@@ -21,7 +21,7 @@ from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameDecoder
 IDLE_TIMEOUT_SECONDS = 60.0
 CLOSE_TIMEOUT_SECONDS = 10.0
 
-MIN_PROGRESS_BYTES = 16 * 1024
+MIN_PROGRESS_BYTES = 128 * 1024
 """What must arrive of an unfinished frame within each idle time-out, lest a trickle hold the connection for ever."""
 
 
@@ -33,6 +33,9 @@ class Hold(enum.Enum):
 
     WORK_IN_HAND = enum.auto()
     """As many requests are unanswered as may be."""
+
+    NO_ROOM = enum.auto()
+    """All connections together hold as much as they may, and this one should not add to it."""
 
     READING_A_LARGE_ONE = enum.auto()
     """A frame is being read in a thread; those behind it keep their place."""
@@ -80,6 +83,9 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     def frameReceived(self, frame: Frame) -> None:
         """A whole frame has arrived. May call `hold`, after which no other comes until `release`."""
         raise NotImplementedError
+
+    def part_received(self, size_bytes: int) -> None:
+        """So much of an unfinished frame has arrived by now, often nothing. Called after each read."""
 
     def lengthLimitExceeded(self, error: FrameTooLarge) -> None:
         """A header announced too much; all frames before it were handed over. Aborts the connection by default."""
@@ -175,6 +181,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
             self._progress_bytes = 0
             self.resetTimeout()
         self._pending.extend(frames)
+        self.part_received(self._decoder.buffered_bytes)
         self._deliver()
 
     @override
@@ -248,6 +255,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         self.is_open = False
         self._holds.add(Hold.CLOSING)
         self._pending.clear()
+        self._decoder = FrameDecoder(self.MAX_LENGTH)  # the transport may outlive its use, and a frame may be large
 
     def _call_transport(self, method: str, *args: object, instead: str = "") -> None:
         """Call what not every transport has: TLS over a Unix socket, say, claims methods of TCP that it lacks."""

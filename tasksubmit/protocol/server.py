@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
-from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IReactorTime, ITransport
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
@@ -24,66 +22,33 @@ from tasksubmit.errors import (
     StoreError,
     TaskSubmitError,
     TooLarge,
+    TooManyConnections,
 )
-from tasksubmit.interfaces import ITaskHandler, Peer
+from tasksubmit.interfaces import Peer
+from tasksubmit.protocol.answers import encode, printable, quoted, rejection, response
+from tasksubmit.protocol.bounds import host_of
 from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
-from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS, Hold, TaskSubmitProtocol
-from tasksubmit.protocol.functions import FunctionHandler, SubmissionFunction
+from tasksubmit.protocol.framing import Hold, TaskSubmitProtocol
+from tasksubmit.protocol.turns import MESSAGES, Request, Turn
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameType, type_name
+from tasksubmit.wire.frames import Frame, type_name
 from tasksubmit.wire.messages import (
-    FEATURES,
     MAX_TASK_ID,
-    ResponseStatus,
     SubmitRequest,
     SubmitResponse,
     TaskResult,
-    TaskResultMessage,
     TaskStatusUpdate,
 )
 
-MAX_OUTSTANDING = 256
-MAX_OUTSTANDING_BYTES = 32 * 1024 * 1024
-
-MAX_CONTROL_BYTES = 512 * 1024
-"""Room for the longest texts of a status update with every character escaped."""
+if TYPE_CHECKING:
+    from tasksubmit.protocol.factory import TaskSubmitFactory
 
 MAX_FAULTS = 16
 """How many frames of one connection may be malformed or invalid; with the last of them it is closed."""
 
-# JSON may escape each byte of a description in six; the rest of a submission has room in this.
-_ESCAPED_BYTES = 6
-_SUBMISSION_ROOM_BYTES = 64 * 1024
-
-Request: TypeAlias = SubmitRequest | TaskStatusUpdate | TaskResultMessage
-
-_MESSAGES: dict[int, type[Request]] = {
-    FrameType.SUBMIT: SubmitRequest,
-    FrameType.STATUS_UPDATE: TaskStatusUpdate,
-    FrameType.SEND_RESULTS: TaskResultMessage,
-}
-
 
 class _Unanswerable(Exception):
     """A frame is so broken that it cannot be told whether it wants an answer: the connection has to end."""
-
-
-@define(eq=False)
-class _Turn:
-    """A frame's place in the order of answers; lives from its arrival until its answer is out.
-
-    :ivar size_bytes: the length of its payload.
-    :ivar request: what it says, once that is known.
-    :ivar answer: the bytes to send, once they are known; None, too, where nothing is to be sent.
-    :ivar results: old synchronous results that were ready before the answer was out.
-    """
-
-    size_bytes: int
-    request: Request | None = None
-    is_done: bool = False
-    is_out: bool = False
-    answer: bytes | None = None
-    results: list[bytes] = field(factory=list)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -95,16 +60,18 @@ class TaskSubmitServer(TaskSubmitProtocol):
     own direction still gets its answers.
     """
 
-    _log = Logger()
-
     def __init__(self, factory: TaskSubmitFactory, address: IAddress | None) -> None:
         super().__init__(factory.clock)
         self.factory = self._factory = factory
+        self._intake = factory.intake
+        self._log = factory.log
+        self.host = host_of(address)
+        self._places: list[str | Address] = []
         self.MAX_LENGTH = factory.max_frame
         self.idle_timeout = factory.idle_timeout
-        self._origin = _printable(address)
+        self._origin = printable(address)
         self._peer: Peer | None = None
-        self._turns: deque[_Turn] = deque()
+        self._turns: deque[Turn] = deque()
         self._unanswered_bytes = 0
         self._fault_count = 0
         self._is_all_read = False
@@ -116,8 +83,14 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     @override
     def connectionMade(self) -> None:
-        self._factory.connections.add(self)
         super().connectionMade()
+        full = f"there are {len(self._factory.connections)} connections already" if self._factory.is_full else ""
+        if full := full or self._take_place(self.host):
+            # Not closed: a peer of the deployed kind takes a clean end for success.
+            self._log.info("{peer} is disconnected at once: {why}", peer=self._origin, why=full)
+            self.abort()
+        else:
+            self._factory.connections.add(self)
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -125,6 +98,9 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if self._fault_count > 1:
             self._log.info("{peer} sent {count} frames that made no sense", peer=self._origin, count=self._fault_count)
         self._factory.connections.discard(self)
+        self._intake.gone(self)
+        while self._places:
+            self._intake.leave(self._places.pop())
         if self._turns and not self._is_cut_short:
             self._factory.unfinished.add(self)
         else:
@@ -145,15 +121,22 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     @override
     def frameReceived(self, frame: Frame) -> None:
-        turn = _Turn(len(frame.payload))
+        turn = Turn(len(frame.payload))
         self._turns.append(turn)
         self._unanswered_bytes += turn.size_bytes
+        self._intake.begin(turn.size_bytes)
         try:
             self._begin(frame, turn)
         except Exception:
             self._give_up(Failure(), turn)
         if self._is_full():
             self.hold(Hold.WORK_IN_HAND)
+        elif self._turns and self._intake.is_busy:
+            self._intake.wait(self)
+
+    @override
+    def part_received(self, size_bytes: int) -> None:
+        self._intake.grow(self, size_bytes)
 
     @override
     def lengthLimitExceeded(self, error: FrameTooLarge) -> None:
@@ -171,6 +154,28 @@ class TaskSubmitServer(TaskSubmitProtocol):
     @override
     def is_busy(self) -> bool:
         return bool(self._turns)
+
+    # --- as `Intake` sees it ------------------------------------------------------------------------------------------
+
+    def wait_for_room(self) -> None:
+        """See `Holder.wait_for_room`."""
+        self.hold(Hold.NO_ROOM)
+
+    def go_on(self) -> None:
+        """See `Holder.go_on`."""
+        self.release(Hold.NO_ROOM)
+
+    def give_way(self, why: str) -> None:
+        """See `Holder.give_way`."""
+        self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=why)
+        self.abort()
+
+    def _take_place(self, peer: str | Address | None) -> str:
+        """Be counted as one of a peer's connections; returns why that cannot be."""
+        why = self._intake.enter(peer)
+        if peer is not None and not why:
+            self._places.append(peer)
+        return why
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
@@ -207,12 +212,12 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     # --- from frame to answer -----------------------------------------------------------------------------------------
 
-    def _begin(self, frame: Frame, turn: _Turn) -> None:
+    def _begin(self, frame: Frame, turn: Turn) -> None:
         """Have a frame handled, whose answer is known at once or later.
 
         :raises _Unanswerable: the connection has to end.
         """
-        kind = _MESSAGES.get(frame.type)
+        kind = MESSAGES.get(frame.type)
         if kind is None:
             raise _Unanswerable(f"a {type_name(frame.type)} frame is no request")
         try:
@@ -226,9 +231,12 @@ class TaskSubmitServer(TaskSubmitProtocol):
         else:
             self._handle(request, turn)
 
-    def _read_elsewhere(self, kind: type[Request], frame: Frame, turn: _Turn) -> None:
+    def _read_elsewhere(self, kind: type[Request], frame: Frame, turn: Turn) -> None:
         self.hold(Hold.READING_A_LARGE_ONE)
-        reading = do_elsewhere(self.clock, len(frame.payload), lambda: kind.from_frame(frame))
+        # One at a time: it takes several times the frame's size, and the interpreter would do no two at once.
+        reading = self._factory.reading.run(
+            do_elsewhere, self.clock, len(frame.payload), lambda: kind.from_frame(frame)
+        )
         handled = reading.addCallbacks(
             lambda request: self._complete(None, turn) if self._is_cut_short else self._handle(request, turn),
             lambda failure: self._not_read(kind, _malformed(failure), turn),
@@ -237,12 +245,12 @@ class TaskSubmitServer(TaskSubmitProtocol):
         handled.addCallback(lambda _: self.release(Hold.READING_A_LARGE_ONE))
         handled.addCallback(lambda _: self._end_if_finished())
 
-    def _not_read(self, kind: type[Request], error: MalformedMessage | TooLarge, turn: _Turn) -> None:
+    def _not_read(self, kind: type[Request], error: MalformedMessage | TooLarge, turn: Turn) -> None:
         if kind is not SubmitRequest:
             raise _Unanswerable(f"{type_name(kind.frame_type)}: {error}") from error
-        self._complete(_encode(self._refuse(kind.__name__, "", error.code, error)), turn)
+        self._complete(encode(self._refuse(kind.__name__, "", error.code, error)), turn)
 
-    def _handle(self, request: Request, turn: _Turn) -> None:
+    def _handle(self, request: Request, turn: Turn) -> None:
         turn.request = request
         try:
             request.validate(self._factory.max_description_bytes)
@@ -258,7 +266,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         else:
             self._answered(answer, turn)
 
-    def _ask(self, request: Request, turn: _Turn) -> object:
+    def _ask(self, request: Request, turn: Turn) -> object:
         """Have the handler decide, now or later."""
         handler, peer = self._factory.handler, self._who()
         if isinstance(request, SubmitRequest):
@@ -267,18 +275,18 @@ class TaskSubmitServer(TaskSubmitProtocol):
             return handler.status_updated(peer, request)
         return handler.results_received(peer, request)
 
-    def _answered(self, answer: object, turn: _Turn) -> None:
+    def _answered(self, answer: object, turn: Turn) -> None:
         """The handler has decided."""
         request = turn.request
         assert request is not None
         try:
-            frame = _encode(_response(answer, request.task_id))
+            frame = encode(response(answer, request.task_id))
         except Exception as error:
             self._refused(request, error, turn)
         else:
             self._complete(frame if isinstance(request, SubmitRequest) or request.ack else None, turn)
 
-    def _failed(self, failure: Failure, turn: _Turn) -> None:
+    def _failed(self, failure: Failure, turn: Turn) -> None:
         """The handler could not decide."""
         assert turn.request is not None
         try:
@@ -286,8 +294,8 @@ class TaskSubmitServer(TaskSubmitProtocol):
         except Exception as error:
             self._refused(turn.request, error, turn)
 
-    def _refused(self, request: Request, error: Exception, turn: _Turn) -> None:
-        frame = _encode(self._refusal(request, error))
+    def _refused(self, request: Request, error: Exception, turn: Turn) -> None:
+        frame = encode(self._refusal(request, error))
         self._complete(frame if isinstance(request, SubmitRequest) or request.ack else None, turn)
 
     def _refusal(self, request: Request, error: Exception) -> SubmitResponse:
@@ -298,11 +306,11 @@ class TaskSubmitServer(TaskSubmitProtocol):
             is_size = isinstance(error, InvalidMessage) and error.field == "task_description"
             return self._refuse(kind, task_id, "too_large" if is_size else error.code, error)
         self._log.failure(
-            "{kind} of {peer} for task {task_id} failed", kind=kind, peer=self._origin, task_id=_quoted(task_id)
+            "{kind} of {peer} for task {task_id} failed", kind=kind, peer=self._origin, task_id=quoted(task_id)
         )
         if isinstance(error, StoreError):
-            return _rejection(task_id, error.code, "the task cannot be stored now, try again later")
-        return _rejection(task_id, "overloaded", "internal error, try again later")
+            return rejection(task_id, error.code, "the task cannot be stored now, try again later")
+        return rejection(task_id, "overloaded", "internal error, try again later")
 
     def _refuse(self, kind: str, task_id: str, code: str, error: Exception) -> SubmitResponse:
         is_fault = isinstance(error, (MalformedMessage, InvalidMessage, TooLarge))
@@ -312,24 +320,28 @@ class TaskSubmitServer(TaskSubmitProtocol):
                 "{kind} of {peer} for task {task_id} is refused: {code}, {error}",
                 kind=kind,
                 peer=self._origin,
-                task_id=_quoted(task_id),
+                task_id=quoted(task_id),
                 code=code,
-                error=_quoted(str(error), 200),
+                error=quoted(str(error), 200),
             )
         if self._fault_count >= MAX_FAULTS:
             self.hold(Hold.CLOSING)
-        return _rejection(task_id, code, str(error))
+        return rejection(task_id, code, str(error))
 
     def _who(self) -> Peer:
         """Name the peer; not before its first frame, since TLS knows a certificate only after the handshake."""
         if self._peer is None:
             assert self.transport is not None  # a frame came from it
-            self._peer = Peer(self._factory.identify(self.transport), self._origin)
+            address = self._factory.identify(self.transport)
+            if full := self._take_place(address):
+                self.hold(Hold.CLOSING)
+                raise TooManyConnections(full)
+            self._peer = Peer(address, self._origin)
         return self._peer
 
     # --- answers in order ---------------------------------------------------------------------------------------------
 
-    def _give_up(self, failure: Failure, turn: _Turn) -> None:
+    def _give_up(self, failure: Failure, turn: Turn) -> None:
         """End the connection: after this frame there is no telling what the peer waits for."""
         if failure.check(_Unanswerable):
             self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=failure.value)
@@ -338,13 +350,14 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self.hold(Hold.CLOSING)
         self._complete(None, turn)
 
-    def _complete(self, answer: bytes | None, turn: _Turn) -> None:
+    def _complete(self, answer: bytes | None, turn: Turn) -> None:
         """Send every answer whose turn has come, and take further frames or end."""
         turn.is_done, turn.answer = True, answer
         while self._turns and self._turns[0].is_done:
             first = self._turns.popleft()
             first.is_out = True
             self._unanswered_bytes -= first.size_bytes
+            self._intake.end(first.size_bytes)
             if first.answer is None:
                 self.resetTimeout()
             else:
@@ -357,7 +370,9 @@ class TaskSubmitServer(TaskSubmitProtocol):
             self._finish()
         elif not self._is_full():
             self.release(Hold.WORK_IN_HAND)
-            self._close_if_all_answered()
+            if not self._turns:
+                self.release(Hold.NO_ROOM)  # one frame of each may be in work
+                self._close_if_all_answered()
 
     def _is_full(self) -> bool:
         return (
@@ -365,7 +380,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
             or self._unanswered_bytes >= self._factory.max_outstanding_bytes
         )
 
-    def _send_result(self, turn: _Turn, result: TaskResult) -> None:
+    def _send_result(self, turn: Turn, result: TaskResult) -> None:
         """Send the old synchronous result of the submission that ``turn`` is of."""
         if not self.is_open:
             raise PeerVanished(f"{self._origin} is not connected any more; its result was not sent")
@@ -380,119 +395,3 @@ def _malformed(failure: Failure) -> MalformedMessage:
     if isinstance(failure.value, MalformedMessage):
         return failure.value
     failure.raiseException()
-
-
-def _response(answer: object, task_id: str) -> SubmitResponse:
-    """The answer of a handler in full."""
-    if isinstance(answer, SubmitResponse):
-        return answer
-    if answer is True:
-        return SubmitResponse(task_id, ResponseStatus.ACCEPTED, "Task accepted and queued")
-    if answer is False:
-        return SubmitResponse(task_id, ResponseStatus.REJECTED, "Task rejected")
-    raise TypeError(f"the handler answered {answer!r}, which is neither a bool nor a SubmitResponse")
-
-
-def _encode(answer: SubmitResponse) -> bytes:
-    try:
-        if answer.features != FEATURES:
-            answer = evolve(answer, features=FEATURES)
-        return answer.to_frame().encode()
-    except TaskSubmitError as error:
-        raise ValueError(f"an answer cannot be written: {error}") from error  # no fault of the peer
-
-
-def _rejection(task_id: str, code: str, message: str) -> SubmitResponse:
-    return SubmitResponse(task_id, ResponseStatus.REJECTED, message, code=code)
-
-
-def _quoted(text: str, max_characters: int = 80) -> str:
-    """Print what a peer wrote, or had a part in, so that it can neither forge a line of the log nor flood it."""
-    return repr(text[:max_characters])
-
-
-def _printable(address: IAddress | None) -> str:
-    """Print where a connection comes from. Not every transport has hosts and ports."""
-    host = getattr(address, "host", None)
-    return str(address) if host is None else f"{host} port {getattr(address, 'port', '?')}"
-
-
-class TaskSubmitFactory(Factory):
-    """Serves task submissions; hand it to ``listen`` of any server endpoint.
-
-    :param handler: an `ITaskHandler`, or a function ``(peer, request, send_result)`` that gives True, False, or a
-        Deferred of one. With a function, updates and results get 400 ``unknown_task``.
-    :param clock: measures every time-out; the reactor, or a ``Clock``.
-    :param idle_timeout: seconds after which a connection with nothing to answer is closed; None for never.
-    :param max_frame: the largest payload to take, in bytes.
-    :param max_outstanding: unanswered frames of one connection past which it is not read from.
-    :param max_outstanding_bytes: the same for the sum of their payloads.
-    :param max_description_bytes: the longest description to take, in bytes of UTF-8; None for any that fits a frame.
-    :param max_control_bytes: the largest payload of a status update to take, in bytes.
-    :param identify: asked with the transport when the first frame of a connection came; gives the address that the
-        transport has authenticated, or None. If it raises, the peer's requests are refused.
-    :ivar connections: those that are open now.
-    :ivar unfinished: those that were lost, and of whose frames some are still in work.
-    """
-
-    noisy = False
-
-    def __init__(
-        self,
-        handler: ITaskHandler | SubmissionFunction,
-        *,
-        clock: IReactorTime,
-        idle_timeout: float | None = IDLE_TIMEOUT_SECONDS,
-        max_frame: int = MAX_FRAME,
-        max_outstanding: int = MAX_OUTSTANDING,
-        max_outstanding_bytes: int = MAX_OUTSTANDING_BYTES,
-        max_description_bytes: int | None = None,
-        max_control_bytes: int = MAX_CONTROL_BYTES,
-        identify: Callable[[ITransport], Address | None] = lambda transport: None,
-    ) -> None:
-        if not ITaskHandler.providedBy(handler):
-            if not callable(handler):
-                raise TypeError(f"a handler provides ITaskHandler or is a function, which {handler!r} is not")
-            handler = FunctionHandler(handler)
-        self.handler: ITaskHandler = handler
-        self.clock = clock
-        self.idle_timeout = idle_timeout
-        self.max_frame = max_frame
-        self.max_outstanding = max_outstanding
-        self.max_outstanding_bytes = max_outstanding_bytes
-        self.max_description_bytes = max_description_bytes
-        self.max_control_bytes = max_control_bytes
-        self.identify = identify
-        self.connections: set[TaskSubmitServer] = set()
-        self.unfinished: set[TaskSubmitServer] = set()
-
-    @override
-    def buildProtocol(self, addr: IAddress | None) -> TaskSubmitServer:
-        return TaskSubmitServer(self, addr)
-
-    def check_size(self, frame: Frame) -> None:
-        """Refuse a frame that is too large for what it is, before it takes the memory that decoding takes.
-
-        :raises TooLarge: it is.
-        """
-        limit = self.max_frame
-        if frame.type == FrameType.STATUS_UPDATE:
-            limit = self.max_control_bytes
-        elif frame.type == FrameType.SUBMIT and self.max_description_bytes is not None:
-            limit = _ESCAPED_BYTES * self.max_description_bytes + _SUBMISSION_ROOM_BYTES
-        if len(frame.payload) > limit:
-            raise TooLarge(f"{len(frame.payload)} bytes; a {type_name(frame.type)} frame may have {limit} here")
-
-    async def _drain(self, grace: float) -> None:
-        for gone in [connection.drain(grace) for connection in self.connections | self.unfinished]:
-            await gone
-
-    def close_connections(self, grace: float = CLOSE_TIMEOUT_SECONDS) -> Deferred[None]:
-        """Take no further frames, finish those in work, also of lost connections, and close all that are open now.
-
-        Stop listening first, or new ones may come. The factory can be used again afterwards.
-
-        :param grace: seconds after which what is not closed is aborted.
-        :returns: fires with None when all are gone; never fails. Cancelling it stops the waiting, not the closing.
-        """
-        return Deferred.fromCoroutine(self._drain(grace))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from twisted.python.failure import Failure
 
 from tasksubmit.errors import StoreDamaged, StoreError, StoreUncertain
-from tasksubmit.stores.migrations import damaged
+from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged
 from tasksubmit.stores.threads import Call, Operation, consecutive
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ def _read_together(connection: sqlite3.Connection, operation: Operation[A, T], a
 def _failure(name: str) -> Failure:
     """The current exception; one of SQLite's becomes a `StoreError` that names the database."""
     failure = Failure()
-    return Failure(_store_error(failure.value, name)) if isinstance(failure.value, sqlite3.Error) else failure
+    return Failure(_store_error(failure.value, name)) if isinstance(failure.value, DATABASE_ERRORS) else failure
 
 
 def _name(connection: sqlite3.Connection) -> str:
@@ -142,7 +142,7 @@ def _store_error(error: BaseException, name: str, is_uncertain: bool = False) ->
         return error
     is_text_damaged = str(error).startswith("Could not decode to UTF-8")
     # Its subclasses are otherwise about what was asked of a sound database.
-    if type(error) is sqlite3.DatabaseError or is_text_damaged:
+    if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError) or is_text_damaged:
         return StoreDamaged(damaged(name, error))
     kind = StoreUncertain if is_uncertain else StoreError
     return kind(f"{name} could not be used: {error}; check the disk and its free space, then try again")

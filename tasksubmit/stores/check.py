@@ -25,7 +25,7 @@ from tasksubmit.stores.faults import (
     rows_of,
     shown,
 )
-from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
+from tasksubmit.stores.migrations import APPLICATION_ID, DATABASE_ERRORS, migrate, schema_steps
 from tasksubmit.stores.queries import is_result_named
 from tasksubmit.stores.results import INCOMING, ResultFiles
 from tasksubmit.stores.rows import DELIVERY_COLUMNS, TASK_COLUMNS, delivery_from_row, key_values, task_from_row
@@ -187,7 +187,7 @@ class _Check:
     def _guarded(self, findings: Iterator[Finding]) -> Iterator[Finding]:
         try:
             yield from findings
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             yield self._problem(f"is damaged, and could not be read to its end ({error})")
 
     # --- the database ------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class _Check:
             )
         except sqlite3.OperationalError:
             raise
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             yield self._problem(f"is damaged or no database ({error})")
             return None
         known = len(schema_steps())

@@ -177,6 +177,11 @@ def postpone(connection: sqlite3.Connection, delivery_id: int, ready_at: datetim
     )
 
 
+def hasten(connection: sqlite3.Connection, now: datetime) -> None:
+    """Let what waits for its next attempt be sent from ``now`` on."""
+    connection.execute("UPDATE deliveries SET ready_at = ?1 WHERE ready_at > ?1", (to_milliseconds(now),))
+
+
 def mark_sent(connection: sqlite3.Connection, delivery_id: int, now: datetime) -> None:
     """Note that a message is about to be sent to a peer that may not be sent it twice."""
     connection.execute("UPDATE deliveries SET sent_at = ? WHERE id = ?", (to_milliseconds(now), delivery_id))

@@ -20,6 +20,10 @@ def schema_steps() -> list[str]:
     return [entry.read_text("utf-8") for entry in files]
 
 
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged database raises; the second where an error of SQLite's quotes what is no text any more."""
+
+
 def damaged(name: str, found: object) -> str:
     """What to say when the database called ``name`` cannot be read as one."""
     return (
@@ -42,7 +46,7 @@ def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> 
         tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     except sqlite3.OperationalError as error:
         raise StoreError(f"{name} cannot be used: {error}") from error
-    except sqlite3.DatabaseError as error:
+    except DATABASE_ERRORS as error:
         raise StoreDamaged(damaged(name, error)) from error
     if application != APPLICATION_ID and (version or tables):
         raise StoreDamaged(f"{name} is a database of another program; choose another state directory")

@@ -22,7 +22,7 @@ from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention
 from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
-from tasksubmit.stores.migrations import damaged, migrate, schema_steps
+from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
 from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
 from tasksubmit.stores.wal import fault_of_log
@@ -123,7 +123,7 @@ class SQLiteTaskStore:
             raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
         except sqlite3.OperationalError as error:
             raise StoreError(f"{path} cannot be used: {error}") from error
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             raise StoreDamaged(damaged(str(path), error)) from error
         writing = Connected(connection, run_batch, partial(_reopen, path))
         reading = Connected(reader, run_reads, partial(_connect, path))
@@ -181,6 +181,10 @@ class SQLiteTaskStore:
     def mark_sent(self, delivery_id: int, now: datetime) -> Deferred[None]:
         """See `ITaskStore.mark_sent`."""
         return self._write(lambda connection: deliveries.mark_sent(connection, delivery_id, now))
+
+    def hasten(self, now: datetime) -> Deferred[None]:
+        """See `ITaskStore.hasten`."""
+        return self._write(lambda connection: deliveries.hasten(connection, now))
 
     def shift_times(self, by: timedelta) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""

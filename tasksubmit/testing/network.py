@@ -3,7 +3,8 @@
 `MemoryNetwork` stands where a reactor's TCP would: hand its endpoints to whatever takes endpoints. Nothing is
 delivered, and no connection is made or closed, until `MemoryNetwork.pump` (one step) or `MemoryNetwork.flush` (until
 all is quiet). Transports behave as the reactor's do: a full buffer pauses the producer, a paused reader is left alone,
-a close waits for what was written and for the producer, an abort for neither. The network can be parted, and slow.
+a close waits for what was written and for a producer that is to be asked, an abort for neither. The network can be
+parted, and slow.
 """
 
 from __future__ import annotations

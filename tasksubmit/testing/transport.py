@@ -165,7 +165,7 @@ class MemoryTransport:
         if arrived and (other.reading or not other.connected):
             self._deliver(other, arrived)
             return True
-        if not self.unread and self._producer is None and self.way.has_arrived(self._closed_at):
+        if not self.unread and not self._is_waiting_for_producer() and self.way.has_arrived(self._closed_at):
             other._has_ended = True
             self.lose(ConnectionDone())
             return True
@@ -222,6 +222,10 @@ class MemoryTransport:
                 self._sent.popleft()
         if other.connected:
             other.protocol.dataReceived(chunk)
-        if not self.unread and self._producer is not None and (self._is_producer_paused or not self._is_streaming):
+        if not self.unread and self._is_waiting_for_producer():
             self._is_producer_paused = False
             self._producer.resumeProducing()
+
+    def _is_waiting_for_producer(self) -> bool:
+        """Whether there is one that has to be asked for more; one that pushes, and may, has pushed what it had."""
+        return self._producer is not None and (self._is_producer_paused or not self._is_streaming)

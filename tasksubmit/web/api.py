@@ -9,6 +9,7 @@ from twisted.internet.defer import TimeoutError as WaitedTooLong
 from twisted.internet.interfaces import IReactorTime
 
 from tasksubmit.errors import InvalidMessage
+from tasksubmit.interfaces import IReloadable
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.service import Node
@@ -32,11 +33,13 @@ from tasksubmit.web.requests import (
     WhichPeer,
 )
 from tasksubmit.web.views import (
+    CertificateView,
     DrainedView,
     NodeView,
     PeerView,
     ResultView,
     ScoreView,
+    StatusView,
     StoryView,
     TaskDetails,
     TaskView,
@@ -102,9 +105,40 @@ class ControlApi:
         features = await self.node.store.peer_features()
         owed = set(await self.node.store.owed_peers())
         return [
-            PeerView(address=peer, features=sorted(features.get(peer, ())), is_owed=peer in owed)
+            PeerView(
+                address=peer,
+                features=sorted(features.get(peer, ())),
+                is_owed=peer in owed,
+                proofs=list(self.node.authenticator.proofs(peer)),
+                problem=self.node.refusals.get(peer, ""),
+            )
             for peer in sorted(self.node.peers.addresses())
         ]
+
+    async def get_status(self, call: Call[Nothing, Nothing]) -> StatusView:
+        """How the node does."""
+        authenticator = self.node.authenticator
+        shown = authenticator.credential() if IReloadable.providedBy(authenticator) else None
+        return StatusView(
+            address=self.node.address,
+            version=self.version,
+            listening=[_where(listener) for listener in self.node.listeners],
+            is_draining=self.node.is_draining,
+            certificate=CertificateView(
+                fingerprint=shown.fingerprint, expires_at=shown.expires_at, warning=shown.warning
+            )
+            if shown
+            else None,
+            connections=len(self.node.factory.connections),
+            waiting=len(await self._waiting()),
+            owed_to=len(await self.node.store.owed_peers()),
+            peers=await self.list_peers(call),
+        )
+
+    async def reload(self, call: Call[Nothing, Nothing]) -> StatusView:
+        """Read keys and trust again, and try at once what could not be delivered; `ConfigurationError` if not."""
+        self.node.reload()
+        return await self.get_status(call)
 
     async def list_scores(self, call: Call[Nothing, Nothing]) -> list[ScoreView]:
         """The ledger, by address."""

@@ -30,6 +30,7 @@ from tasksubmit.web.views import (
     PeerView,
     ResultView,
     ScoreView,
+    StatusView,
     StoryView,
     TaskDetails,
     TaskView,
@@ -97,6 +98,7 @@ _Api = ControlApi
 
 ROUTES: tuple[Route[Any, Any, Any], ...] = (
     _get("/node", _Api.get_node, NodeView, Nothing, "This node"),
+    _get("/status", _Api.get_status, StatusView, Nothing, "How this node does, and what peers need to know of it"),
     _get("/peers", _Api.list_peers, list[PeerView], Nothing, "The peers that the node knows"),
     _get("/score", _Api.list_scores, list[ScoreView], Nothing, "The ledger of polo scores"),
     _get("/workers", _Api.get_workers, WorkersView, Nothing, "Who does the tasks, and what is being done"),
@@ -119,6 +121,15 @@ ROUTES: tuple[Route[Any, Any, Any], ...] = (
     _post("/execute", _Api.execute_head, Nothing, Nothing, "Begin the next task of the queue"),
     Route("POST", "/enable", _Api.enable, NodeView, "Take new tasks from peers again", query=Nothing, body=Nothing),
     Route("POST", "/disable", _Api.disable, NodeView, "Take no new tasks from peers", query=Nothing, body=Nothing),
+    Route(
+        "POST",
+        "/reload",
+        _Api.reload,
+        StatusView,
+        "Read keys and trust again, and try at once what could not be delivered",
+        query=Nothing,
+        body=Nothing,
+    ),
     Route(
         "POST",
         "/drain",

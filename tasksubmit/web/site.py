@@ -25,6 +25,7 @@ from tasksubmit.node.service import Node
 from tasksubmit.web.api import Call, ControlApi
 from tasksubmit.web.encoding import error_envelope, ok_envelope, read_body, read_query
 from tasksubmit.web.faults import fault_of
+from tasksubmit.web.gate import TokenGate
 from tasksubmit.web.openapi import openapi_document
 from tasksubmit.web.routes import OPENAPI_PATH, PREFIX, ROUTES, Route
 
@@ -37,16 +38,22 @@ STOP_PAUSE_SECONDS = 0.1
 
 
 def control_site(
-    node: Node, version: str, stop: Callable[[], object] | None = None, *, clock: IReactorTime | None = None
+    node: Node,
+    version: str,
+    stop: Callable[[], object] | None = None,
+    *,
+    gate: TokenGate | None = None,
+    clock: IReactorTime | None = None,
 ) -> Site:
     """The control API of a node.
 
-    Whoever may connect to it may do everything; it is for a Unix socket that only its operator can open.
+    Whoever may connect to it may do everything; without a gate it is for a Unix socket that only its operator can open.
 
     :param node: which has to run while requests come.
     :param version: of the package, to tell.
     :param stop: ends the process that the node runs in; called once, after a drain has been answered. Without it the
         drained node runs on.
+    :param gate: lets requests through; where others can connect there has to be one.
     :param clock: measures all time-outs; left out, it is the reactor, as ``Site`` has it.
     """
     site = Site(
@@ -56,7 +63,7 @@ def control_site(
         logFormatter=_log_line,
         reactor=clock,
     )
-    site.resource = ControlResource(ControlApi(node, version, site.reactor, can_stop=stop is not None), stop)
+    site.resource = ControlResource(ControlApi(node, version, site.reactor, can_stop=stop is not None), stop, gate)
     return site
 
 
@@ -71,6 +78,7 @@ def _answer_headers(request: IRequest, status: int) -> None:
     request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
     request.setHeader(b"cache-control", b"no-store")
+    request.setHeader(b"x-content-type-options", b"nosniff")
 
 
 def _error(request: IRequest, code: str, message: str) -> bytes:
@@ -111,14 +119,18 @@ class ControlResource(Resource):
     """The root of the control API; finds the route with Klein.
 
     :param stop: see `control_site`.
+    :param gate: see `control_site`.
     """
 
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, api: ControlApi, stop: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, api: ControlApi, stop: Callable[[], object] | None = None, gate: TokenGate | None = None
+    ) -> None:
         super().__init__()
         self._api = api
+        self._gate = gate
         self._stop = stop
         self._openapi = orjson.dumps(openapi_document(ROUTES, api.version))
         app = Klein()
@@ -136,6 +148,10 @@ class ControlResource(Resource):
                 text.decode("utf-8")
         except UnicodeDecodeError:
             return _error(request, "invalid", "the URL or the host is not UTF-8")
+        barred = self._gate.barred(request) if self._gate is not None else None
+        if barred is not None:
+            request.setHeader(b"www-authenticate", b"Bearer")
+            return _error(request, barred.code, barred.message)
         self._klein.render(request)
         return NOT_DONE_YET
 

@@ -230,11 +230,45 @@ class DrainedView:
 
 @frozen(kw_only=True)
 class PeerView:
-    """A peer that the node knows: what it announced, and whether something is owed to it."""
+    """A peer that the node knows: what it announced, and whether something is owed to it.
+
+    `proofs` are what proves that somebody is this peer: fingerprints of keys, and ``ca``; with none, anybody may claim
+    to be it. `problem` says why it cannot be dialled, if one end refuses the other's certificate.
+    """
 
     address: Address
     features: list[str]
     is_owed: bool
+    proofs: list[str]
+    problem: str
+
+
+@frozen(kw_only=True)
+class CertificateView:
+    """What the node shows to prove who it is; `warning` says what to do once it is about to end."""
+
+    fingerprint: str
+    expires_at: datetime
+    warning: str
+
+
+@frozen(kw_only=True)
+class StatusView:
+    """How a node does: who it is, what it shows to peers (null where it uses no TLS), and who they are.
+
+    `connections` are those that peers have open; `waiting` is the length of the queue, but at most 1,000; `owed_to`
+    counts the peers that something is owed to.
+    """
+
+    address: Address
+    version: str
+    listening: list[str]
+    is_draining: bool
+    certificate: CertificateView | None
+    connections: int
+    waiting: int
+    owed_to: int
+    peers: list[PeerView]
 
 
 @frozen(kw_only=True)

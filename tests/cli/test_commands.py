@@ -308,9 +308,18 @@ class EitherSideTests(CommandTestCase):
         return TaskKey(Side.RECEIVER, PEER, task_id)
 
     def test_peers(self) -> None:
-        """Peers are listed with what is owed to them."""
+        """Peers are listed with what is owed to them, and what proves that somebody is one of them."""
         lines = self.ok("peers").splitlines()
-        self.assertEqual([line.split() for line in lines[1:]], [[str(PEER), "no"], [str(OTHER), "no"]])
+        expected = [[str(PEER), "no", "nothing"], [str(OTHER), "no", "nothing"]]
+        self.assertEqual([line.split() for line in lines[1:]], expected)
+
+    def test_status(self) -> None:
+        """The status is for people as for programs; a reload answers with it."""
+        for command in ("status", "reload"):
+            text = self.ok(command)
+            self.assertIn("certificate  none: peers are not authenticated; see `tasksubmit init`", text)
+            self.assertIn(f"{OTHER}  no    nothing", text)
+            self.assertIsNone(self.data(command)["certificate"])
 
     def test_score(self) -> None:
         """The ledger is shown."""

@@ -237,7 +237,11 @@ class EditableTests(InstalledMixin, SynchronousTestCase):
         self.assertEqual(origin, str(self.environment.root.parent / "tree" / "tasksubmit" / "__init__.py"))
 
 
-PLUGINS = ["twisted/plugins/tasksubmit_executors.py", "twisted/plugins/tasksubmit_plugin.py"]
+PLUGINS = [
+    "twisted/plugins/tasksubmit_endpoints.py",
+    "twisted/plugins/tasksubmit_executors.py",
+    "twisted/plugins/tasksubmit_plugin.py",
+]
 
 
 class ContentTests(SynchronousTestCase):

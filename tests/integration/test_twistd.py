@@ -236,7 +236,7 @@ class RunnerContract(Base):
             (self.options("--tick", "soon"), "--tick"),
             (self.options("--no-such-option"), "no-such-option"),
             (self.options("--listen", "tcp:0"), "--listen tcp:0 ", "--insecure"),
-            (self.options("--control", "tcp:0:interface=127.0.0.1"), "--control tcp:", "Unix socket"),
+            (self.options("--control", "tcp:0"), "--control tcp:0: ", "this machine alone"),
         ):
             line = self.refused(*options)
             for word in words:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from twisted.internet.defer import Deferred, fail
 from typing_extensions import override
 
-from tasksubmit.errors import StoreError, TaskForgotten, UnknownTask
+from tasksubmit.errors import NoRoom, StoreError, TaskForgotten, UnknownTask
 from tasksubmit.lifecycle.table import Lease, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.retention import Retention
@@ -112,19 +112,37 @@ class RetentionTests(PairTestCase):
         self.alice = self.make_node(ALICE, BOB, retention=Retention(max_result_bytes=2500))
         for number in range(4):
             self.finish(f"t{number}", "x" * 1000)
-        self.advance(120)
+        self.assertEqual(len(self.files(self.alice)), 2)  # and what found no room is tried again
+        self.advance(400)
         self.assertEqual(sorted(task.task_id for task in self.tasks(self.alice)), ["t2", "t3"])
         self.assertEqual(len(self.files(self.alice)), 2)
 
     def test_size_removes_results_alone(self) -> None:
         """What takes no room is not removed to make some."""
         self.stop(self.alice)
-        self.alice = self.make_node(ALICE, BOB, retention=Retention(max_result_bytes=10))
+        self.alice = self.make_node(ALICE, BOB, retention=Retention(max_result_bytes=1500))
         _, key = self.submit(task_id="declined")
         self.done(self.bob.decline(key, "no"))
         self.finish("t1", "x" * 1000)
-        self.advance(120)
-        self.assertEqual([task.task_id for task in self.tasks(self.alice)], ["declined"])
+        self.finish("t2", "x" * 1000)
+        self.advance(400)
+        self.assertEqual(sorted(task.task_id for task in self.tasks(self.alice)), ["declined", "t2"])
+
+    def test_no_room(self) -> None:
+        """Where nothing may go, no more is taken: results of one's own wait, and what is owed stays."""
+        self.stop(self.bob)
+        self.bob = self.make_node(BOB, ALICE, retention=Retention(max_result_bytes=1500))
+        first, second = (self.executing(task_id=task_id)[1] for task_id in ("t1", "t2"))
+        self.stop(self.alice)  # so that results are owed
+        self.done(self.bob.send_results(first, "x" * 1000))
+        self.failed(self.bob.send_results(second, "x" * 1000), NoRoom)
+        self.advance(400)
+        self.failed(self.bob.send_results(second, "x" * 1000), NoRoom)
+        self.assertEqual(len(self.files(self.bob)), 1)
+        self.done(self.bob.send_results(second, "x" * 500))
+        self.alice = self.make(ALICE, BOB)
+        self.advance(400)
+        self.assertEqual(len(self.files(self.bob)), 2)
 
     def test_waited_for(self) -> None:
         """Whoever waits on a task that is removed is told so."""

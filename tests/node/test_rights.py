@@ -23,7 +23,7 @@ from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskResultMessage, TaskStatusUpdate
 from tests.docs.pages import ROOT
 
-TABLE = ROOT / "docs" / "explanation" / "rights.csv"
+TABLE = ROOT / "docs" / "rights.csv"
 
 ALICE, BOB, CAROL, STRANGER = (Address.parse(f"0:0000.0000.000{number}") for number in (1, 2, 3, 9))
 

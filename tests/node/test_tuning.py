@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import resource
 import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tasksubmit.node.tuning import COLLECTION_THRESHOLDS, SWITCH_INTERVAL_SECONDS, tune_interpreter
+from tasksubmit.node.tuning import COLLECTION_THRESHOLDS, SWITCH_INTERVAL_SECONDS, allow_files, tune_interpreter
 
 
 class TuningTests(SynchronousTestCase):
@@ -29,6 +30,17 @@ class TuningTests(SynchronousTestCase):
         self.assertGreater(COLLECTION_THRESHOLDS[0], 700)
         self.assertAlmostEqual(sys.getswitchinterval(), SWITCH_INTERVAL_SECONDS)
         self.assertLess(SWITCH_INTERVAL_SECONDS, 0.005)
+
+    def test_files(self) -> None:
+        """A process that may open few files and raise that itself does; no further than it may, and never down."""
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+        self.assertEqual(allow_files(600), 600)
+        self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE), (600, limits[1]))
+        self.assertEqual(allow_files(550), 600)
+        if limits[1] != resource.RLIM_INFINITY:
+            self.assertEqual(allow_files(limits[1] + 1), limits[1])
 
     def test_still_collects(self) -> None:
         """What becomes garbage later is collected all the same."""

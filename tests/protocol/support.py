@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
 from tasksubmit.protocol.client import Client
-from tasksubmit.protocol.server import TaskSubmitFactory
+from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.testing.peers import Line, Message
 from tasksubmit.wire.address import Address

@@ -224,7 +224,12 @@ class FramingTests(NetworkTestCase):
 
     def test_slow_frame(self) -> None:
         """A frame that makes enough progress may take longer than the idle time-out."""
-        data = Frame(1, b"x" * 90_000).encode()
+        self.collector.close()
+        self.network.flush()
+        self.collector = Collector(self.clock)
+        self.collector.MAX_LENGTH = 10 * MIN_PROGRESS_BYTES
+        self.peer = self.raw()
+        data = Frame(1, b"x" * 5 * MIN_PROGRESS_BYTES).encode()
         for start in range(0, len(data), MIN_PROGRESS_BYTES):
             self.deliver(data[start : start + MIN_PROGRESS_BYTES])
             self.advance(50)

@@ -195,7 +195,7 @@ class NetworkTests(NetworkTestCase):
         self.assert_lost(there, ConnectionDone)
 
     def test_producer(self) -> None:
-        """A producer is paused when over a buffer is unread, resumed when all is read, and holds up a close."""
+        """A producer is paused when over a buffer is unread, then resumed; one that is to be asked holds up a close."""
         here, there = self.pair()
         transport, producer = self.transport(here), Producer()
         transport.registerProducer(producer, True)
@@ -206,10 +206,20 @@ class NetworkTests(NetworkTestCase):
         self.assertEqual(producer.told, ["pause"])
         self.network.flush()
         self.assertEqual(producer.told, ["pause", "resume"])
+        transport.unregisterProducer()
+        transport.registerProducer(producer, False)
         here.close()
         self.network.flush()
         self.assertIsNone(here.lost)
         transport.unregisterProducer()
+        self.network.flush()
+        self.assert_lost(there, ConnectionDone)
+
+    def test_close_with_a_producer(self) -> None:
+        """A producer that pushes, and was not paused, has pushed what it had: a close does not wait for it."""
+        here, there = self.pair()
+        self.transport(here).registerProducer(Producer(), True)
+        here.close()
         self.network.flush()
         self.assert_lost(there, ConnectionDone)
 

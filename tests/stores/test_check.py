@@ -11,9 +11,10 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tasksubmit.errors import StoreError, StoreLocked
+from tasksubmit.errors import StoreDamaged, StoreError, StoreLocked
 from tasksubmit.lifecycle.change import Booking, Delivery, DeliveryKind
 from tasksubmit.lifecycle.table import Event, Side
 from tasksubmit.lifecycle.task import Task
@@ -23,7 +24,7 @@ from tasksubmit.stores.check import Finding, Report, check_state
 from tasksubmit.stores.disk import lock
 from tasksubmit.stores.migrations import migrate, schema_steps
 from tasksubmit.stores.results import INCOMING, ResultFiles
-from tasksubmit.stores.sqlite import DATABASE, LOCK, RESULTS
+from tasksubmit.stores.sqlite import DATABASE, LOCK, RESULTS, SQLiteTaskStore
 from tasksubmit.stores.wal import fault_of_log
 from tasksubmit.testing.contracts.samples import OWN, PEER, at, new_task, step
 from tasksubmit.wire.messages import TaskStatusUpdate
@@ -124,6 +125,15 @@ class CheckCase(SynchronousTestCase):
 
 class WholeTests(CheckCase):
     """State as a node leaves it."""
+
+    def test_statement_that_is_no_text(self) -> None:
+        """A schema whose statements are no text any more, which SQLite quotes in its errors, is told like damage."""
+        content = self.database.read_bytes()
+        self.assertEqual(content.count(b"CREATE TABLE peer_features"), 1)
+        self.database.write_bytes(content.replace(b"CREATE TABLE peer_features", b"CREATE \xffABLE peer_features"))
+        self.assertIn("is damaged", self.check().problems[0].what)
+        store = SQLiteTaskStore(self.directory, MemoryReactorClock())
+        self.assertRaises(StoreDamaged, store.open)
 
     def test_whole(self) -> None:
         """What a node left is whole; the records and the results are counted."""

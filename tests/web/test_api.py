@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from base64 import b64encode
 
+from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.wire.messages import TaskResultMessage
 from tests.web.harness import OTHER, OWN, PEER, STRANGER, ApiTestCase
 
@@ -22,10 +24,36 @@ class NodeRoutesTests(ApiTestCase):
         self.successResultOf(self.node.store.remember_features(PEER, frozenset({"ack", "persistent"})))
         self.ask("POST", "/v1/tasks", {"to": str(OTHER), "description": "x"}, status=201)
         expected = [
-            {"address": str(PEER), "features": ["ack", "persistent"], "is_owed": False},
-            {"address": str(OTHER), "features": [], "is_owed": True},
+            {"address": str(PEER), "features": ["ack", "persistent"], "is_owed": False, "proofs": [], "problem": ""},
+            {"address": str(OTHER), "features": [], "is_owed": True, "proofs": [], "problem": ""},
         ]
         self.assertEqual(self.ask("GET", "/v1/peers"), expected)
+
+    def test_status(self) -> None:
+        """The status tells how the node does; one without keys shows no certificate."""
+        self.ask("POST", "/v1/tasks", {"to": str(OTHER), "description": "x"}, status=201)
+        self.receive("t1")
+        self.successResultOf(self.node.accept(TaskKey(Side.RECEIVER, PEER, "t1")))
+        expected = {
+            "address": str(OWN),
+            "version": "9.9",
+            "listening": [],
+            "is_draining": False,
+            "certificate": None,
+            "connections": 0,
+            "waiting": 1,
+            "owed_to": 2,
+            "peers": self.ask("GET", "/v1/peers"),
+        }
+        self.assertEqual(self.ask("GET", "/v1/status"), expected)
+
+    def test_reload(self) -> None:
+        """A reload has what waits for its next attempt sent at once, and answers with the status."""
+        task = self.ask("POST", "/v1/tasks", {"to": str(OTHER), "description": "x"}, status=201)
+        self.clock.advance(0.1)  # less than the shortest pause
+        self.assertEqual(self.ask("GET", f"/v1/tasks/{task['task_id']}")["deliveries"][0]["attempts"], 1)
+        self.assertEqual(self.ask("POST", "/v1/reload"), self.ask("GET", "/v1/status"))
+        self.assertEqual(self.ask("GET", f"/v1/tasks/{task['task_id']}")["deliveries"][0]["attempts"], 2)
 
     def test_score(self) -> None:
         """The ledger is empty at first, and a completed task moves both parties."""

@@ -38,9 +38,11 @@ ON_THE_COMMAND_LINE = {
 
 IN_THE_API = {
     "internal": "the node has failed, or the command itself",
+    "forbidden": "a request that a web page of another origin could have made, or to a name that others control",
     "method_not_allowed": "the route does not take that method",
     "no_results": "the results are not here yet",
     "not_found": "there is no such route",
+    "unauthorized": "the control API is on TCP, and the token was missing or wrong",
     "timed_out": "it was waited for too long; exit code 4",
 }
 """The codes that no exception explains."""

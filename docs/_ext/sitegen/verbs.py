@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from sitegen.rst import literal, prose, table, title
@@ -13,12 +15,20 @@ def verbs() -> str:
     context = click.Context(tasksubmit, info_name="tasksubmit")
     before = prose(tasksubmit.help).split("\n\nExit codes")[0]
     parts = [f"{before}\n\n", _parameters(tasksubmit, context)]
-    for name, command in sorted(tasksubmit.commands.items()):
-        inner = click.Context(command, info_name=name, parent=context)
-        usage = " ".join(("tasksubmit", name, *command.collect_usage_pieces(inner)))
-        parts += [title(name), f".. code-block:: text\n\n   {usage}\n\n", f"{prose(command.help)}\n\n"]
-        parts.append(_parameters(command, inner))
+    parts += _sections(tasksubmit, context)
     return "".join(parts)
+
+
+def _sections(group: click.Group, context: click.Context) -> Iterator[str]:
+    """A section for each verb of a group, by name; behind it those of the verbs that it has itself."""
+    for name, command in sorted(group.commands.items()):
+        inner = click.Context(command, info_name=name, parent=context)
+        words = [*inner.command_path.split(), *command.collect_usage_pieces(inner)]
+        yield title(inner.command_path.removeprefix("tasksubmit "))
+        yield f".. code-block:: text\n\n   {' '.join(words)}\n\n{prose(command.help)}\n\n"
+        yield _parameters(command, inner)
+        if isinstance(command, click.Group):
+            yield from _sections(command, inner)
 
 
 def _parameters(command: click.Command, context: click.Context) -> str:

@@ -140,6 +140,21 @@ class DeliveryContract(StoreCase):
         self.assertEqual(await self.store.next_delivery(PEER), at(50))
         self.assertEqual(sorted(map(str, await self.store.owed_peers())), [str(PEER), str(OTHER)])
 
+    async def test_hasten(self) -> None:
+        """What waits for its next attempt may go at once; what is behind it or was given up is left as it is."""
+        task = await self.owing(b"1", b"2")
+        other = await self.owing(b"3", task_id="t-2")
+        await self.give_up(other, b"3", 5)
+        await self.store.postpone(await self.row(task, b"1"), told("failed", 10), at(300_000), "refused")
+        self.assertEqual(await self.ready(20), [])
+        await self.store.hasten(at(20))
+        self.assertEqual(await self.ready(19), [])
+        self.assertEqual(await self.ready(20), [b"1"])
+        self.assertEqual(await self.times(task), {b"1": at(20), b"2": None})
+        self.assertEqual(await self.times(other), {b"3": None})
+        await self.store.hasten(at(30))
+        self.assertEqual(await self.times(task), {b"1": at(20), b"2": None})
+
     async def test_sent_at(self) -> None:
         """That a message is about to be sent is kept, until an attempt is known to have failed before a byte of it."""
         task = await self.owing(b"1", b"2")

@@ -1,0 +1,125 @@
+"""What serves a listening endpoint: makes the connections, and knows the limits that hold for them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IAddress, IReactorTime, ITransport
+from twisted.internet.protocol import Factory
+from typing_extensions import override
+
+from tasksubmit.errors import TooLarge
+from tasksubmit.interfaces import ITaskHandler
+from tasksubmit.logs import quiet_logger
+from tasksubmit.protocol.bounds import Bounds, Intake
+from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS
+from tasksubmit.protocol.functions import FunctionHandler, SubmissionFunction
+from tasksubmit.protocol.server import TaskSubmitServer
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameType, type_name
+
+MAX_OUTSTANDING = 256
+MAX_OUTSTANDING_BYTES = 32 * 1024 * 1024
+
+MAX_CONTROL_BYTES = 512 * 1024
+"""Room for the longest texts of a status update with every character escaped."""
+
+# JSON may escape each byte of a description in six; the rest of a submission has room in this.
+_ESCAPED_BYTES = 6
+_SUBMISSION_ROOM_BYTES = 64 * 1024
+
+
+class TaskSubmitFactory(Factory):
+    """Serves task submissions; hand it to ``listen`` of any server endpoint.
+
+    :param handler: an `ITaskHandler`, or a function ``(peer, request, send_result)`` that gives True, False, or a
+        Deferred of one. With a function, updates and results get 400 ``unknown_task``.
+    :param clock: measures every time-out; the reactor, or a ``Clock``.
+    :param idle_timeout: seconds after which a connection with nothing to answer is closed; None for never.
+    :param max_frame: the largest payload to take, in bytes.
+    :param max_outstanding: unanswered frames of one connection past which it is not read from.
+    :param max_outstanding_bytes: the same for the sum of their payloads.
+    :param max_description_bytes: the longest description to take, in bytes of UTF-8; None for any that fits a frame.
+    :param max_control_bytes: the largest payload of a status update to take, in bytes.
+    :param bounds: what all connections together may be and hold.
+    :param identify: asked with the transport when the first frame of a connection came; gives the address that the
+        transport has authenticated, or None. If it raises, the peer's requests are refused.
+    :ivar intake: what they hold.
+    :ivar reading: whose turn it is to have a large frame read.
+    :ivar log: the log of the connections, which no peer can fill.
+    :ivar connections: those that are open now.
+    :ivar unfinished: those that were lost, and of whose frames some are still in work.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        handler: ITaskHandler | SubmissionFunction,
+        *,
+        clock: IReactorTime,
+        idle_timeout: float | None = IDLE_TIMEOUT_SECONDS,
+        max_frame: int = MAX_FRAME,
+        max_outstanding: int = MAX_OUTSTANDING,
+        max_outstanding_bytes: int = MAX_OUTSTANDING_BYTES,
+        max_description_bytes: int | None = None,
+        max_control_bytes: int = MAX_CONTROL_BYTES,
+        bounds: Bounds = Bounds(),
+        identify: Callable[[ITransport], Address | None] = lambda transport: None,
+    ) -> None:
+        if not ITaskHandler.providedBy(handler):
+            if not callable(handler):
+                raise TypeError(f"a handler provides ITaskHandler or is a function, which {handler!r} is not")
+            handler = FunctionHandler(handler)
+        self.handler: ITaskHandler = handler
+        self.clock = clock
+        self.idle_timeout = idle_timeout
+        self.max_frame = max_frame
+        self.max_outstanding = max_outstanding
+        self.max_outstanding_bytes = max_outstanding_bytes
+        self.max_description_bytes = max_description_bytes
+        self.max_control_bytes = max_control_bytes
+        self.identify = identify
+        self.bounds = bounds
+        self.intake = Intake(clock, bounds)
+        self.reading = DeferredSemaphore(1)
+        self.log = quiet_logger(TaskSubmitServer.__module__)
+        self.connections: set[TaskSubmitServer] = set()
+        self.unfinished: set[TaskSubmitServer] = set()
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> TaskSubmitServer:
+        return TaskSubmitServer(self, addr)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many connections as there may be."""
+        return len(self.connections) >= self.bounds.max_connections
+
+    def check_size(self, frame: Frame) -> None:
+        """Refuse a frame that is too large for what it is, before it takes the memory that decoding takes.
+
+        :raises TooLarge: it is.
+        """
+        limit = self.max_frame
+        if frame.type == FrameType.STATUS_UPDATE:
+            limit = self.max_control_bytes
+        elif frame.type == FrameType.SUBMIT and self.max_description_bytes is not None:
+            limit = _ESCAPED_BYTES * self.max_description_bytes + _SUBMISSION_ROOM_BYTES
+        if len(frame.payload) > limit:
+            raise TooLarge(f"{len(frame.payload)} bytes; a {type_name(frame.type)} frame may have {limit} here")
+
+    async def _drain(self, grace: float) -> None:
+        for gone in [connection.drain(grace) for connection in self.connections | self.unfinished]:
+            await gone
+
+    def close_connections(self, grace: float = CLOSE_TIMEOUT_SECONDS) -> Deferred[None]:
+        """Take no further frames, finish those in work, also of lost connections, and close all that are open now.
+
+        Stop listening first, or new ones may come. The factory can be used again afterwards.
+
+        :param grace: seconds after which what is not closed is aborted.
+        :returns: fires with None when all are gone; never fails. Cancelling it stops the waiting, not the closing.
+        """
+        return Deferred.fromCoroutine(self._drain(grace))

@@ -1,0 +1,329 @@
+"""TLS around any endpoint, with both ends judged before either protocol hears of the other.
+
+A protocol of the application is made, and connected, only when the other end was admitted: an unjudged peer makes the
+program work for nothing but the handshake, which has a time limit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IListeningPort,
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from typing_extensions import override
+from zope.interface import directlyProvides, implementer, providedBy
+
+from tasksubmit.errors import CertificateRefused, ConfigurationError
+from tasksubmit.tls.credentials import Credentials
+from tasksubmit.tls.identity import canonical_name
+from tasksubmit.tls.judgement import Admitted, Inspection
+
+HANDSHAKE_SECONDS = 10.0
+
+
+def admitted_name(transport: object) -> str | None:
+    """Who is at the other end of a connection that was made here, as the file of those who are trusted has it.
+
+    :param transport: the one that a protocol was given, or one that wraps it.
+    :returns: None for a connection of another kind.
+    """
+    admitted = getattr(transport, "admitted", None)
+    return admitted.name if isinstance(admitted, Admitted) else None
+
+
+@implementer(IHandshakeListener)
+class Gate(ProtocolWrapper):
+    """Stands between TLS and the application's protocol, which it makes once the other end was admitted.
+
+    To that protocol it is the transport. Made by `_Gates` for each connection.
+
+    :ivar inspection: what finds out who is at the other end.
+    :ivar admitted: who that is, once it is known.
+    """
+
+    admitted: Admitted | None = None
+    wrappedProtocol: IProtocol | None  # type: ignore[assignment]  # none before, and none after
+
+    def __init__(self, gates: _Gates, address: IAddress | None) -> None:
+        super().__init__(gates, None)  # type: ignore[arg-type]
+        self._gates = gates
+        self._address = address
+        self.inspection: Inspection | None = None
+        self._time_limit: IDelayedCall | None = None
+        self._has_heard = False
+        self._is_late = False
+        self._is_cut = False
+
+    # --- what TLS calls -----------------------------------------------------------------------------------------------
+
+    @override
+    def makeConnection(self, transport: Any) -> None:
+        directlyProvides(self, providedBy(transport))
+        self._time_limit = self._gates.clock.callLater(HANDSHAKE_SECONDS, self._too_late)
+        self.transport = transport
+        self.connected = 1
+
+    def handshakeCompleted(self) -> None:
+        """Both ends have shown their certificates; this end has judged the other's."""
+        self._stop_clock()
+        assert self.inspection is not None
+        admitted = self.inspection.admitted
+        # OpenSSL does not get here without a judgement; but what it was based on may have changed since.
+        is_admitted = self._gates.credentials.still_admit(admitted)
+        protocol = self._gates.application.buildProtocol(cast("IAddress", self._address)) if is_admitted else None
+        if protocol is None:
+            self.cut()
+            return
+        self.admitted = admitted
+        self._gates.credentials.connections.add(self)
+        self.wrappedProtocol = protocol
+        protocol.makeConnection(cast("ITransport", self))
+        if IHandshakeListener.providedBy(protocol):
+            protocol.handshakeCompleted()
+        self._gates.admitted(protocol)
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        self._has_heard = True
+        if self.wrappedProtocol is not None and not self._is_cut:
+            self.wrappedProtocol.dataReceived(data)
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_clock()
+        self._gates.credentials.connections.discard(self)
+        if not self._has_heard:
+            reason = self._explained(reason)
+        protocol, self.wrappedProtocol = self.wrappedProtocol, None
+        if protocol is not None:
+            protocol.connectionLost(reason)
+        else:
+            self._gates.refused(reason, self._address)
+
+    # --- what ends it -------------------------------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """End the connection at once: nothing that comes from now on is heard, and what was not yet written is lost."""
+        self._is_cut = True
+        tls: Any = self.transport
+        if hasattr(tls.transport, "abortConnection"):
+            tls.abortConnection()
+        else:  # a pipe, say
+            tls.transport.loseConnection()
+
+    def _too_late(self) -> None:
+        self._is_late = True
+        self.cut()
+
+    def _stop_clock(self) -> None:
+        if self._time_limit is not None and self._time_limit.active():
+            self._time_limit.cancel()
+
+    def _explained(self, reason: Failure) -> Failure:
+        """Why the connection ended before the other end had said anything, as far as that can be known."""
+        assert self.inspection is not None
+        error: Exception | None = self.inspection.refusal
+        if error is None and self._is_late:
+            error = ConnectionLost(f"the TLS handshake took over {HANDSHAKE_SECONDS:g} s")
+        elif error is None and isinstance(reason.value, SSL.Error):
+            error = explain(reason.value, self._gates.whom, self._gates.credentials.identity.pin)
+        elif error is None and self.admitted is None and reason.check(ConnectionDone, ConnectionLost):
+            error = ConnectionLost("the connection was closed during the TLS handshake; does the other end speak TLS?")
+        return reason if error is None else Failure(error)
+
+
+_REFUSALS = ("certificate", "unknown ca", "access denied", "decrypt error", "internal error")
+"""Words of the alerts with which certificates are refused; the last when it was not OpenSSL that found the reason."""
+
+
+def explain(error: SSL.Error, whom: str, own_pin: str) -> Exception:
+    """An error of OpenSSL's in words that one can act on.
+
+    :param whom: what to call the other end.
+    :param own_pin: the fingerprint of one's own key, of which the other end may have said something.
+    """
+    words = ", ".join(str(part[-1]) for part in (error.args[0] if error.args else []) if part) or "an error in TLS"
+    if "peer did not return a certificate" in words:
+        return CertificateRefused(f"{whom} shows no certificate; it has to make one with `tasksubmit init`")
+    what = words.partition("alert ")[2]
+    if any(word in what for word in _REFUSALS):
+        way_out = "run `tasksubmit renew`" if "expired" in what else "its operator has to trust it (`tasksubmit trust`)"
+        return CertificateRefused(f"{whom} refuses the own certificate, with the key {own_pin} ({what}): {way_out}")
+    if "wrong version number" in words or "http request" in words or "packet length" in words:
+        return ConnectionLost(f"{whom} does not speak TLS ({words})")
+    return ConnectionLost(f"the TLS handshake with {whom} failed: {words}")
+
+
+@implementer(IOpenSSLServerConnectionCreator, IOpenSSLClientConnectionCreator)
+class _Gates(Factory):
+    """Makes a `Gate` for each connection, and the TLS below it."""
+
+    noisy = False
+    protocol = Gate
+    _log = Logger()
+
+    def __init__(
+        self, credentials: Credentials, application: IProtocolFactory, clock: IReactorTime, expected: str = ""
+    ) -> None:
+        self.credentials = credentials
+        self.application = application
+        self.clock = clock
+        self.expected = expected
+        self.whom = expected or "the other end"
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return self._begin(tlsProtocol)
+
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return self._begin(tlsProtocol)
+
+    def _begin(self, tls: TLSMemoryBIOProtocol) -> SSL.Connection:
+        gate = tls.wrappedProtocol
+        assert isinstance(gate, Gate)
+        connection, gate.inspection = self.credentials.begin(self.expected)
+        return connection
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> Gate:
+        return Gate(self, addr)
+
+    @override
+    def doStart(self) -> None:
+        self.application.doStart()
+
+    @override
+    def doStop(self) -> None:
+        self.application.doStop()
+
+    def logPrefix(self) -> str:
+        """The application's."""
+        return str(getattr(self.application, "logPrefix", lambda: type(self.application).__name__)())
+
+    def wrapped(self, is_client: bool) -> TLSMemoryBIOFactory:
+        """What the inner endpoint is given."""
+        return TLSMemoryBIOFactory(self, is_client, self, clock=self.clock)
+
+    # --- what gates call ----------------------------------------------------------------------------------------------
+
+    def admitted(self, protocol: IProtocol) -> None:
+        """A protocol of the application was connected."""
+
+    def refused(self, reason: Failure, address: IAddress | None) -> None:
+        """A connection ended before the other end was admitted."""
+        text = reason.getErrorMessage()
+        if self.credentials.is_news(text):
+            host = getattr(address, "host", address)
+            self._log.warn("a connection from {host} was refused: {error}", host=host, error=text)
+
+
+class _OneGate(_Gates):
+    """For a connection that is dialled: tells how the handshake ended."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connected: Deferred[IProtocol] = Deferred(self._give_up)
+        self._gate: Gate | None = None
+        self._inner: Deferred[Any] | None = None
+
+    def connect(self, endpoint: IStreamClientEndpoint) -> Deferred[IProtocol]:
+        """Dial; fires with the application's protocol, or fails with why there is none."""
+        self._inner = endpoint.connect(self.wrapped(is_client=True))
+        self._inner.addErrback(self._fail)
+        return self.connected
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> Gate:
+        self._gate = super().buildProtocol(addr)
+        return self._gate
+
+    @override
+    def admitted(self, protocol: IProtocol) -> None:
+        if not self.connected.called:
+            self.connected.callback(protocol)
+
+    @override
+    def refused(self, reason: Failure, address: IAddress | None) -> None:
+        self._fail(reason)
+
+    def _fail(self, reason: Failure) -> None:
+        if not self.connected.called:
+            self.connected.errback(reason)
+
+    def _give_up(self, _: Deferred[IProtocol]) -> None:
+        self.connected.errback(CancelledError())
+        if self._inner is not None and not self._inner.called:
+            self._inner.cancel()
+        elif self._gate is not None and self._gate.transport is not None:
+            self._gate.cut()
+
+
+@implementer(IStreamServerEndpoint)
+class MutualTLSServerEndpoint:
+    """Listens as ``inner`` does, and admits those whom ``credentials`` trust.
+
+    :param clock: measures the handshake; commonly the reactor.
+    """
+
+    def __init__(self, inner: IStreamServerEndpoint, credentials: Credentials, clock: IReactorTime) -> None:
+        self._inner = inner
+        self._credentials = credentials
+        self._clock = clock
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Fires with the port of the inner endpoint; fails as that does, or with `ConfigurationError` for the files."""
+        try:
+            self._credentials.refresh()
+        except ConfigurationError:
+            return fail()
+        gates = _Gates(self._credentials, protocolFactory, self._clock)
+        listening: Deferred[IListeningPort] = self._inner.listen(gates.wrapped(is_client=False))
+        return listening
+
+
+@implementer(IStreamClientEndpoint)
+class MutualTLSClientEndpoint:
+    """Dials as ``inner`` does, and goes on only with whom ``credentials`` know as ``name``.
+
+    :param name: who has to be there, an address or a host name.
+    :param clock: measures the handshake; commonly the reactor.
+    """
+
+    def __init__(self, inner: IStreamClientEndpoint, credentials: Credentials, name: str, clock: IReactorTime) -> None:
+        self._inner = inner
+        self._credentials = credentials
+        self._name = canonical_name(name)
+        self._clock = clock
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Fires with the protocol once the other end was admitted; fails with `CertificateRefused`, with
+        `ConfigurationError` for the own files, or as ``inner``.
+
+        The other end may yet refuse: in TLS 1.3 that becomes known with the first that is read, and is then the reason
+        of ``connectionLost``, again as `CertificateRefused`.
+        """
+        try:
+            self._credentials.refresh()
+        except ConfigurationError:
+            return fail()
+        gate = _OneGate(self._credentials, protocolFactory, self._clock, self._name)
+        return gate.connect(self._inner)

@@ -1,0 +1,72 @@
+"""Small files that only their owner may write, and that are replaced in one step."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from tasksubmit.errors import ConfigurationError
+
+KEY_FILE, CERTIFICATE_FILE, TRUST_FILE, CA_FILE = "key.pem", "certificate.pem", "trust", "ca.pem"
+"""What a node's files are called in its state directory."""
+
+NEXT_KEY_FILE = "next-key.pem"
+"""The key that is to follow, while peers come to know it."""
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+OTHERS_TOUCH = stat.S_IRWXG | stat.S_IRWXO
+
+
+def is_set_up(directory: Path) -> bool:
+    """Whether a node uses TLS. If one file is there and another missing, it does, and will complain."""
+    return any(os.path.exists(directory / name) for name in (KEY_FILE, CERTIFICATE_FILE, TRUST_FILE))
+
+
+def read_guarded(path: Path, forbidden: int, why: str) -> bytes:
+    """Read a file, unless its mode allows what it must not.
+
+    :param forbidden: bits that its mode must not have.
+    :param why: what is wrong if it has one, for people.
+    :raises ConfigurationError: it cannot be read, or others may do with it what they must not.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & forbidden:
+                raise ConfigurationError(f"{path} has the mode {mode:03o}: {why}; do `chmod 600 {path}`")
+            return file.read()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file whole or not at all; it is on the disk when this returns.
+
+    Done by root for somebody else, it belongs to whom the file belonged before, or else the directory.
+
+    :raises ConfigurationError: it cannot be written.
+    """
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+            if os.geteuid() == 0:
+                owner = os.stat(path if path.exists() else path.parent)
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,151 @@
+"""What an operator does to a node's keys and to whom it trusts, whether or not the node runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from tasksubmit.errors import ConfigurationError
+from tasksubmit.tls.files import CERTIFICATE_FILE, KEY_FILE, NEXT_KEY_FILE, TRUST_FILE, replace_file
+from tasksubmit.tls.identity import (
+    certificates_pem,
+    claimed_address,
+    key_pem,
+    make_certificate,
+    make_key,
+    pin_of,
+    read_certificates,
+    read_identity,
+    read_key,
+)
+from tasksubmit.tls.trust import NOBODY, Trust, read_trust
+from tasksubmit.wire.address import Address
+
+
+def make_identity(directory: Path, address: Address, now: datetime, validity: timedelta) -> str:
+    """Make a node its key and a certificate, and its directory if need be; gives the key's fingerprint.
+
+    :raises ConfigurationError: it has one already, or they cannot be written.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from None
+    with _alone(directory):
+        for name in (KEY_FILE, CERTIFICATE_FILE):
+            if (directory / name).exists():
+                raise ConfigurationError(
+                    f"{directory / name} is there already, and peers may know that key: `tasksubmit renew` makes a new "
+                    "certificate for it; to begin anew, move it away first"
+                )
+        key = make_key()
+        replace_file(directory / KEY_FILE, key_pem(key))
+        certificate = make_certificate(key, str(address), now, validity)
+        replace_file(directory / CERTIFICATE_FILE, certificates_pem([certificate]), 0o644)
+    return pin_of(certificate)
+
+
+def own_pins(directory: Path) -> tuple[Address | None, list[str]]:
+    """Whose the certificate says it is, and the fingerprints of its key and of the next key, if there is one.
+
+    :raises ConfigurationError: they cannot be read.
+    """
+    identity = read_identity(directory / CERTIFICATE_FILE, directory / KEY_FILE)
+    pins = [identity.pin]
+    if (directory / NEXT_KEY_FILE).exists():
+        pins.append(pin_of(read_key(directory / NEXT_KEY_FILE).public_key()))
+    return claimed_address(identity.certificate), pins
+
+
+def renew(directory: Path, now: datetime, validity: timedelta, *, switches_key: bool = False) -> str:
+    """Make a new certificate for the same key, which peers need not know of, or for the next one.
+
+    :returns: the fingerprint of its key.
+    :raises ConfigurationError: a CA has signed the one that there is, there is no next key, or files cannot be used.
+    """
+    with _alone(directory):
+        old = read_certificates(directory / CERTIFICATE_FILE)[0]
+        if old.issuer != old.subject:
+            raise ConfigurationError(
+                f"a CA has signed {directory / CERTIFICATE_FILE}: have it sign another, put that in its place, and run "
+                "`tasksubmit reload`"
+            )
+        key_file = directory / (NEXT_KEY_FILE if switches_key else KEY_FILE)
+        if switches_key and not key_file.exists():
+            raise ConfigurationError("there is no next key: `tasksubmit renew --next-key` makes one, for peers to add")
+        key = read_key(key_file)
+        # If this is cut short, the two do not fit, the node says so, and doing it again is the way out.
+        if switches_key:
+            replace_file(directory / KEY_FILE, key_pem(key))
+        certificate = make_certificate(key, _name_in(old), now, validity)
+        replace_file(directory / CERTIFICATE_FILE, certificates_pem([certificate]), 0o644)
+        if switches_key:
+            key_file.unlink()
+    return pin_of(certificate)
+
+
+def make_next_key(directory: Path) -> str:
+    """Make the key that is to follow the one in use, for peers to trust before it is used; gives its fingerprint.
+
+    :raises ConfigurationError: there is one already, or it cannot be written.
+    """
+    with _alone(directory):
+        read_identity(directory / CERTIFICATE_FILE, directory / KEY_FILE)
+        if (directory / NEXT_KEY_FILE).exists():
+            raise ConfigurationError(
+                "there is a next key already: `tasksubmit trust` prints it, and `tasksubmit renew --switch` uses it"
+            )
+        key = make_key()
+        replace_file(directory / NEXT_KEY_FILE, key_pem(key))
+    return pin_of(key.public_key())
+
+
+def trusted(directory: Path) -> Trust:
+    """Whom the node trusts.
+
+    :raises ConfigurationError: its file cannot be read, or a line of it is wrong.
+    """
+    path = directory / TRUST_FILE
+    return read_trust(path) if path.exists() else NOBODY
+
+
+def change_trust(directory: Path, change: Callable[[Trust], Trust]) -> Trust:
+    """Change whom the node trusts, one change at a time; gives what it is then.
+
+    :raises ConfigurationError: as ``change`` raises it, or the file cannot be read or written.
+    """
+    with _alone(directory):
+        if not (directory / CERTIFICATE_FILE).exists():
+            raise ConfigurationError(f"{directory} has no key of the node's own yet: `tasksubmit init` makes one")
+        before = trusted(directory)
+        after = change(before)
+        if after != before:
+            replace_file(directory / TRUST_FILE, after.to_bytes())
+        return after
+
+
+def _name_in(certificate: x509.Certificate) -> str:
+    address = claimed_address(certificate)
+    if address is None:
+        raise ConfigurationError("the certificate does not say which address it is for; make another as it was made")
+    return str(address)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep out other commands that change these files; the node itself only reads them."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: {error.strerror}; is it the state directory? See --state-dir") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,166 @@
+"""What the siege does to a node: each attack runs in a process of its own until it is told to stop."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from tasksubmit.wire import MAX_FRAME, generate_task_id
+from tasksubmit.wire.messages import SubmitRequest
+
+COMING_AT_ONCE = 20
+LARGE_HEADER = struct.pack(">II", 4, MAX_FRAME)
+
+Counts = Any
+"""A multiprocessing array: how many connections were made, how many the node ended, how many answers came."""
+
+
+class Attacker:
+    """One connection of an attack; `selectors` says when it may write or read."""
+
+    def __init__(self, siege: Attack, host: str) -> None:
+        self.siege = siege
+        self.host = host
+        self.rest = memoryview(siege.opening())
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+        self.socket.bind((host, 0))
+        self.socket.connect_ex(("127.0.0.1", siege.port))
+        siege.counts[0] += 1
+
+    def write(self) -> bool:
+        """Write what the transport takes; returns whether the connection is still there."""
+        try:
+            if self.rest:
+                self.rest = self.rest[self.socket.send(self.rest) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            return error.errno in (errno.EINPROGRESS, errno.ENOTCONN)
+        return True
+
+    def read(self) -> bool:
+        """Read answers, and count them; returns whether the connection is still there."""
+        try:
+            received = self.socket.recv(256 * 1024)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.siege.counts[2] += received.count(b'"status":')
+        return bool(received)
+
+
+class Attack:
+    """Keeps so many connections from so many hosts, and opens another for each that is ended."""
+
+    def __init__(self, port: int, counts: Counts, size: int, hosts: list[str]) -> None:
+        self.port = port
+        self.counts = counts
+        self.size = size
+        self.hosts = hosts
+        self.selector = selectors.DefaultSelector()
+        self.attackers: dict[Attacker, None] = {}
+
+    def opening(self) -> bytes:
+        """What a new connection begins with."""
+        return b""
+
+    def events(self) -> int:
+        """What a connection waits for."""
+        return selectors.EVENT_READ
+
+    def add(self) -> None:
+        """Open one more."""
+        attacker = Attacker(self, self.hosts[self.counts[0] % len(self.hosts)])
+        self.attackers[attacker] = None
+        self.selector.register(attacker.socket, self.events(), attacker)
+
+    def remove(self, attacker: Attacker) -> None:
+        """Close one."""
+        self.selector.unregister(attacker.socket)
+        attacker.socket.close()
+        del self.attackers[attacker]
+
+    def look(self, seconds: float) -> None:
+        """Do what can be done."""
+        for key, events in self.selector.select(seconds):
+            alive = True
+            if events & selectors.EVENT_READ:
+                alive = key.data.read()
+            if alive and events & selectors.EVENT_WRITE:
+                alive = key.data.write()
+            if not alive:
+                self.counts[1] += 1
+                self.remove(key.data)
+
+
+def dribble(port: int, stop: Event, counts: Counts, size: int, chunk_bytes: int) -> None:
+    """Keep connections in the middle of frames of 16 MiB, of each of which so many bytes come a second."""
+    chunk = bytes(chunk_bytes)
+    attack = Attack(port, counts, size, [f"127.1.0.{number}" for number in range(1, 11)])
+    attack.opening = lambda: LARGE_HEADER  # type: ignore[method-assign]
+    due = time.monotonic()
+    while not stop.is_set():
+        for _ in range(min(50, size - len(attack.attackers))):
+            attack.add()
+        attack.look(0.01)
+        if time.monotonic() >= due:
+            due += 1.0
+            for attacker in list(attack.attackers):
+                if not attacker.rest:
+                    attacker.rest = memoryview(chunk)
+                if not attacker.write():
+                    counts[1] += 1
+                    attack.remove(attacker)
+
+
+def come_and_go(port: int, stop: Event, counts: Counts, size: int) -> None:
+    """Open and close so many connections: some without a word, some in the middle of one, some with nonsense."""
+    words = [b"", b"\0\0\0", LARGE_HEADER + b"{", struct.pack(">II", 1, 2) + b"{}", struct.pack(">II", 9, 0)]
+    hosts = [f"127.2.0.{number}" for number in range(1, 101)]
+    while counts[0] < size and not stop.is_set():
+        together = [socket.socket() for _ in range(min(COMING_AT_ONCE, size - counts[0]))]
+        for number, dialled in enumerate(together):
+            dialled.setblocking(False)
+            dialled.bind((hosts[number % len(hosts)], 0))
+            dialled.connect_ex(("127.0.0.1", port))
+        for number, dialled in enumerate(together):
+            dialled.settimeout(10)
+            try:
+                dialled.sendall(words[number % len(words)])
+            except OSError:
+                counts[1] += 1
+            dialled.close()
+            counts[0] += 1
+
+
+def submissions(sender: str, receiver: str) -> Iterator[bytes]:
+    """Valid submissions without end, some tens of KiB at once."""
+    while True:
+        yield b"".join(
+            SubmitRequest(generate_task_id(), "flood " * 10, sender, receiver).to_frame().encode() for _ in range(100)
+        )
+
+
+def flood(port: int, stop: Event, counts: Counts, size: int, sender: str, receiver: str) -> None:
+    """Submit without end from one host on many connections; every other one of them never reads its answers."""
+    attack = Attack(port, counts, size, ["127.3.0.1"])
+    source = submissions(sender, receiver)
+    attack.events = lambda: selectors.EVENT_WRITE | selectors.EVENT_READ * (counts[0] % 2)  # type: ignore[method-assign]
+    while not stop.is_set():
+        for _ in range(min(50, size - len(attack.attackers))):
+            attack.add()
+        for attacker in attack.attackers:
+            if not attacker.rest:
+                attacker.rest = memoryview(next(source))
+        attack.look(0.05)
+
+
+ATTACKS: dict[str, Callable[..., None]] = {"dribble": dribble, "come_and_go": come_and_go, "flood": flood}

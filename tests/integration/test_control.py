@@ -1,0 +1,71 @@
+"""The control API on TCP: a real daemon, the command line, and programs that have no business there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from tests.docs.running import free_ports
+from tests.integration.test_two_agents import A, Agent, B
+
+
+class ControlTests(SynchronousTestCase):
+    """One node, whose control API is on a port of this machine."""
+
+    @override
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory(prefix="tasksubmit-")
+        self.addCleanup(temporary.cleanup)
+        listening, peer, self.port = free_ports(3)
+        self.agent = Agent(Path(temporary.name) / "a", A, listening, B, peer)
+        self.token_file = self.agent.directory / "state" / "control.token"
+        self.control = ("--control", f"tcp:127.0.0.1:{self.port}")
+
+    def start(self) -> None:
+        """Start the node."""
+        self.agent.start("--control", f"tcp:{self.port}:interface=127.0.0.1")
+        self.addCleanup(self.agent.stop)
+
+    def status(self, **headers: str) -> tuple[int, str]:
+        """Ask for the node without the command line."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/node", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, ""
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)["code"]
+
+    def test_token(self) -> None:
+        """The command line finds the token in the state directory, or where it is told; nobody else gets in."""
+        self.start()
+        self.assertEqual(self.token_file.stat().st_mode & 0o777, 0o600)
+        self.assertEqual(self.agent.ask(*self.control, "peers")[0]["address"], B)
+        token = self.token_file.read_text().strip()
+        self.assertEqual(self.status(Authorization=f"Bearer {token}"), (200, ""))
+        self.assertEqual(self.status(), (401, "unauthorized"))
+        self.assertEqual(self.status(Authorization=f"Bearer {token}", Host="evil.example"), (403, "forbidden"))
+        self.assertEqual(self.status(Authorization=f"Bearer {token}", Origin="http://evil.example"), (403, "forbidden"))
+        self.assertNotIn(token, (self.agent.directory / "log").read_text())
+        elsewhere = self.agent.directory / "token"
+        self.token_file.rename(elsewhere)
+        self.assertIn("--token-file", self.agent.refused(*self.control, "peers"))
+        self.agent.ask(*self.control, "--token-file", str(elsewhere), "peers")
+        self.assertIn("cannot be read", self.agent.refused(*self.control, "--token-file", "/no/where", "peers"))
+
+    def test_readable_by_others(self) -> None:
+        """A node does not start with a token that others can read, and says what to do."""
+        self.token_file.parent.mkdir(mode=0o700)
+        self.token_file.write_text("secret\n")
+        os.chmod(self.token_file, 0o644)
+        self.assertRaises(subprocess.CalledProcessError, self.start)
+        log = (self.agent.directory / "log").read_text()
+        self.assertIn(f"chmod 600 {self.token_file}", log)
+        self.assertNotIn("Traceback", log)
