@@ -10,9 +10,9 @@ from twisted.python.failure import Failure
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-    """Fires with what a function comes to, at once or later, and fails with an `Exception` when it fails, however.
+    """Fires with what a function comes to, at once or later, and fails with an ``Exception`` when it fails, however.
 
-    Anything else that it raises, such as `SystemExit` or the cancellation of asyncio, would pass by whoever handles
+    Anything else that it raises, such as ``SystemExit`` or the cancellation of asyncio, would pass by whoever handles
     errors, and end a coroutine of the node that waits for it.
     """
     called: Deferred[Any] = maybeDeferred(function, *arguments)
