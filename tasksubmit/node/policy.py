@@ -211,7 +211,8 @@ class RateLimit:
     """Lets each peer submit so many tasks a second, and so many at once before that holds.
 
     A token bucket for each peer; peers whose bucket is full are not remembered, so the memory is bounded by how many
-    can empty theirs at the same time.
+    can empty theirs at the same time. What is under way to the disk is not counted yet: who sends many at once may have
+    those as well, and waits for longer afterwards.
 
     :ivar clock: gives the time; its ``seconds`` are looked up each time, for a reactor's may be made steady later.
     """
