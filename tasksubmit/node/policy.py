@@ -48,10 +48,11 @@ class AllOf:
         """See `IAdmissionPolicy.admit`."""
         for position, policy in enumerate(self._policies):
             refusal = policy.admit(peer, request)
+            if refusal is None:
+                continue
             if isinstance(refusal, Deferred):
                 return Deferred.fromCoroutine(self._ask_rest(refusal, position + 1, peer, request))
-            if refusal is not None:
-                return refusal
+            return refusal
         return None
 
     async def _ask_rest(
@@ -197,12 +198,7 @@ class QueueLimit:
         return Refusal("quota", f"{why}: try again later", _RETRY_QUOTA_SECONDS)
 
 
-@define
-class _Bucket:
-    """What a peer may submit at once; filled by time."""
-
-    tokens: float = 0.0
-    filled_at: float = 0.0
+_FEW = 1024
 
 
 @implementer(IPureAdmissionPolicy, ICountingAdmissionPolicy)
@@ -210,9 +206,9 @@ class _Bucket:
 class RateLimit:
     """Lets each peer submit so many tasks a second, and so many at once before that holds.
 
-    A token bucket for each peer; peers whose bucket is full are not remembered, so the memory is bounded by how many
-    can empty theirs at the same time. What is under way to the disk is not counted yet: who sends many at once may have
-    those as well, and waits for longer afterwards.
+    It is the generic cell rate algorithm: of each peer is kept when it will have been idle for long enough to have its
+    whole burst again, and of those who have it nothing. What is under way to the disk is not counted yet: who sends
+    many at once may have those as well, and waits for longer afterwards.
 
     :ivar clock: gives the time; its ``seconds`` are looked up each time, for a reactor's may be made steady later.
     """
@@ -220,34 +216,27 @@ class RateLimit:
     clock: IReactorTime
     rate: float
     burst: int
-    _buckets: dict[Address, _Bucket] = field(factory=dict, init=False)
-    _swept_at: float = field(default=0.0, init=False)
+    _full_at: dict[Address, float] = field(factory=dict, init=False)
+    _most: int = field(default=_FEW, init=False)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        tokens = self._tokens(submitter(request))
-        if tokens >= 1:
+        full_at = self._full_at.get(submitter(request))
+        if full_at is None:
+            return None
+        too_early = full_at - self.clock.seconds() - (self.burst - 1) / self.rate
+        if too_early <= 0:
             return None
         return Refusal(
             "rate_limited",
             f"you submit more than {self.rate:g} tasks a second, {self.burst} at once: slow down",
-            ceil((1 - tokens) / self.rate),
+            ceil(too_early),
         )
 
     def created(self, peer: Peer, request: SubmitRequest) -> None:
         """See `ICountingAdmissionPolicy.created`."""
-        now, address = self.clock.seconds(), submitter(request)
-        tokens = self._tokens(address) - 1
-        bucket = self._buckets.get(address)
-        if bucket is None:
-            bucket = self._buckets[address] = _Bucket()
-        bucket.tokens, bucket.filled_at = tokens, now
-        if now - self._swept_at > self.burst / self.rate:
-            self._swept_at = now
-            self._buckets = {one: bucket for one, bucket in self._buckets.items() if self._tokens(one) < self.burst}
-
-    def _tokens(self, address: Address) -> float:
-        bucket = self._buckets.get(address)
-        if bucket is None:
-            return self.burst
-        return min(self.burst, bucket.tokens + (self.clock.seconds() - bucket.filled_at) * self.rate)
+        address, now = submitter(request), self.clock.seconds()
+        self._full_at[address] = max(self._full_at.get(address, now), now) + 1 / self.rate
+        if len(self._full_at) > self._most:
+            self._full_at = {one: full_at for one, full_at in self._full_at.items() if full_at > now}
+            self._most = max(_FEW, 2 * len(self._full_at))

@@ -166,11 +166,10 @@ class RateTests(SynchronousTestCase):
 
     def test_memory(self) -> None:
         """Peers whose bucket is full again are forgotten."""
-        for number in range(1000):
+        for number in range(5000):
             self.submit(Address(0, number))
-        self.clock.advance(10)
-        self.submit()
-        self.assertLess(len(self.policy._buckets), 5)
+            self.clock.advance(0.01)
+        self.assertLess(len(self.policy._full_at), 1500)
 
 
 class AllOfTests(SynchronousTestCase):
