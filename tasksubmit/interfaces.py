@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen, validators
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
@@ -409,7 +409,7 @@ class IAcceptancePolicy(Interface):
         Asked once after each submission was answered, and again after a start about those that are still NEW.
 
         :returns: True accepts the task; False leaves it to somebody else, which has to decide before its deadline; a
-            `Refusal` declines it with its message.
+            `Refusal` declines it with its message. Any other answer, like an error, is logged and leaves it, too.
         """
 
 
@@ -420,8 +420,8 @@ class ResultFile:
     :ivar name: what it is called between the parties; its extension tells what it is (wire.md, section 5).
     """
 
-    name: str
-    content: bytes
+    name: str = field(validator=validators.instance_of(str))
+    content: bytes = field(validator=validators.instance_of(bytes))
 
 
 ExecutionResult: TypeAlias = "str | ResultFile"

@@ -1,15 +1,34 @@
-"""The pages of promises keep their own: every test that they name is there."""
+"""The README reads as it should where packages are shown; the pages of promises keep their own."""
 
 from __future__ import annotations
 
 import re
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PROMISES = DOCS / "promises.rst"
+
+
+class ReadmeTests(SynchronousTestCase):
+    """``README.rst``, which no page of the site includes."""
+
+    def test_structure(self) -> None:
+        """It has its title, nothing that docutils would only remark on, and no line of a merge in its text."""
+        try:
+            from docutils.core import publish_doctree  # type: ignore[import-untyped]
+        except ImportError:
+            raise SkipTest("there is no docutils") from None
+        remarks = StringIO()
+        settings = {"report_level": 1, "warning_stream": remarks, "syntax_highlight": "none"}
+        readme = publish_doctree((ROOT / "README.rst").read_text(), settings_overrides=settings)
+        self.assertEqual(remarks.getvalue(), "")
+        self.assertEqual(readme["title"], "tasksubmit")
+        self.assertNotRegex(readme.astext(), "<{7}|={7}|>{7}")
 
 
 class PromisesTests(SynchronousTestCase):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList
 from typing_extensions import override
 from zope.interface import implementer
 
@@ -16,6 +16,7 @@ from tasksubmit.interfaces import IAcceptancePolicy, Refusal
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.logs import quiet_logger
+from tasksubmit.node.calling import call
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.records import Records
 from tasksubmit.wire.address import Address
@@ -75,24 +76,26 @@ class Acceptance(Service):
         done.addBoth(lambda _: self._work.discard(done))
 
     async def _catch_up(self) -> None:
-        """Decide on what an earlier life of the node left NEW."""
+        """Decide on what an earlier life of the node left NEW, in the order in which it came."""
+        found: list[Task] = []
         before = None
-        while self.running:
-            tasks = await self._store.list_tasks(
-                side=Side.RECEIVER, status=TaskStatus.NEW, peer=None, before=before, limit=_AT_ONCE
-            )
-            if not tasks:
-                return
-            await DeferredList([Deferred.fromCoroutine(self._decide(task)) for task in tasks])
+        while tasks := await self._store.list_tasks(
+            side=Side.RECEIVER, status=TaskStatus.NEW, peer=None, before=before, limit=_AT_ONCE
+        ):
+            found += tasks
             before = tasks[-1].number
+        while found and self.running:
+            await DeferredList([Deferred.fromCoroutine(self._decide(found.pop())) for _ in found[:_AT_ONCE]])
 
     async def _decide(self, task: Task) -> None:
         try:
             decision = await self._ask(task)
             if isinstance(decision, Refusal):
                 await self._inbox.decline(task.key, decision.message)
-            elif decision:
+            elif decision is True:
                 await self._inbox.accept(task.key, "Task accepted")
+            elif decision:
+                raise TypeError(f"the policy answered {decision!r}: neither True, False nor a Refusal")
         except (IllegalTransition, NotAccepting):
             pass  # somebody else has decided, or nothing is decided any more
         except Exception:
@@ -100,8 +103,7 @@ class Acceptance(Service):
                 self._log.failure("task {task_id} was not decided on: it is left to others", task_id=task.task_id)
 
     async def _ask(self, task: Task) -> bool | Refusal:
-        decide: Callable[[Task], Any] = self._policy.decide
-        asked: Deferred[bool | Refusal] = maybeDeferred(decide, task)
+        asked: Deferred[bool | Refusal] = call(self._policy.decide, task)
         self._asked.add(asked)
         try:
             return await asked

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -16,6 +14,7 @@ from tasksubmit.errors import (
     IllegalTransition,
     InvalidMessage,
     NoRoom,
+    StoreClosed,
     StoreError,
     TaskSubmitError,
     TooLarge,
@@ -24,6 +23,7 @@ from tasksubmit.errors import (
 from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultFile
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.calling import call
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.live import LiveTasks
 from tasksubmit.node.records import clipped
@@ -32,6 +32,7 @@ PROGRESS_SECONDS = 1.0
 """How often progress is told at most: each time is a line of the task's story, and a message."""
 
 _LONGEST_PAUSE_SECONDS = 60.0
+_LOOK_AGAIN_SECONDS = 1.0
 
 _Report = Callable[[], Awaitable[Task]]
 
@@ -63,18 +64,17 @@ class Attempt:
 
         :returns: True when there are results, False when it failed, None when it was cancelled or put back.
         """
-        unwanted = Deferred.fromCoroutine(self._live.wait(self._task.key, self._has_ended))
-        unwanted.addCallbacks(lambda task: self._give_up(), lambda failure: None)
-        execute: Callable[[Execution], Any] = executor.execute
-        self._work = maybeDeferred(execute, Execution(self._task, self._note_progress))
+        watching = Deferred.fromCoroutine(self._watch())
+        self._work = call(executor.execute, Execution(self._task, self._note_progress))
         if self._is_unwanted or self._is_stopping:
             self._cancel_work()
         is_done, report = await self._outcome(self._work)
-        unwanted.cancel()
+        self._has_worked = True
+        watching.cancel()
         await self._end_telling()
         if self._is_unwanted:
             return None
-        return is_done if await self._deliver(report) else None
+        return await self._deliver(is_done, report)
 
     def stop(self) -> None:
         """The node stops: end the work, and have the task begun again later."""
@@ -85,9 +85,18 @@ class Attempt:
     def _has_ended(self, task: Task) -> bool:
         return task.status is not TaskStatus.EXECUTING or task.attempt != self._task.attempt
 
-    def _give_up(self) -> None:
-        self._is_unwanted = True
-        self._cancel_work()
+    async def _watch(self) -> None:
+        """End the work when the task is not this attempt's any more, although the disk may not be there to say so."""
+        while not self._has_worked:
+            try:
+                await self._live.wait(self._task.key, self._has_ended)
+            except (StoreClosed, UnknownTask, CancelledError):
+                return
+            except StoreError:
+                await self._wait(_LOOK_AGAIN_SECONDS)
+            else:
+                self._is_unwanted = True
+                return self._cancel_work()
 
     def _cancel_work(self) -> None:
         """Have the executor end its work; to be told once, for a second time would interrupt its tidying up."""
@@ -100,7 +109,7 @@ class Attempt:
     async def _outcome(self, work: Deferred[ExecutionResult]) -> tuple[bool | None, _Report]:
         try:
             return True, self._results(await work)
-        except (Exception, asyncio.CancelledError) as error:
+        except Exception as error:
             if self._is_stopping:
                 return None, self._put_back
             if not isinstance(error, ExecutionFailed) and not self._is_unwanted:
@@ -115,26 +124,27 @@ class Attempt:
             return lambda: self._inbox.complete(key, "", result.name, result.content, attempt)
         raise ExecutionFailed(f"the executor gave {type(result).__name__}, which is neither a text nor a ResultFile")
 
-    def _failure(self, error: BaseException) -> _Report:
-        what = _printable(str(error) if isinstance(error, ExecutionFailed) else f"{type(error).__name__}: {error}")
+    def _failure(self, error: Exception) -> _Report:
+        said = _said_by(error)
+        what = _printable(said if isinstance(error, ExecutionFailed) else f"{type(error).__name__}: {said}")
         return lambda: self._inbox.fail(self._task.key, what or "it was not said why", self._task.attempt)
 
     async def _put_back(self) -> Task:
         why = "The node was stopped; the task will be begun again"
         return await self._inbox.put_back(self._task.key, why, self._task.attempt)
 
-    async def _deliver(self, report: _Report) -> bool:
-        """Have a report on disk, however long that takes; returns whether it was still wanted."""
+    async def _deliver(self, is_done: bool | None, report: _Report) -> bool | None:
+        """Have a report on disk, however long that takes; returns what came of it, as `run` does."""
         seconds = 1.0
         while True:
             try:
                 await report()
-                return True
+                return is_done
             except (IllegalTransition, UnknownTask) as error:
                 self._log.info("too late for task {task_id}: {error}", task_id=self._task.task_id, error=str(error))
-                return False
+                return None
             except (InvalidMessage, TooLarge, UnicodeError) as error:
-                report = self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
+                is_done, report = False, self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
             except (StoreError, NoRoom):
                 if self._is_stopping:
                     raise
@@ -162,7 +172,6 @@ class Attempt:
         self._telling = None
 
     async def _end_telling(self) -> None:
-        self._has_worked = True
         self._untold = ""
         telling = self._telling
         if telling is not None:
@@ -185,6 +194,13 @@ class Attempt:
     def _cancel_pauses(self) -> None:
         for pause in list(self._pauses):
             pause.cancel()
+
+
+def _said_by(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its text cannot be had"
 
 
 def _printable(text: str) -> str:

@@ -230,27 +230,32 @@ class DeliveryService(Service):
     def _serve(self, address: Address, owed: _Owed) -> None:
         if self.running and not owed.is_served and owed.may_be_sent_to(self._clock.seconds()):
             owed.is_served = True
-            self._begin(self._send_ready(address, owed))
+            self._begin(self._talk_to(address, owed))
+
+    async def _talk_to(self, address: Address, owed: _Owed) -> None:
+        """Send what is owed until none is ready or the peer cannot be talked to; ends when none is under way."""
+        try:
+            await self._send_ready(address, owed)
+        except Exception:
+            self._log.failure("delivery to {peer} stumbled, will try again", peer=address)
+        while owed.in_work:
+            await owed.change()
+        owed.is_served = False
 
     async def _send_ready(self, address: Address, owed: _Owed) -> None:
-        """Keep as many messages under way as may be, until none is ready or the peer cannot be talked to."""
-        try:
-            while self.running and owed.may_be_sent_to(self._clock.seconds()):
-                owed.has_more = False
-                room = max(1, self._at_once(address) - len(owed.in_work))
-                ready = await self._store.ready_deliveries(address, self._records.now(), room, frozenset(owed.in_work))
-                if not self.running:
-                    return  # the clients are closed; another would stay behind
-                self._send(address, owed, ready)
-                if owed.in_work:
-                    if not owed.has_more:
-                        await owed.change()
-                elif not owed.has_more:
-                    await self._rest(address, owed)
-        finally:
-            while owed.in_work:
-                await owed.change()
-            owed.is_served = False
+        """Keep as many messages under way as may be."""
+        while self.running and owed.may_be_sent_to(self._clock.seconds()):
+            owed.has_more = False
+            room = max(1, self._at_once(address) - len(owed.in_work))
+            ready = await self._store.ready_deliveries(address, self._records.now(), room, frozenset(owed.in_work))
+            if not self.running:
+                return  # the clients are closed; another would stay behind
+            self._send(address, owed, ready)
+            if owed.in_work:
+                if not owed.has_more:
+                    await owed.change()
+            elif not owed.has_more:
+                await self._rest(address, owed)
 
     async def _rest(self, address: Address, owed: _Owed) -> None:
         """Nothing is ready: forget the peer, or wake when the next message will be."""
@@ -284,19 +289,20 @@ class DeliveryService(Service):
         return _AT_ONCE if self._clients.takes_many(address) else 1
 
     async def _see_through(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> None:
-        could_talk = False
         try:
             could_talk = await self._attempt(address, owed, delivery, task)
-        finally:
-            now = self._clock.seconds()
-            if could_talk:
-                owed.failures = 0
-            elif now >= owed.not_before:  # else the failure of another message has said so
-                is_refused = address in self.refusals
-                owed.not_before = now + (REFUSED_DELAY_SECONDS if is_refused else self._delay(owed.failures))
-                owed.failures += 1
-            del owed.in_work[delivery.id]
-            owed.tell()
+        except Exception:
+            self._log.failure("delivery to {peer} stumbled, will try again", peer=address)
+            could_talk = False
+        now = self._clock.seconds()
+        if could_talk:
+            owed.failures = 0
+        elif now >= owed.not_before:  # else the failure of another message has said so
+            is_refused = address in self.refusals
+            owed.not_before = now + (REFUSED_DELAY_SECONDS if is_refused else self._delay(owed.failures))
+            owed.failures += 1
+        del owed.in_work[delivery.id]
+        owed.tell()
 
     async def _attempt(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> bool:
         """Whether the peer could be talked to; a message that it could not take is for later."""

@@ -125,8 +125,9 @@ class FanOut:
             except Exception as error:
                 self._has_more, self._fault = False, error
             else:
-                work = self._under_way[index] = Deferred.fromCoroutine(self._do(index, to, description))
-                work.addCallback(self._end)
+                if self._has_more:  # the iterable itself may have cancelled
+                    work = self._under_way[index] = Deferred.fromCoroutine(self._do(index, to, description))
+                    work.addCallback(self._end)
         self._is_beginning = False
         self._serve()
 

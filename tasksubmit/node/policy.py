@@ -207,7 +207,8 @@ class RateLimit:
     """Lets each peer submit so many tasks a second, and so many at once before that holds.
 
     It is the generic cell rate algorithm: of each peer is kept when it will have been idle for long enough to have its
-    whole burst again, and of those who have it nothing.
+    whole burst again, and of those who have it nothing. What is under way to the disk is not counted yet: who sends
+    many at once may have those as well, and waits for longer afterwards.
 
     :ivar clock: gives the time; its ``seconds`` are looked up each time, for a reactor's may be made steady later.
     """

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from typing_extensions import override
 
 from tasksubmit.interfaces import IScoreBook, ITaskStore
+from tasksubmit.node.calling import call
 
 _AT_ONCE = 100
 _LONGEST_PAUSE_SECONDS = 300.0
@@ -29,7 +27,7 @@ class ScoreKeeper(Service):
     def __init__(self, store: ITaskStore, book: IScoreBook, interval_seconds: float, timers: IReactorTime) -> None:
         self.setName("scores")
         self._store = store
-        self._book: Callable[..., Any] = book.book
+        self._book = book
         self._interval = interval_seconds
         self._timers = timers
         self._loop = LoopingCall(self.booked)
@@ -78,7 +76,9 @@ class ScoreKeeper(Service):
             self._telling = None
 
     async def _tell_owed(self) -> None:
-        while self.running and (owed := await self._store.owed_bookings(_AT_ONCE)):
+        while owed := await self._store.owed_bookings(_AT_ONCE):
             for one in owed:
-                await maybeDeferred(self._book, one.key, one.booking)
+                if not self.running:
+                    return
+                await call(self._book.book, one.key, one.booking)
                 await self._store.settle_bookings([one.id])

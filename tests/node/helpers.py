@@ -123,6 +123,10 @@ class SlowStore(MemoryTaskStore):
         """Stay open, so that what a stopped node has can be seen."""
         return succeed(None)
 
+    def release_one(self) -> None:
+        """Give the answer that has waited longest, and no other."""
+        self._waiting.pop(0)()
+
     def release(self) -> None:
         """Give every answer that waits, and those to what is asked for in consequence."""
         self.is_slow = self.holds_changes = False

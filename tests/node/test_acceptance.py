@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from attrs import define, field
@@ -14,6 +15,7 @@ from tasksubmit.interfaces import IAcceptancePolicy, Refusal
 from tasksubmit.lifecycle.change import Change
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node import acceptance
 from tasksubmit.node.acceptance import AcceptAll
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, request
 
@@ -88,8 +90,25 @@ class AcceptanceTests(NodeTestCase):
         self.policy.asked.clear()
         self.bob.startService()
         self.network.flush()
-        self.assertEqual(sorted(self.policy.asked), ["t1", "t2"])
+        self.assertEqual(self.policy.asked, ["t1", "t2"])
         self.assertEqual({task.status for task in self.tasks(self.bob)}, {TaskStatus.ACCEPTED})
+
+    def test_many_after_a_start(self) -> None:
+        """However many there are, they are decided on in the order in which they came."""
+        self.patch(acceptance, "_AT_ONCE", 2)
+        waiting = [f"t{number}" for number in range(5)]
+        for task_id in waiting:
+            self.ask(BOB, request(task_id))
+        self.stop(self.bob)
+        for answer, asked in ((Deferred, waiting[:2]), (True, waiting)):  # so many are asked about at once
+            self.policy.answer = answer
+            self.policy.asked.clear()
+            self.bob.startService()
+            self.network.flush()
+            self.assertEqual(self.policy.asked, asked)
+            if answer is not True:
+                self.stop(self.bob)
+        self.assertEqual([task.task_id for task in self.successResultOf(self.store.queue(9))], waiting)
 
     def test_policy_fails(self) -> None:
         """A policy that fails is logged, and leaves the task to somebody else; the next one is put to it again."""
@@ -100,6 +119,25 @@ class AcceptanceTests(NodeTestCase):
         self.policy.answer = True
         self.ask(BOB, request("t2"))
         self.assertIs(self.status("t2")[0], TaskStatus.ACCEPTED)
+
+    def test_no_answer_at_all(self) -> None:
+        """Only True accepts: what is no answer is logged like a failure, and nothing comes of it."""
+        for number, answer in enumerate(("no", (False, "why"), 1)):
+            self.policy.answer = answer
+            self.ask(BOB, request(f"t{number}"))
+            self.assertIs(self.status(f"t{number}")[0], TaskStatus.NEW)
+            (failure,) = self.flushLoggedErrors(TypeError)
+            self.assertIn(f"the policy answered {answer!r}", str(failure.value))
+
+    def test_no_exception_at_all(self) -> None:
+        """A policy that raises what is no error of a policy is one that fails; at a stop nobody is told."""
+        self.policy.answer = lambda: fail(SystemExit(1))
+        self.ask(BOB, request("t1"))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.policy.answer = lambda: Deferred(lambda deferred: deferred.errback(asyncio.CancelledError()))
+        self.ask(BOB, request("t2"))
+        self.stop(self.bob)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_store_fails(self) -> None:
         """A decision that cannot be written is logged, and leaves the task NEW."""
@@ -131,6 +169,19 @@ class AcceptanceTests(NodeTestCase):
         self.ask(BOB, request())
         self.stop(self.bob)
         self.assertEqual(len(cancelled), 1)
+
+    def test_stop_waits(self) -> None:
+        """A node that stops waits until a decision is written."""
+        later: Deferred[Any] = Deferred()
+        self.policy.answer = lambda: later
+        self.ask(BOB, request())
+        self.store.holds_changes = True
+        later.callback(True)
+        stopped = self.bob.stopService()
+        self.network.flush()
+        self.assertNoResult(stopped)
+        self.store.release()
+        self.done(stopped)
 
     def test_drain(self) -> None:
         """A node that is being drained accepts nothing, and decides after its next start."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,13 +11,14 @@ from typing_extensions import override
 
 from tasksubmit.errors import ExecutionFailed, StoreClosed, TaskCancelled, UnknownPeer
 from tasksubmit.interfaces import Execution
-from tasksubmit.lifecycle.table import TaskStatus
-from tasksubmit.lifecycle.task import Task
+from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.fanout import FanOut, Finished
+from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.wire.address import Address
-from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase
+from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore
 
 
 class FanOutTestCase(NodeTestCase):
@@ -27,12 +28,14 @@ class FanOutTestCase(NodeTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.under_way: dict[str, Deferred[str]] = {}
+        self.progress: dict[str, Callable[[str], None]] = {}
         self.alice = self.make_node(ALICE, BOB, CAROL)
         for worker in (BOB, CAROL):
             self.make_node(worker, ALICE, acceptance=AcceptAll(), executor=CallableExecutor(self.work), concurrency=100)
 
     def work(self, execution: Execution) -> Deferred[str]:
         """What both do."""
+        self.progress[execution.description] = execution.progress
         self.under_way[execution.description] = Deferred()
         return self.under_way[execution.description]
 
@@ -170,6 +173,36 @@ class FanOutTests(FanOutTestCase):
         self.advance(2)
         self.assertEqual([task.status for task in self.tasks(self.alice)], [TaskStatus.CANCELLED])
 
+    def test_cancel_twice(self) -> None:
+        """To cancel again, while the first time is not through, changes nothing."""
+        self.stop(self.alice)
+        store = SlowStore()
+        alice = self.make_node(ALICE, BOB, store=store)
+        store.hold_commits()
+        many = alice.submit_many([(BOB, "a")])
+        many.cancel()
+        many.cancel()
+        store.release_commits()
+        self.assertIsInstance(self.done(many.all())[0].outcome, CancelledError)
+        self.advance(2)
+        self.assertEqual([task.status for task in self.tasks(alice)], [TaskStatus.CANCELLED])
+
+    def test_cancelled_by_the_iterable(self) -> None:
+        """The iterable itself may find that it is enough: what it gives then is not begun."""
+
+        def tasks() -> Iterator[tuple[Address, str]]:
+            yield BOB, "a"
+            many.cancel()
+            yield BOB, "b"
+
+        many = self.alice.submit_many(tasks(), concurrency=1)
+        first = many.next()
+        self.network.flush()
+        self.finish("a")
+        self.done(first)
+        self.assertIsNone(self.done(many.next()))
+        self.assertEqual([task.description for task in self.tasks(self.alice)], ["a"])
+
 
 class HandleTests(FanOutTestCase):
     """``SubmittedTask``: watching, and cancelling the wait."""
@@ -212,6 +245,32 @@ class HandleTests(FanOutTestCase):
         self.stop(self.alice)
         self.failureResultOf(result, StoreClosed)
         result.cancel()
+
+    def test_given_up_too_late(self) -> None:
+        """To give up a task that has ended, is forgotten, or whose node has stopped does no harm."""
+        handle = self.done(self.alice.submit(BOB, "a"))
+        self.finish("a")
+        self.done(handle.result())
+        handle.give_up()
+        SubmittedTask(self.alice, TaskKey(Side.SUBMITTER, BOB, "never-was")).give_up()
+        self.network.flush()
+        self.stop(self.alice)
+        handle.give_up()
+        self.network.flush()
+
+    def test_progress_is_told_once(self) -> None:
+        """The same words are told once, however often the record changes meanwhile."""
+        handle = self.done(self.alice.submit(BOB, "a"))
+        heard: list[str] = []
+        result = handle.result(on_progress=heard.append)
+        self.network.flush()
+        for _ in range(3):
+            self.progress["a"]("half of it")
+            self.advance(2)
+        self.assertEqual(heard[-1], "half of it")
+        self.assertEqual(len(heard), len(set(heard)))
+        self.finish("a")
+        self.done(result)
 
     def test_watch(self) -> None:
         """A watch sees the record as it is, then each change once, and ends with the task."""

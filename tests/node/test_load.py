@@ -120,6 +120,26 @@ class LimitTests(NodeTestCase):
         self.make_bob(store=store)
         self.assertEqual(self.submit("t3").code, "quota")
 
+    def test_same_node(self) -> None:
+        """A node that is started again counts anew."""
+        bob = self.make_bob(store=SlowStore())
+        for task_id in ("t1", "t2"):
+            self.submit(task_id)
+        self.done(bob.accept(TaskKey(Side.RECEIVER, ALICE, "t1")))
+        self.stop(bob)
+        bob.startService()
+        self.network.flush()
+        self.assertEqual((bob.load.queued, counted(bob.load, ALICE)), (1, {ALICE: (1, 4)}))
+
+    def test_own_tasks(self) -> None:
+        """What the node itself has submitted, and others have in their queues, is no load of its own."""
+        bob, alice = self.make_bob(), self.make_node(ALICE, BOB)
+        self.done(bob.submit(ALICE, "work", task_id="t1"))
+        self.done(alice.accept(TaskKey(Side.RECEIVER, BOB, "t1")))
+        self.advance(2)
+        self.assertEqual((bob.load.queued, alice.load.queued), (0, 1))
+        self.assertEqual(counted(bob.load, ALICE), {})
+
     def test_not_written(self) -> None:
         """What could not be written does not count, and neither does one that was sent twice at once."""
         store = MemoryTaskStore()
@@ -140,7 +160,9 @@ class LimitTests(NodeTestCase):
         self.assertEqual([self.submit(f"t{n}").code for n in (0, 1, 1, 1, 2, 3)], ["", "", "", "", "", "rate_limited"])
         self.assertEqual(self.submit("t3").retry_after_s, 1)
         self.assertEqual(self.submit("c", CAROL).code, "")
-        self.advance(1)
+        self.advance(0.5)
+        self.assertEqual(self.submit("t3").code, "rate_limited")
+        self.advance(0.5)
         self.assertEqual([self.submit(f"t{n}").code for n in (3, 4)], ["", "rate_limited"])
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, fail, succeed
+import asyncio
+from functools import partial
+
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from typing_extensions import override
 
 from tasksubmit.lifecycle.change import Booking
@@ -121,8 +124,58 @@ class ScoreBookTests(NodeTestCase):
         self.assertEqual([key.task_id for key, *_ in self.book.told], ["t1", "t1", "t2", "t2"])
 
     def test_stop(self) -> None:
-        """A stop gives up the booking that is being told; it is told again."""
+        """A stop gives up the booking that is being told, however that takes it; it is told again."""
+        errors: list[BaseException] = [CancelledError(), asyncio.CancelledError(), SystemExit()]
+
+        def give_up(error: BaseException, deferred: Deferred[None]) -> None:
+            deferred.errback(error)
+
         self.book.answer = Deferred()
         self.work()
         self.stop(self.alice)
-        self.assertEqual(self.untold(), 2)
+        for error in errors:
+            self.book.answer = Deferred(partial(give_up, error))
+            self.alice.startService()
+            self.network.flush()
+            self.stop(self.alice)
+            self.assertEqual(self.untold(), 2)
+            self.assertEqual(self.flushLoggedErrors(), [])
+        self.book.answer = None
+        self.alice.startService()
+        self.network.flush()
+        self.assertEqual(self.untold(), 0)
+
+    def test_stop_waits(self) -> None:
+        """A stop waits for a book that cannot give up a booking at once, and tells it no more."""
+        kept: Deferred[None] = Deferred()
+
+        async def book(key: TaskKey, booking: Booking) -> None:
+            try:
+                await Deferred[None]()
+            except CancelledError:
+                await kept
+
+        self.patch(self.book, "book", book)
+        self.work()
+        stopped = self.alice.stopService()
+        self.network.flush()
+        self.assertNoResult(stopped)
+        kept.callback(None)
+        self.done(stopped)
+        self.assertEqual(self.untold(), 1)
+
+    def test_pauses(self) -> None:
+        """A book that has failed for long is asked every five minutes, and at once when it was well in between."""
+        self.book.is_broken = True
+        self.work("t1")
+        self.advance(2000, step=10)
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.advance(3000, step=10)
+        self.assertIn(len(self.flushLoggedErrors(ZeroDivisionError)), (9, 10, 11))
+        self.book.is_broken = False
+        self.advance(310, step=10)
+        self.assertEqual(self.untold(), 0)
+        self.book.is_broken = True
+        self.work("t2")
+        self.advance(10)
+        self.assertGreater(len(self.flushLoggedErrors(ZeroDivisionError)), 2)

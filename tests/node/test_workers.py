@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from attrs import define, field
@@ -125,6 +126,28 @@ class WorkTests(WorkersTestCase):
         self.submit("three")
         self.assertEqual(self.executor.under_way(), ["three"])
 
+    def test_no_exception_at_all(self) -> None:
+        """What is raised to end a program, or a coroutine, fails its task like any other error."""
+        for number, error in enumerate((SystemExit(3), GeneratorExit(), asyncio.CancelledError(), KeyboardInterrupt())):
+            handle = self.submit("one")
+            self.executor.ends[number].errback(error)
+            self.failed(handle.result(), TaskCancelled)
+            self.assertIn(f"{type(error).__name__} was raised", self.task(self.alice, handle.key).error)
+            self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_error_without_words(self) -> None:
+        """An error whose text cannot be had ends its task as well."""
+
+        class Broken(ExecutionFailed):
+            @override
+            def __str__(self) -> str:
+                raise ZeroDivisionError
+
+        handle = self.submit("one")
+        self.executor.ends[0].errback(Broken())
+        self.failed(handle.result(), TaskCancelled)
+        self.assertEqual(self.task(self.alice, handle.key).error, "its text cannot be had")
+
     def test_error_that_cannot_be_sent(self) -> None:
         """An error of any length and with any characters ends its task."""
         handle = self.submit("one")
@@ -149,6 +172,13 @@ class WorkTests(WorkersTestCase):
             self.executor.ends[-1].callback(result)
             self.failed(handle.result(), TaskCancelled)
             self.assertIn(words, self.task(self.alice, handle.key).error)
+        assert self.bob.workers is not None
+        self.assertEqual((self.bob.workers.done, self.bob.workers.failed), (0, 5))
+
+    def test_result_file_of_something_else(self) -> None:
+        """A file whose name is no text, or whose content is not bytes, fails where it is made."""
+        for name, content in (("a.txt", "text"), ("a.txt", None), (None, b""), (3, b"")):
+            self.assertRaises(TypeError, ResultFile, name, content)
 
     def test_cancelled(self) -> None:
         """When the submitter cancels, the work is cancelled, and its worker takes the next task."""
@@ -170,6 +200,23 @@ class WorkTests(WorkersTestCase):
         self.done(handle.cancel())
         self.failed(handle.result(), TaskCancelled)
         self.assertEqual(self.files(self.bob), [])
+
+    def test_cancelled_at_once(self) -> None:
+        """What is cancelled before its worker knows that it has begun is cancelled there, too."""
+        self.stop(self.bob)
+        store = SlowStore()
+        self.bob = self.make_node(BOB, ALICE, executor=self.executor, store=store)
+        handle = self.submit("one")
+        store.is_slow, store.slow_methods = True, ("apply",)
+        accepted = self.bob.accept(self.received(handle))
+        store.release_one()
+        self.done(accepted)
+        self.assertEqual(self.executor.executions, [])
+        cancelled = handle.cancel()
+        self.network.flush()
+        store.release()
+        self.done(cancelled)
+        self.assertEqual(self.executor.under_way(), [])
 
     def test_taken_by_hand(self) -> None:
         """What is put back by hand is begun again, by another attempt, and the earlier one can say nothing more."""
@@ -266,6 +313,20 @@ class ProgressTests(WorkersTestCase):
         assert after is not None
         self.assertGreater(after, before)
 
+    def test_disk_is_full(self) -> None:
+        """Progress that cannot be written is let go; the work goes on."""
+        self.stop(self.bob)
+        store = FailingStore()
+        self.bob = self.employ(self.executor, store=store)
+        handle = self.submit("one")
+        store.is_full = True
+        self.executor.executions[0].progress("half")
+        self.advance(5)
+        store.is_full = False
+        self.executor.executions[0].progress("more")
+        self.executor.ends[0].callback("done")
+        self.assertEqual(self.done(handle.result()).result_text, "done")
+
     def test_of_any_kind(self) -> None:
         """Progress never fails: nothing, too much, and what cannot be sent are made to fit."""
         handle = self.submit("one")
@@ -300,7 +361,7 @@ class StopTests(WorkersTestCase):
         self.stop(bob)
         self.assertEqual(sorted(executor.cancelled), ["one", "two"])
         bob = self.employ(executor, store=store)
-        self.advance(2)
+        self.network.flush()
         self.assertEqual(sorted(executor.under_way()), ["one", "two"])
         self.assertEqual([one.task.attempt for one in executor.executions], [1, 1, 2, 2])
         again = [one.description for one in executor.executions].index("one", 2)
@@ -308,6 +369,18 @@ class StopTests(WorkersTestCase):
         self.network.flush()
         self.assertEqual(self.done(handle.result()).result_text, "at last")
         self.assertIn("three", executor.under_way())
+
+    def test_all_at_once(self) -> None:
+        """As many of those that wait are begun at a start as may be, without any more news."""
+        self.stop(self.bob)
+        store = SlowStore()
+        bob = self.make_node(BOB, ALICE, acceptance=AcceptAll(), store=store)
+        for description in "abcd":
+            self.submit(description)
+        self.stop(bob)
+        self.employ(self.executor, store=store, concurrency=4)
+        self.network.flush()
+        self.assertEqual(sorted(self.executor.under_way()), ["a", "b", "c", "d"])
 
     def test_same_node(self) -> None:
         """A node that was stopped can be started again, and works."""
@@ -321,7 +394,7 @@ class StopTests(WorkersTestCase):
         self.assertEqual(self.done(handle.result()).result_text, "done")
 
     def test_stop_waits(self) -> None:
-        """A stop waits for work that takes a while to end."""
+        """A stop waits for work that takes a while to end, and does not interrupt what tidies up already."""
         tidied: Deferred[None] = Deferred()
 
         async def work(execution: Execution) -> str:
@@ -334,11 +407,33 @@ class StopTests(WorkersTestCase):
         self.stop(self.bob)
         bob = self.employ(CallableExecutor(work))
         self.submit("one")
+        self.done(self.submit("two").cancel())
         stopped = bob.stopService()
         self.network.flush()
         self.assertNoResult(stopped)
         tidied.callback(None)
         self.done(stopped)
+
+    def test_stop_while_taking(self) -> None:
+        """A task whose beginning is just being written when the node stops is put back as well."""
+        self.stop(self.bob)
+        store = SlowStore()
+        bob = self.make_node(BOB, ALICE, executor=self.executor, store=store)
+        handle = self.submit("one")
+        store.is_slow = True  # the acceptance is written, and the beginning held when that is told
+        accepted = bob.accept(self.received(handle))
+        store.is_slow, store.holds_changes = False, True
+        store.release_one()
+        self.done(accepted)
+        stopped = bob.stopService()
+        self.network.flush()
+        self.assertEqual(self.executor.executions, [])
+        store.release()
+        self.done(stopped)
+        self.assertEqual(self.executor.cancelled, ["one"])
+        task = self.successResultOf(store.get(self.received(handle)))
+        assert task is not None
+        self.assertIsNotNone(task.put_back_at)
 
     def test_drain(self) -> None:
         """A drain lets the work finish, and begins nothing new."""
@@ -356,15 +451,28 @@ class StopTests(WorkersTestCase):
 
 
 class FailingStore(SlowStore):
-    """A store whose disk is full while the test says so."""
+    """A store whose disk is full while the test says so, and fails when it reads the first record of a status."""
 
     is_full = False
+    refused = 0
+    fails_once: TaskStatus | None = None
 
     @override
     def apply(self, change: Change) -> Deferred[Task]:
         if self.is_full:
+            self.refused += 1
             return fail(StoreError("the disk is full"))
         return super().apply(change)
+
+    @override
+    def get(self, key: TaskKey) -> Deferred[Task | None]:
+        return super().get(key).addCallback(self._found)
+
+    def _found(self, task: Task | None) -> Task | None:
+        if task is not None and task.status is self.fails_once:
+            self.fails_once = None
+            raise StoreError("it cannot be read")
+        return task
 
 
 class DiskTests(WorkersTestCase):
@@ -384,6 +492,57 @@ class DiskTests(WorkersTestCase):
         store.is_full = False
         self.advance(20)
         self.assertEqual(self.done(handle.result()).result_text, "hard work")
+
+    def test_another_was_faster(self) -> None:
+        """What came of an attempt that has waited is not told when the task was begun again meanwhile."""
+        ends = ("a text", ResultFile("a.txt", b""), ExecutionFailed("a failure"))
+        for number, end in enumerate(ends):
+            self.stop(self.bob)
+            store = FailingStore()
+            self.executor = Held()
+            self.bob = self.employ(self.executor, store=store)
+            handle = self.submit(f"task {number}")
+            store.is_full = True
+            self.executor.ends[0].callback(end) if not isinstance(end, Exception) else self.executor.ends[0].errback(
+                end
+            )
+            self.advance(20)
+            self.flushLoggedErrors(StoreError)
+            store.is_full = False
+            self.done(self.bob.put_back(self.received(handle)))
+            self.assertEqual([one.task.attempt for one in self.executor.executions], [1, 2])
+            self.advance(60)
+            self.assertIs(self.task(self.bob, self.received(handle)).status, TaskStatus.EXECUTING)
+            self.executor.ends[1].callback("the second")
+            self.assertEqual(self.done(handle.result()).result_text, "the second")
+
+    def test_cancelled_although_it_cannot_be_read(self) -> None:
+        """Work whose record could not be read when it began is cancelled like any other."""
+        self.stop(self.bob)
+        store = FailingStore()
+        self.bob = self.employ(self.executor, store=store)
+        store.fails_once = TaskStatus.EXECUTING
+        handle = self.submit("one")
+        self.assertEqual(self.executor.under_way(), ["one"])
+        self.assertIsNone(store.fails_once)
+        self.done(handle.cancel())
+        self.advance(3)
+        self.assertEqual(self.executor.cancelled, ["one"])
+
+    def test_tried_every_minute(self) -> None:
+        """However long the disk is full, it is tried once a minute at least, and not much more often."""
+        self.stop(self.bob)
+        store = FailingStore()
+        self.bob = self.employ(self.executor, store=store)
+        self.submit("one")
+        store.is_full = True
+        self.executor.ends[0].callback("hard work")
+        self.advance(1000, step=10)
+        before = store.refused
+        self.advance(600, step=10)
+        self.assertIn(store.refused - before, (9, 10, 11))
+        self.flushLoggedErrors(StoreError)
+        store.is_full = False
 
     def test_stop_while_waiting(self) -> None:
         """A node can be stopped meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import unittest
@@ -311,6 +312,22 @@ class RestartTests(AgentsCase):
         self.assertIs(self.agents.start(worker), worker)
         self.agents.advance(30)
         self.assertIs(self.agents.received(task).status, TaskStatus.NEW)
+
+    def test_crash_leaves_nothing(self) -> None:
+        """A node that crashes while it sends is gone without a word, also when its memory is."""
+        unraisable: list[Any] = []
+        self.patch(sys, "unraisablehook", lambda args: unraisable.append(args.exc_value))
+        for _ in range(5):
+            with Agents() as agents:
+                asker, worker = agents.node(), agents.node()
+                agents.delay(5, asker, worker)
+                for _ in range(5):
+                    asker.submit(worker.address, "work")
+                agents.advance(3.5)
+                agents.crash(asker)
+            del asker, worker, agents
+            gc.collect()
+        self.assertEqual(unraisable, [])
 
     def test_crash(self) -> None:
         """What was committed is there after a crash, what was not is gone, and who waited for it is not told."""

@@ -16,18 +16,6 @@ from tests.docs.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "testing.rst"
 
-NAMES = """
-from datetime import timedelta
-
-from zope.interface import implementer
-
-from tasksubmit import IPureAdmissionPolicy, Refusal, SubmitRequest, SubmitResponse, TaskStatus
-from tasksubmit.errors import TaskCancelled
-from tasksubmit.testing import Deployed, MemoryTaskStore, WellBehaved
-from tasksubmit.testing.hostile import BadFileNames, HangsUp
-"""
-"""What the page leaves to the reader to import."""
-
 
 def samples(page: Path, language: str) -> list[str]:
     """The samples of one language on a page."""
@@ -41,7 +29,7 @@ class PageTests(TestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
-        self.samples = NAMES + "\n\n".join(samples(PAGE, "python"))
+        self.samples = "\n\n".join(samples(PAGE, "python"))
         (self.directory / "test_samples.py").write_text(self.samples)
 
     def run_with(self, *command: str) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.process import Process
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -41,6 +42,7 @@ STDIN, STDOUT, STDERR, CONTROL = range(4)
 
 _MAX_CONTROL_LINE = 8192
 _KEPT_OF_STDERR = 4096
+_SLACK_SECONDS = 1.0
 
 
 @implementer(IExecutor)
@@ -117,16 +119,20 @@ def _read(path: Path, limit: int) -> bytes:
     :raises ExecutionFailed: when it is none that could be sent.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a named pipe would wait for its writer
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ExecutionFailed(f"the result file {path.name} is not a regular file")
-            if status.st_size > limit:
-                raise ExecutionFailed(f"the result file has {status.st_size} bytes; the limit is {limit}")
-            return file.read()
+            content = file.read(limit + 1)  # of whatever size it is said to be: something may write to it still
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ExecutionFailed(f"the result file {path.name} cannot be read: {why}") from None
+    if len(content) > limit:
+        raise ExecutionFailed(f"the result file {path.name} has more than {limit} bytes")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for its writer
 
 
 class _Command(ProcessProtocol):
@@ -136,7 +142,7 @@ class _Command(ProcessProtocol):
     :ivar result_file: the path that it has named.
     """
 
-    transport: IProcessTransport
+    transport: Process
 
     def __init__(self, executor: ProcessExecutor, execution: Execution) -> None:
         self._executor = executor
@@ -149,6 +155,7 @@ class _Command(ProcessProtocol):
         self._ended: Deferred[None] = Deferred()
         self._timers: list[Any] = []
         self._pid = 0
+        self._is_ending = False
 
     def start(self, directory: Path) -> Deferred[None]:
         """Fires when the command has ended well, and fails with `ExecutionFailed` when otherwise."""
@@ -170,12 +177,17 @@ class _Command(ProcessProtocol):
     def end(self, fault: str = "") -> None:
         """Have the process group ended; ``fault`` is what the submitter is told."""
         self._fault = self._fault or fault
-        self.transport.closeChildFD(warden.LIFELINE)
+        if not self._is_ending:
+            self._is_ending = True
+            self.transport.closeChildFD(warden.LIFELINE)
+            # The warden asks, and kills after the grace; unless the group, which it is in, has been stopped (SIGSTOP).
+            self._later(self._executor.grace_seconds + _SLACK_SECONDS, self._kill)
 
     # --- what the reactor calls --------------------------------------------------------------------------------------
 
     @override
     def connectionMade(self) -> None:
+        assert self.transport.pid is not None
         self._pid = self.transport.pid
         seconds = self._executor.timeout_seconds
         self._later(seconds, lambda: self.end(f"the command took longer than {seconds:g} s"))
@@ -209,14 +221,19 @@ class _Command(ProcessProtocol):
 
     @override
     def processExited(self, reason: Failure) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, signal.SIGKILL)  # what the command left behind
+        self._kill()  # what the command left behind
         # Something that has left the group may hold the pipes open.
         self._later(self._executor.grace_seconds, self._hang_up)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, signal.SIGKILL)
 
     def _hang_up(self) -> None:
         for descriptor in (STDOUT, STDERR, CONTROL):
             self.transport.closeChildFD(descriptor)
+        if STDIN in self.transport.pipes:  # to close it would wait until all is written
+            self.transport.pipes[STDIN].connectionLost(Failure(ConnectionAborted()))
 
     @override
     def processEnded(self, reason: Failure) -> None:
@@ -237,7 +254,7 @@ class _Command(ProcessProtocol):
             return ""
         if exit_code is None:
             how = "was killed"
-        elif exit_code > 128:
+        elif 128 < exit_code < 128 + signal.NSIG:
             how = f"was ended by signal {exit_code - 128}"
         else:
             how = f"ended with exit code {exit_code}"

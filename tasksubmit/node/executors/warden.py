@@ -14,6 +14,8 @@ import time
 
 LIFELINE = 4
 NOT_STARTED = 127
+NOT_HANDLED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+"""The signals that cannot be handled, and those of faults, which would come again."""
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in signal.valid_signals() - NOT_HANDLED:
         signal.signal(number, lambda number, frame: None)  # those for the group are not for this process
     child = os.fork()
     if child == 0:
@@ -42,9 +44,7 @@ def main() -> None:
 
 
 def become(command: "list[str]", directory: str) -> None:
-    """Turn this process into the command."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # the interpreter ignores them, and the command would inherit that
+    """Turn this process into the command; the signals that are handled are its own affair then."""
     try:
         os.chdir(directory)
         os.execvp(command[0], command)

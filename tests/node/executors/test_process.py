@@ -28,6 +28,8 @@ NOW = datetime(2026, 4, 9, 12, tzinfo=timezone.utc)
 class ProcessTestCase(TestCase):
     """Runs commands."""
 
+    timeout = 30
+
     @override
     def setUp(self) -> None:
         self.heard: list[str] = []
@@ -135,9 +137,21 @@ class OutcomeTests(ProcessTestCase):
             ("echo result-file nothing.csv >&3", "nothing.csv cannot be read: No such file"),
             ("mkdir d.csv; echo result-file d.csv >&3", "d.csv"),
             ("mkfifo p.csv; echo result-file p.csv >&3", "p.csv is not a regular file"),
-            ("head -c 2000 /dev/zero > z.bin; echo result-file z.bin >&3", "has 2000 bytes; the limit is 1000"),
+            ("head -c 1001 /dev/zero > z.bin; echo result-file z.bin >&3", "z.bin has more than 1000 bytes"),
+            ("echo result-file /proc/self/smaps >&3", "smaps has more than 1000 bytes"),  # it is said to be empty
+            ("printf 'result-file a\\0b\\n' >&3", "cannot be read: embedded null byte"),
         ):
             self.assertIn(words, await self.fault(self.shell(script, max_output_bytes=1000)))
+        whole = await self.shell("head -c 1000 /dev/zero > z.bin; echo result-file z.bin >&3", max_output_bytes=1000)
+        self.assertEqual(whole, ResultFile("z.bin", bytes(1000)))
+
+    async def test_no_descriptor_is_lost(self) -> None:
+        """What was opened is closed again, also of what cannot be read, like a directory."""
+        await self.fault(self.shell("mkdir d; echo result-file d >&3"))
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(3):
+            await self.fault(self.shell("mkdir d; echo result-file d >&3"))
+        self.assertEqual(len(os.listdir("/dev/fd")), before)
 
     async def test_progress(self) -> None:
         """Lines of progress are told, also when they come in pieces."""
@@ -157,6 +171,8 @@ class OutcomeTests(ProcessTestCase):
             "the command ended with exit code 3: no ink",
         )
         self.assertEqual(await self.fault(self.shell("exit 1")), "the command ended with exit code 1")
+        self.assertEqual(await self.fault(self.shell("exit 255")), "the command ended with exit code 255")
+        self.assertEqual(await self.fault(self.shell("exit 128")), "the command ended with exit code 128")
         self.assertEqual(await self.fault(self.shell("kill -SEGV $$")), "the command was ended by signal 11")
 
     async def test_long_standard_error(self) -> None:
@@ -166,7 +182,8 @@ class OutcomeTests(ProcessTestCase):
 
     async def test_cannot_be_started(self) -> None:
         """A program or a directory that is not there is a failure that says so."""
-        self.assertIn("/no/such: No such file or directory", await self.fault(self.begin("/no/such")))
+        fault = await self.fault(self.begin("/no/such"))
+        self.assertEqual(fault, "the command ended with exit code 127: /no/such: No such file or directory")
         fault = await self.fault(self.begin("/bin/true", directory=Path("/no/where")))
         self.assertIn("/no/where: No such file or directory", fault)
 
@@ -178,6 +195,13 @@ class OutcomeTests(ProcessTestCase):
         """A command that prints without end is ended."""
         fault = await self.fault(self.begin("/usr/bin/yes", max_output_bytes=100_000))
         self.assertEqual(fault, "the command printed more than 100000 bytes")
+        self.assertEqual(await self.shell("printf '%.0sx' $(seq 1000)", max_output_bytes=1000), "x" * 1000)
+
+    async def test_first_fault(self) -> None:
+        """Of a command that does more than one thing wrong the first is told."""
+        script = "trap 'echo nonsense >&3; exit' TERM; while :; do sleep 0.05; done"
+        fault = await self.fault(self.shell(script, timeout_seconds=0.2))
+        self.assertEqual(fault, "the command took longer than 0.2 s")
 
 
 class EndTests(ProcessTestCase):
@@ -232,9 +256,41 @@ class EndTests(ProcessTestCase):
         self.assertEqual(await self.shell(command, grace_seconds=0.2), "done\n")
         os.kill(await self.pid_in(file), signal.SIGKILL)
 
+    async def test_escaped_without_reading(self) -> None:
+        """It may hold the other end of its standard input open, too, in which a long description stays."""
+        file = Path(self.mktemp()).resolve()
+        program = f"""
+import os, time
+parent, child = os.pipe()
+if os.fork():
+    os.read(parent, 1)
+    print("done")
+else:
+    os.setsid()
+    open({str(file)!r}, "w").write(f"{{os.getpid()}}\\n")
+    os.write(child, b"x")
+    time.sleep(60)
+"""
+        work = self.begin(sys.executable, "-c", program, description="x" * 300_000, grace_seconds=0.2)
+        self.assertEqual(await work, "done\n")
+        os.kill(await self.pid_in(file), signal.SIGKILL)
+
     async def test_own_group(self) -> None:
-        """A signal that the command sends to its own group does not reach the node."""
+        """A signal that the command sends to its own group does not reach the node, nor end it if it handles that."""
         self.assertIn("signal 15", await self.fault(self.shell("kill -TERM 0; sleep 60")))
+        for name in ("USR1", "QUIT", "ALRM", "INT", "HUP"):
+            self.assertEqual(await self.shell(f"trap 'echo heard' {name}; kill -{name} 0"), "heard\n")
+
+    async def test_stopped_group(self) -> None:
+        """A group that stopped itself, and cannot be asked any more, is killed."""
+        work = self.shell("kill -STOP 0; sleep 60", timeout_seconds=0.2, grace_seconds=0.1)
+        self.assertEqual(await self.fault(work), "the command took longer than 0.2 s")
+
+    async def test_ignored_signals(self) -> None:
+        """The command has all signals as they are by default, whatever the interpreter does with them."""
+        ignored = await self.begin("/bin/grep", "SigIgn", "/proc/self/status")
+        mask = int(str(ignored).split()[1], 16)
+        self.assertEqual([number for number in signal.valid_signals() if mask & 1 << number - 1], [])
 
     async def test_node_is_killed(self) -> None:
         """A command does not outlive a node that is killed."""
@@ -273,9 +329,11 @@ class MakerTests(ProcessTestCase):
 
     def test_program_is_looked_up(self) -> None:
         """The program is found once, when the executor is made."""
-        executor = make_executor(reactor, "cat")
-        assert isinstance(executor, ProcessExecutor)
-        self.assertTrue(os.path.isabs(executor.command[0]))
+        for program, options in (("cat", {}), (os.path.relpath("/bin/cat"), {"directory": os.path.relpath("/")})):
+            executor = make_executor(reactor, program, **options)
+            assert isinstance(executor, ProcessExecutor)
+            self.assertTrue(os.path.isabs(executor.command[0]))
+            self.assertEqual(executor.directory, Path("/") if options else None)
 
     def test_refused(self) -> None:
         """What is wrong is said."""
@@ -287,7 +345,9 @@ class MakerTests(ProcessTestCase):
             (("no-such-program",), {}, "there is no program no-such-program"),
             (("cat",), {"colour": "red"}, "there is no option 'colour'; there are attempts, directory"),
             (("cat",), {"timeout": "0"}, "timeout=0: expected more than 0"),
+            (("cat",), {"timeout": "1e10"}, "timeout=1e10: expected more than 0 and at most"),
             (("cat",), {"attempts": "many"}, "attempts=many"),
+            (("cat",), {"attempts": "2147483648"}, "attempts=2147483648: expected a whole number"),
             (("cat",), {"directory": "/no/where"}, "directory=/no/where: there is no such directory"),
         ):
             error = self.assertRaises(ConfigurationError, make_executor, reactor, *arguments, **options)

@@ -115,10 +115,12 @@ class ThreadTests(TestCase):
 
     async def test_thread(self) -> None:
         """The function runs in another thread; its progress is told on the reactor's."""
-        heard: list[str] = []
-        result = await begin(make_executor(reactor, __name__, "where", thread="yes"), heard)
+        heard: list[tuple[str, int]] = []
+        task = Task(side=Side.RECEIVER, peer=ALICE, task_id="t1", description="work", created_at=NOW)
+        execute: Any = make_executor(reactor, __name__, "where", thread="yes").execute
+        result = await execute(Execution(task, lambda text: heard.append((text, threading.get_ident()))))
         self.assertNotEqual(result, str(threading.get_ident()))
-        self.assertEqual(heard, ["looking"])
+        self.assertEqual(heard, [("looking", threading.get_ident())])
 
     async def test_cancelled(self) -> None:
         """It cannot be interrupted: whoever cancels it waits until it has ended."""

@@ -1,0 +1,88 @@
+"""Places in the queue."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tasksubmit.stores.places import Places
+from tasksubmit.wire.address import Address
+
+PEERS = [Address(0, number) for number in range(1, 4)]
+
+
+class Queue:
+    """A queue in a database, with no more columns than places need."""
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection.execute(
+            "CREATE TABLE tasks (id INTEGER PRIMARY KEY AUTOINCREMENT, side, status, peer, queue_position)"
+        )
+        where = "WHERE side = 'receiver' AND status = 'ACCEPTED'"
+        self.connection.execute(f"CREATE INDEX tasks_queue ON tasks (queue_position) {where}")
+
+    def join(self, *peers: Address, is_fair: bool = True) -> None:
+        """Let tasks join in one batch."""
+        places = Places(self.connection)
+        rows = [(str(peer), places.in_turn(peer) if is_fair else places.at_end()) for peer in peers]
+        sql = "INSERT INTO tasks (side, status, peer, queue_position) VALUES ('receiver', 'ACCEPTED', ?, ?)"
+        self.connection.executemany(sql, rows)
+
+    def take(self) -> None:
+        """Let the head be begun."""
+        self.connection.execute("DELETE FROM tasks WHERE queue_position = (SELECT min(queue_position) FROM tasks)")
+
+    def order(self) -> list[int]:
+        """The tasks, by when they joined; fails when two have the same place."""
+        rows = self.connection.execute("SELECT id, queue_position FROM tasks ORDER BY queue_position").fetchall()
+        assert len({place for _, place in rows}) == len(rows), rows
+        return [number for number, _ in rows]
+
+
+class PlacesTests(SynchronousTestCase):
+    """At the end, and in turn."""
+
+    def queue(self) -> Queue:
+        """A queue of its own."""
+        queue = Queue()
+        self.addCleanup(queue.connection.close)
+        return queue
+
+    def test_at_end(self) -> None:
+        """Each joins behind all others, of its batch as well."""
+        queue = self.queue()
+        queue.join(*PEERS, is_fair=False)
+        queue.take()
+        queue.join(*PEERS, is_fair=False)
+        self.assertEqual(queue.order(), [2, 3, 4, 5, 6])
+
+    def test_turns(self) -> None:
+        """Who has much to do waits for its turns, whether it came at once or bit by bit."""
+        alice, bob, carol = PEERS
+        for batches in ([(alice, alice, alice), (bob,), (carol, bob)], [(alice,)] * 3 + [(bob,), (carol,), (bob,)]):
+            queue = self.queue()
+            for batch in batches:
+                queue.join(*batch)
+            self.assertEqual(queue.order(), [1, 2, 4, 5, 3, 6])
+
+    @given(st.lists(st.one_of(st.none(), st.lists(st.sampled_from(PEERS), min_size=1, max_size=4)), max_size=20))
+    def test_rounds(self, steps: list[list[Address] | None]) -> None:
+        """Whoever joins is in the round after its own last and after that of the head, behind those who are there."""
+        queue, waiting, joined = Queue(), list[tuple[int, int, Address]](), 0
+        for batch in steps:
+            if batch is None:
+                queue.take()
+                waiting = sorted(waiting)[1:]
+                continue
+            queue.join(*batch)
+            head = min((place for place, *_ in waiting), default=0)
+            for peer in batch:
+                joined += 1
+                last = max((place for place, _, of in waiting if of == peer), default=0)
+                waiting.append((max(head, last) + 1, joined, peer))
+        self.assertEqual(queue.order(), [number for _, number, _ in sorted(waiting)])
+        queue.connection.close()
