@@ -41,6 +41,10 @@ MAX_BATCH = 1024
 """Calls in one batch; enough to make a sync cheap, few enough to keep the first of them from waiting."""
 
 
+MANY = 128
+"""Calls that are worth a batch of their own, while more of them come in."""
+
+
 class Worker(Protocol):
     """Carries out calls in the order in which they were given."""
 
@@ -65,7 +69,8 @@ class BatchThread:
     """A `Worker` in a thread of its own; the results of a batch come back to the reactor in one call.
 
     What is asked for in one turn of the reactor is handed over at its end: a thread that was woken by the first call
-    would fight with the reactor for the interpreter's lock, and begin a small batch that the others just missed.
+    would fight with the reactor for the interpreter's lock, and begin a small batch that the others just missed. When
+    there are many it is handed over before, so that the thread works while the reactor asks for the rest.
 
     :param run: carries out a batch.
     :param end: is called in the thread when it ends.
@@ -88,6 +93,8 @@ class BatchThread:
         if not self._asked:
             self._reactor.callLater(0, self._hand_over)
         self._asked.append((operation, argument, done))
+        if len(self._asked) >= MANY:
+            self._hand_over()
         return done
 
     def _hand_over(self) -> None:

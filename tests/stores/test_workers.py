@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError, StoreUncertain
 from tasksubmit.stores.batches import Connected, Statement, each, run_batch
-from tasksubmit.stores.threads import MAX_BATCH, BatchThread, Call
+from tasksubmit.stores.threads import MANY, MAX_BATCH, BatchThread, Call
 from tests.stores.test_batches import BROKEN, FULL, connect, database, insert, insert_and_fail, numbers, spoil_commit
 
 SECONDS = 30
@@ -176,6 +176,14 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.reactor.wait()
         self.assertEqual([self.successResultOf(deferred) for deferred in fired], list(range(100)))
         self.assertEqual(self.batches, [1, 100])
+
+    def test_many(self) -> None:
+        """When very many are asked for in one turn the thread begins before its end."""
+        done = [self.worker.run(each, insert(number)) for number in range(MANY - 1)]
+        self.assertRaises(Empty, self.reactor.wanted.get, timeout=0.05)
+        done.append(self.worker.run(each, insert(MANY)))
+        self.reactor.wanted.get(timeout=SECONDS)()
+        self.assertEqual(self.successResultOf(done[0]), 0)
 
     def test_one_turn(self) -> None:
         """What is asked for in one turn of the reactor is one batch, and is not begun before the turn ends."""
