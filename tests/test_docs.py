@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from docutils.core import publish_doctree  # type: ignore[import-untyped]  # it has no types
+from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -19,10 +20,6 @@ class ReadmeTests(SynchronousTestCase):
 
     def test_structure(self) -> None:
         """It has its title, nothing that docutils would only remark on, and no line of a merge in its text."""
-        try:
-            from docutils.core import publish_doctree  # type: ignore[import-untyped]
-        except ImportError:
-            raise SkipTest("there is no docutils") from None
         remarks = StringIO()
         settings = {"report_level": 1, "warning_stream": remarks, "syntax_highlight": "none"}
         readme = publish_doctree((ROOT / "README.rst").read_text(), settings_overrides=settings)
