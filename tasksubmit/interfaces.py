@@ -314,7 +314,9 @@ class IScoreBook(Interface):
 class IAdmissionPolicy(Interface):
     """Who may submit what. It is asked about each new submission, after the message itself was found valid."""
 
-    def admit(peer: Peer, request: SubmitRequest) -> Refusal | Deferred[Refusal | None] | None:
+    def admit(
+        peer: Peer, request: SubmitRequest
+    ) -> Refusal | Deferred[Refusal | None] | Coroutine[Any, Any, Refusal | None] | None:
         """Decide, at once or later: ``None`` admits the submission, a `Refusal` is the answer to it otherwise.
 
         Refusals are not remembered: the same submission may come again, and is asked about again.

@@ -36,6 +36,7 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.load import Load
+from tasksubmit.node.policy import eventual
 from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME
@@ -109,7 +110,7 @@ class Inbox:
             return _remembered(request, known)
         if known is not None:
             return Deferred.fromCoroutine(self._answer_known(known, request))
-        refusal = self._closed() or self._policy.admit(peer, request)
+        refusal = self._closed() or eventual(self._policy.admit(peer, request))
         if isinstance(refusal, Deferred):
             return refusal.addCallback(self._judged, peer, request, key)
         return self._judged(refusal, peer, request, key)

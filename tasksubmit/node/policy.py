@@ -6,8 +6,9 @@ wire.md, section 6). What is known already is answered all the same, whatever a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from math import ceil
+from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
@@ -34,6 +35,16 @@ def submitter(request: SubmitRequest) -> Address:
     return Address.parse(request.from_addr)
 
 
+Answer = Refusal | Deferred[Refusal | None] | Coroutine[Any, Any, Refusal | None] | None
+
+
+def eventual(answer: Answer) -> Refusal | Deferred[Refusal | None] | None:
+    """What a policy has answered, a coroutine among it as the Deferred of what it returns."""
+    if answer is None or isinstance(answer, Refusal | Deferred):
+        return answer
+    return Deferred.fromCoroutine(answer)
+
+
 @implementer(ICountingAdmissionPolicy)
 class AllOf:
     """Admits what all of several policies admit; the first that refuses is the answer."""
@@ -47,9 +58,10 @@ class AllOf:
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | Deferred[Refusal | None] | None:
         """See `IAdmissionPolicy.admit`."""
         for position, policy in enumerate(self._policies):
-            refusal = policy.admit(peer, request)
-            if refusal is None:
+            answer = policy.admit(peer, request)
+            if answer is None:
                 continue
+            refusal = eventual(answer)
             if isinstance(refusal, Deferred):
                 return Deferred.fromCoroutine(self._ask_rest(refusal, position + 1, peer, request))
             return refusal
@@ -63,7 +75,7 @@ class AllOf:
             if refusal is not None:
                 break
             answer = policy.admit(peer, request)
-            refusal = await answer if isinstance(answer, Deferred) else answer
+            refusal = answer if answer is None or isinstance(answer, Refusal) else await answer
         return refusal
 
     def created(self, peer: Peer, request: SubmitRequest) -> None:

@@ -13,6 +13,7 @@ from tasksubmit.interfaces import IAdmissionPolicy, IPureAdmissionPolicy, Peer, 
 from tasksubmit.lifecycle.change import Delivery, Tombstone
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.policy import AllOf
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, OURS, NodeTestCase, request
@@ -69,6 +70,26 @@ class FailingStore(SQLiteTaskStore):
         if self.is_kept:
             super().create(task, owed)
         return fail(self.fault)
+
+
+@implementer(IAdmissionPolicy)
+class Coroutines:
+    """A policy that is a coroutine function."""
+
+    async def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """See `IAdmissionPolicy.admit`."""
+        return QUOTA if request.task_id == "t2" else None
+
+
+class CoroutineTests(NodeTestCase):
+    """Policies that are coroutine functions, alone and among others."""
+
+    def test_answers(self) -> None:
+        """What they return counts."""
+        for policy in (Coroutines(), AllOf([Coroutines(), Coroutines()])):
+            bob = self.make_node(BOB, ALICE, policy=policy)
+            self.assertEqual([self.ask(BOB, request(task_id)).code for task_id in ("t1", "t2")], ["", "quota"])
+            self.stop(bob)
 
 
 class AdmissionTestCase(NodeTestCase):
