@@ -360,10 +360,25 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigurationError(f"--config {config} is not TOML: {error}") from None
 
 
-def private(endpoint: str) -> str:
-    """The same server endpoint; of a Unix socket, for its owner alone, unless it says for whom."""
-    is_open = kind_of(endpoint) == "unix" and "mode" not in split_description(endpoint)[1]
-    return f"{endpoint}:mode=600" if is_open else endpoint
+_BACKLOG = "1024"
+"""Connections that wait to be accepted. With Twisted's 50, peers that come back at once wait a second, or three."""
+
+_SERVER_DEFAULTS = {
+    "tcp": {"backlog": (3, _BACKLOG)},
+    "tcp6": {"backlog": (3, _BACKLOG)},
+    "unix": {"mode": (2, "600"), "backlog": (3, _BACKLOG)},
+}
+
+
+def with_defaults(endpoint: str) -> str:
+    """The same server endpoint string; where it is silent, a Unix socket is for its owner alone, and many may wait."""
+    positional, named = split_description(endpoint)
+    added = (
+        f":{name}={value}"
+        for name, (position, value) in _SERVER_DEFAULTS.get(positional[0], {}).items()
+        if name not in named and len(positional) <= position
+    )
+    return endpoint + "".join(added)
 
 
 def kind_of(endpoint: str) -> str:

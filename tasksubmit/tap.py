@@ -48,12 +48,13 @@ from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
-from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings, private
+from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings, with_defaults
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MAX_UNJUDGED
 from tasksubmit.web import control_site
 from tasksubmit.web.gate import TokenGate
+from tasksubmit.web.site import MAX_CONNECTIONS, FewAtOnce
 from tasksubmit.wire.address import Address
 
 
@@ -74,7 +75,7 @@ def _help(attribute: Attribute[Any]) -> str:
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 
-_OTHER_FILES = 256 + MAX_UNJUDGED
+_OTHER_FILES = 256 + MAX_CONNECTIONS + MAX_UNJUDGED
 """What a node opens besides the connections of peers: the database, results, connections that it makes."""
 
 _DAY_SECONDS = 24 * 60 * 60
@@ -224,10 +225,11 @@ def _server_endpoints(settings: Settings, reactor: object) -> dict[str, IStreamS
     listen = {
         text: _inherited(settings, reactor, text)
         if is_inherited(text)
-        else _endpoint(serverFromString, reactor, private(text), "--listen ")
+        else _endpoint(serverFromString, reactor, with_defaults(text), "--listen ")
         for text in settings.listen
     }
-    return listen | {settings.control: _endpoint(serverFromString, reactor, private(settings.control), "--control ")}
+    control = _endpoint(serverFromString, reactor, with_defaults(settings.control), "--control ")
+    return listen | {settings.control: control}
 
 
 def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerEndpoint:
@@ -450,13 +452,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         watch = TimerService(_DAY_SECONDS, node.authenticator.warn_of_expiry)
         watch.clock = reactor
         watch.setServiceParent(service)
-    control = serverFromString(reactor, private(settings.control))
+    control = serverFromString(reactor, with_defaults(settings.control))
     # Its socket is in the directory that the node's store makes, and belongs to whom the daemon becomes.
     gate = TokenGate(settings.state_dir / CONTROL_TOKEN) if settings.needs_token else None
     if gate is not None:
         gate.setServiceParent(service)
     site = control_site(node, __version__, stop=reactor.stop, gate=gate)
-    Listener(settings.control, control, site, is_privileged=False).setServiceParent(service)
+    Listener(settings.control, control, FewAtOnce(site), is_privileged=False).setServiceParent(service)
     return service
 
 

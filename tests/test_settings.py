@@ -11,7 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from tasksubmit.errors import ConfigurationError
 from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import Timeouts
-from tasksubmit.settings import MAX_SOCKET_PATH_BYTES, Settings, default_state_dir, is_local, load_settings, private
+from tasksubmit.settings import (
+    MAX_SOCKET_PATH_BYTES,
+    Settings,
+    default_state_dir,
+    is_local,
+    load_settings,
+    with_defaults,
+)
 from tasksubmit.wire.address import Address
 
 OWN = "0:0000.0000.0001"
@@ -267,11 +274,20 @@ class RefusedTests(SettingsCase):
         for endpoint in ("tcp:80:interface=127.0.0.1", "tcp6:80:interface=\\:\\:1"):
             self.assertTrue(self.load(address=OWN, control=endpoint).needs_token)
 
-    def test_private(self) -> None:
-        """A Unix socket is its owner's, unless it says for whom it is."""
-        self.assertEqual(private("unix:/run/a.sock"), "unix:/run/a.sock:mode=600")
-        for endpoint in ("unix:/run/a.sock:mode=660", "tcp:1:interface=127.0.0.1"):
-            self.assertEqual(private(endpoint), endpoint)
+    def test_with_defaults(self) -> None:
+        """A Unix socket is its owner's, unless it says for whom it is, and many connections may wait to be accepted."""
+        for endpoint, added in (
+            ("unix:/run/a.sock", ":mode=600:backlog=1024"),
+            ("unix:/run/a.sock:mode=660", ":backlog=1024"),
+            ("unix:/run/a.sock:660", ":backlog=1024"),
+            ("unix:/run/a.sock:660:5", ""),
+            ("unix:/run/a.sock:backlog=5", ":mode=600"),
+            ("tcp:1:interface=127.0.0.1", ":backlog=1024"),
+            ("tcp:1:127.0.0.1:5", ""),
+            ("tcp6:1:backlog=5", ""),
+            ("systemd:domain=INET:index=0", ""),
+        ):
+            self.assertEqual(with_defaults(endpoint), endpoint + added)
 
     def test_long_socket_path(self) -> None:
         """A path that is too long for a socket is refused at once, in bytes, and one of the exact length is not."""

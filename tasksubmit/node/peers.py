@@ -14,6 +14,9 @@ from tasksubmit.protocol.client import Client
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import FEATURES
 
+MAX_ANSWER_BYTES = 256 * 1024
+"""The largest answer that a peer may give. Those of well-behaved ones have a few hundred bytes."""
+
 
 @implementer(IPeers)
 class StaticPeers:
@@ -81,6 +84,7 @@ class Clients:
                 features=self._features.get(address, frozenset()),
                 on_features=lambda features: self._announced(address, features),
                 keeps_results=False,  # a node asks for none of the old synchronous kind
+                max_frame=MAX_ANSWER_BYTES,
             )
         return client
 

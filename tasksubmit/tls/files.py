@@ -26,15 +26,22 @@ def is_set_up(directory: Path) -> bool:
 
 
 def read_guarded(path: Path, forbidden: int, why: str) -> bytes:
-    """Read a file, unless its mode allows what it must not.
+    """Read a file, unless somebody else owns it, or its mode allows what it must not.
+
+    Whoever may write its directory can put another file in its place, but not one of this user's. Root may read what
+    belongs to the user that a node is to run as.
 
     :param forbidden: bits that its mode must not have.
     :param why: what is wrong if it has one, for people.
     :raises ConfigurationError: it cannot be read, or others may do with it what they must not.
     """
+    user = os.geteuid()
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
+            mode = stat.S_IMODE(status.st_mode)
+            if user and status.st_uid not in (user, 0):
+                raise ConfigurationError(f"{path} belongs to another user ({status.st_uid}), who decides what is in it")
             if mode & forbidden:
                 raise ConfigurationError(f"{path} has the mode {mode:03o}: {why}; do `chmod 600 {path}`")
             return file.read()
@@ -60,13 +67,30 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _rename(temporary, path)
     except OSError as error:
         with suppress(OSError):
             os.unlink(temporary)
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def move_file(source: Path, path: Path) -> None:
+    """Put a file of the same directory in the place of another; it is there on the disk when this returns.
+
+    What the source links to is not looked at, so that root gives nothing away to whom the directory belongs.
+
+    :raises ConfigurationError: it cannot be moved.
+    """
+    try:
+        _rename(source, path)
+    except OSError as error:
+        raise ConfigurationError(f"{source} cannot be moved to {path}: {error.strerror}") from None
+
+
+def _rename(source: str | Path, path: Path) -> None:
+    os.replace(source, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

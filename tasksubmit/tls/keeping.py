@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 
 from tasksubmit.errors import ConfigurationError
-from tasksubmit.tls.files import CERTIFICATE_FILE, KEY_FILE, NEXT_KEY_FILE, TRUST_FILE, replace_file
+from tasksubmit.tls.files import CERTIFICATE_FILE, KEY_FILE, NEXT_KEY_FILE, TRUST_FILE, move_file, replace_file
 from tasksubmit.tls.identity import (
     certificates_pem,
     claimed_address,
@@ -80,13 +80,11 @@ def renew(directory: Path, now: datetime, validity: timedelta, *, switches_key: 
         if switches_key and not key_file.exists():
             raise ConfigurationError("there is no next key: `tasksubmit renew --next-key` makes one, for peers to add")
         key = read_key(key_file)
-        # If this is cut short, the two do not fit, the node says so, and doing it again is the way out.
-        if switches_key:
-            replace_file(directory / KEY_FILE, key_pem(key))
         certificate = make_certificate(key, _name_in(old), now, validity)
-        replace_file(directory / CERTIFICATE_FILE, certificates_pem([certificate]), 0o644)
+        # If this is cut short, the two do not fit, the node says so, and to renew is the way out.
         if switches_key:
-            key_file.unlink()
+            move_file(key_file, directory / KEY_FILE)
+        replace_file(directory / CERTIFICATE_FILE, certificates_pem([certificate]), 0o644)
     return pin_of(certificate)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 from hmac import compare_digest
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,9 +14,9 @@ from twisted.web.iweb import IRequest
 from typing_extensions import override
 
 from tasksubmit.errors import ConfigurationError
+from tasksubmit.tls.files import OTHERS_TOUCH, read_guarded
 
 _TOKEN_BYTES = 32
-_MAX_TOKEN_BYTES = 4096
 
 
 @frozen
@@ -33,14 +32,7 @@ def read_token(path: Path) -> bytes:
 
     :raises ConfigurationError: when it cannot be read, others can read it, or there is no token in it.
     """
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            token = file.read(_MAX_TOKEN_BYTES).strip()
-    except OSError as error:
-        raise ConfigurationError(f"the token of the control API cannot be read: {path}: {error.strerror}") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigurationError(f"others can read the token of the control API in {path}: chmod 600 {path}")
+    token = read_guarded(path, OTHERS_TOUCH, "others can read the token of the control API").strip()
     if not token.isalnum():
         raise ConfigurationError(f"{path} holds no token: remove it, and the node makes another")
     return token

@@ -9,8 +9,9 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.http import FORBIDDEN, UNAUTHORIZED, combinedLogFormatter, datetimeToLogString
 from twisted.web.iweb import IAccessLogFormatter, IRequest
@@ -33,6 +34,8 @@ from tasksubmit.web.routes import OPENAPI_PATH, PREFIX, ROUTES, Route
 MAX_BODY_BYTES = 24 * 1024 * 1024
 """The largest request: results that fill a frame, in base64, and room for the rest."""
 
+MAX_CONNECTIONS = 256
+"""Who may connect can do so without a token, and each connection takes a file of the node's."""
 
 STOP_PAUSE_SECONDS = 0.1
 """Between the last answer and the stop: for the answer to leave."""
@@ -95,6 +98,21 @@ class ControlSite(Site):
     def log(self, request: Any) -> None:
         if request.code not in (UNAUTHORIZED, FORBIDDEN):
             super().log(request)
+
+
+class FewAtOnce(WrappingFactory):
+    """Takes up to `MAX_CONNECTIONS` at once, and aborts others."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._quiet_log = quiet_logger(__name__)
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:
+        if len(self.protocols) >= MAX_CONNECTIONS:
+            self._quiet_log.warn("the control API has {most} connections, and takes no more", most=MAX_CONNECTIONS)
+            return None
+        return super().buildProtocol(addr)
 
 
 class ControlRequest(Request):

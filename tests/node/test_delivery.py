@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
 from random import Random
+from struct import pack
 from unittest.mock import patch
 
 from attrs import evolve
@@ -17,6 +18,7 @@ from tasksubmit.interfaces import Peer, Refusal
 from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node import delivery
+from tasksubmit.node.peers import MAX_ANSWER_BYTES
 from tasksubmit.node.service import Node
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, FrameType
@@ -81,6 +83,11 @@ def abort(peer: RawPeer, frame: Frame) -> None:
 def babble(peer: RawPeer, frame: Frame) -> None:
     """Answer what is no message."""
     peer.send(Frame(FrameType.SUBMIT, b"what?").encode())
+
+
+def ramble(peer: RawPeer, frame: Frame) -> None:
+    """Begin an answer that would be larger than any."""
+    peer.send(pack(">II", FrameType.SUBMIT, MAX_ANSWER_BYTES + 1) + b"{")
 
 
 def ignore(peer: RawPeer, frame: Frame) -> None:
@@ -268,6 +275,14 @@ class AnswersTests(ReceiverTestCase):
         self.accept(script=close)
         self.assertEqual(self.heard, ["ACCEPTED"])
         self.assertEqual(len(self.owed(self.bob, KEY)), 1)
+        self.advance(2)
+        self.assertEqual(self.heard, ["ACCEPTED", "ACCEPTED"])
+        self.assert_idle(self.bob)
+
+    def test_answers_too_much(self) -> None:
+        """Nobody has the node hold an answer that is larger than any: the connection is aborted before it comes."""
+        self.accept(script=ramble)
+        self.assertIsNotNone(self.alice.peers[0].lost)
         self.advance(2)
         self.assertEqual(self.heard, ["ACCEPTED", "ACCEPTED"])
         self.assert_idle(self.bob)

@@ -109,6 +109,18 @@ class KeepingTests(SynchronousTestCase):
         self.key.chmod(0o400)
         self.read()
 
+    def test_owner(self) -> None:
+        """What another user put there is refused; root reads what belongs to the user that the node runs as."""
+        self.init()
+        if os.geteuid() == 0:
+            os.chown(self.key, 4711, -1)
+        owner = self.key.stat().st_uid
+        self.patch(os, "geteuid", lambda: owner + 1)
+        self.assertIn(f"{self.key} belongs to another user ({owner})", self.refused(self.read))
+        for reader in (owner, 0):
+            self.patch(os, "geteuid", lambda reader=reader: reader)
+            self.read()
+
     def test_broken(self) -> None:
         """Files that are no keys and no certificates, or do not belong together, are named."""
         self.init()
@@ -137,7 +149,7 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(sorted(os.listdir(self.directory)), [files.CERTIFICATE_FILE, files.KEY_FILE])
 
     def test_rotation(self) -> None:
-        """The next key is told before it is used; a switch that was cut short in the middle is done again."""
+        """The next key is told before it is used; a switch that is cut short in the middle is ended by a renewal."""
         pin = self.init()
         self.assertIn("there is no next key", self.refused(keeping.renew, self.directory, NOW, DAY, switches_key=True))
         next_pin = keeping.make_next_key(self.directory)
@@ -145,10 +157,27 @@ class KeepingTests(SynchronousTestCase):
         self.assertEqual(keeping.own_pins(self.directory), (OWN, [pin, next_pin]))
         self.assertEqual(self.read().pin, pin)
         self.assertEqual((self.directory / files.NEXT_KEY_FILE).stat().st_mode & 0o777, 0o600)
-        self.key.write_bytes((self.directory / files.NEXT_KEY_FILE).read_bytes())
-        self.assertIn("renew it", self.refused(self.read))
         self.assertEqual(keeping.renew(self.directory, NOW, DAY, switches_key=True), next_pin)
         self.assertEqual(keeping.own_pins(self.directory), (OWN, [next_pin]))
+        last_pin = keeping.make_next_key(self.directory)
+        self.patch(keeping, "replace_file", lambda *_: self.fail("the power is lost"))
+        self.assertRaises(self.failureException, keeping.renew, self.directory, NOW, DAY, switches_key=True)
+        self.patch(keeping, "replace_file", files.replace_file)
+        self.assertIn("renew it", self.refused(self.read))
+        self.assertEqual(keeping.renew(self.directory, NOW, DAY), last_pin)
+        self.assertEqual(keeping.own_pins(self.directory), (OWN, [last_pin]))
+
+    def test_link(self) -> None:
+        """A link in the place of the next key stays one: its content, which root can read, is not given away."""
+        self.init()
+        theirs = Path(self.mktemp())
+        files.replace_file(theirs, key_pem(make_key()))
+        (self.directory / files.NEXT_KEY_FILE).symlink_to(theirs.absolute())
+        keeping.renew(self.directory, NOW, DAY, switches_key=True)
+        self.assertTrue(self.key.is_symlink())
+        in_the_way = self.directory / files.NEXT_KEY_FILE
+        in_the_way.mkdir()
+        self.assertIn("cannot be moved", self.refused(files.move_file, self.certificate, in_the_way))
 
     def test_of_a_ca(self) -> None:
         """What a CA has signed is for the CA to renew."""

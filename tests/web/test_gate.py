@@ -6,13 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from tasksubmit.errors import ConfigurationError
-from tasksubmit.web import control_site
+from tasksubmit.web import control_site, site
 from tasksubmit.web.gate import TokenGate, make_token, read_token
 from tasksubmit.web.routes import OPENAPI_PATH, PREFIX, ROUTES
+from tasksubmit.web.site import FewAtOnce
 from tests.web.harness import ApiTestCase
 
 
@@ -141,6 +146,19 @@ class GateTests(ApiTestCase):
         self.assertEqual(self.allowed(host="localhost:8080", origin="http://localhost:8080"), (200, ""))
         for origin in ("http://evil.example", "null", "http://localhost:8081", "https://localhost:8080.evil.example"):
             self.assertEqual(self.allowed(host="localhost:8080", origin=origin), (403, "forbidden"), origin)
+
+    def test_few_at_once(self) -> None:
+        """Whoever can connect takes no more than so many of the node's files, and they are free again afterwards."""
+        self.patch(site, "MAX_CONNECTIONS", 2)
+        few = FewAtOnce(self.site)
+        with_two = [few.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)) for _ in range(2)]
+        for protocol in with_two:
+            assert protocol is not None
+            protocol.makeConnection(StringTransport())
+        self.assertIsNone(few.buildProtocol(IPv4Address("TCP", "127.0.0.1", 2)))
+        assert with_two[0] is not None
+        with_two[0].connectionLost(Failure(ConnectionDone()))
+        self.assertIsNotNone(few.buildProtocol(IPv4Address("TCP", "127.0.0.1", 3)))
 
     def test_before_the_start(self) -> None:
         """A gate that has not read its token lets nobody through."""
