@@ -108,7 +108,7 @@ class FewAtOnce(WrappingFactory):
         self._quiet_log = quiet_logger(__name__)
 
     @override
-    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]  # as factories may
         if len(self.protocols) >= MAX_CONNECTIONS:
             self._quiet_log.warn("the control API has {most} connections, and takes no more", most=MAX_CONNECTIONS)
             return None
