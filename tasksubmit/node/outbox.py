@@ -17,7 +17,14 @@ from tasksubmit.logs import quiet_logger
 from tasksubmit.node.inbox import acknowledgement, given_up
 from tasksubmit.node.records import Decision, Records, always, clipped, described, recorded_time
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.messages import ACK, ResponseStatus, SubmitResponse, TaskResultMessage, TaskStatusUpdate
+from tasksubmit.wire.messages import (
+    ACK,
+    ResponseStatus,
+    SubmitResponse,
+    TaskResultMessage,
+    TaskStatusUpdate,
+    known_features,
+)
 
 
 class Outbox:
@@ -77,7 +84,7 @@ class Outbox:
     async def submission_answered(self, task: Task, response: SubmitResponse, delivery: Delivery) -> None:
         """The receiver answered the submission, for the first time or again."""
         now = self._records.now()
-        answered: dict[str, Any] = {"features": response.features}
+        answered: dict[str, Any] = {"features": known_features(response.features)}
         if task.answered_at is None:
             answered["answered_at"] = now
         if ACK in response.features:

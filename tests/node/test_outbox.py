@@ -17,6 +17,7 @@ from tasksubmit.lifecycle.task import Task, from_milliseconds
 from tasksubmit.node.records import noted
 from tasksubmit.wire.frames import Frame
 from tasksubmit.wire.messages import (
+    MAX_FEATURES,
     ResponseStatus,
     SubmitRequest,
     SubmitResponse,
@@ -324,6 +325,21 @@ class AnswerTests(OutboxTestCase):
         """What the receiver announces is remembered with it and with the task."""
         self.assertEqual(set(self.record.features), OURS)
         self.assertEqual(self.successResultOf(self.store.peer_features()), {BOB: OURS})
+
+    def test_many_features(self) -> None:
+        """What a receiver may announce has a bound with the task as it has with the receiver."""
+        self.script = answering(features=OURS | {f"f{number}" for number in range(10_000)} | {"x" * 100})
+        handle = self.done(self.alice.submit(BOB, "work", task_id="t2"))
+        self.assertEqual(len(self.task(self.alice, handle.key).features), MAX_FEATURES)
+
+    def test_long_texts(self) -> None:
+        """A record with long texts is not kept in memory, whoever wrote them."""
+        self.assertIn(self.handle.key, self.alice._records._recent)
+        for name in ("justification", "error"):
+            self.hear("EXECUTING", **{"justification": "", name: "\U0001f4a3" + "x" * 8000})
+            self.assertNotIn(self.handle.key, self.alice._records._recent, name)
+            self.hear("EXECUTING", "short")
+            self.assertIn(self.handle.key, self.alice._records._recent)
 
 
 class CancellationTests(OutboxTestCase):
