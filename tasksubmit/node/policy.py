@@ -76,7 +76,16 @@ class AllOf:
                 break
             answer = policy.admit(peer, request)
             refusal = answer if answer is None or isinstance(answer, Refusal) else await answer
-        return refusal
+        return refusal or self._ask_again(peer, request)
+
+    def _ask_again(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """What those say by now that answer at once: others may have been admitted while a slow one was waited for."""
+        for policy in self._policies:
+            if IPureAdmissionPolicy.providedBy(policy):
+                refusal = policy.admit(peer, request)
+                if isinstance(refusal, Refusal):
+                    return refusal
+        return None
 
     def created(self, peer: Peer, request: SubmitRequest) -> None:
         """See `ICountingAdmissionPolicy.created`."""

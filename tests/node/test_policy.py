@@ -202,6 +202,21 @@ class AllOfTests(SynchronousTestCase):
             self.assertEqual(refusal.code, expected)
         self.assertEqual(second.asked, [])
 
+    def test_together(self) -> None:
+        """However many one that answers later holds up, a quota lets in as many as it would one by one."""
+        load, later = Load(), Later()
+        policy = AllOf([PeerQuota(load, 2, 1000), later])
+        decided = [policy.admit(THEM, request(f"t{number}")) for number in range(5)]
+        codes: list[str] = []
+        for answer, asked in zip(decided, later.asked, strict=True):
+            assert isinstance(answer, Deferred)
+            asked.callback(None)
+            refusal = self.successResultOf(answer)
+            codes.append(refusal.code if refusal else "")
+            if refusal is None:
+                load.count([(ALICE, TaskStatus.NEW, 1, 4)])
+        self.assertEqual(codes, ["", "", *["quota"] * 3])
+
     def test_nobody(self) -> None:
         """Without policies everything is admitted."""
         self.assertIsNone(AllOf([]).admit(THEM, request()))
