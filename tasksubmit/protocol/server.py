@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from typing_extensions import override
@@ -51,7 +51,7 @@ class _Unanswerable(Exception):
     """A frame is so broken that it cannot be told whether it wants an answer: the connection has to end."""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class TaskSubmitServer(TaskSubmitProtocol):
     """One connection that a peer made: hands its frames to the handler, and answers them in the order they came in.
 
@@ -77,6 +77,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self._is_all_read = False
         self._last_call: IDelayedCall | None = None
         self._is_cut_short = False
+        self._is_heard = True
         self._waiting_for_end: list[Deferred[None]] = []
 
     # --- what the transport and the framing call ----------------------------------------------------------------------
@@ -91,6 +92,23 @@ class TaskSubmitServer(TaskSubmitProtocol):
             self.abort()
         else:
             self._factory.connections.add(self)
+
+    def handshakeCompleted(self) -> None:
+        """TLS knows who it is: one who sends nothing has a place of that peer's all the same."""
+        if not self.is_open:
+            return
+        try:
+            self._who()
+        except TooManyConnections as full:
+            self._log.info("{peer} is disconnected at once: {why}", peer=self._origin, why=full)
+            self.abort()
+        except Exception:
+            """It is asked again with each frame, which is then refused."""
+
+    def trust_ended(self) -> None:
+        """What `Gate.cut` tells: nothing more that has arrived is acted upon, nor what is being read."""
+        self._is_heard = False
+        self._stop()
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -238,12 +256,16 @@ class TaskSubmitServer(TaskSubmitProtocol):
             do_elsewhere, self.clock, len(frame.payload), lambda: kind.from_frame(frame)
         )
         handled = reading.addCallbacks(
-            lambda request: self._complete(None, turn) if self._is_cut_short else self._handle(request, turn),
+            lambda request: self._handle(request, turn) if self._is_to_be_handled else self._complete(None, turn),
             lambda failure: self._not_read(kind, _malformed(failure), turn),
         )
         handled.addErrback(self._give_up, turn)
         handled.addCallback(lambda _: self.release(Hold.READING_A_LARGE_ONE))
         handled.addCallback(lambda _: self._end_if_finished())
+
+    @property
+    def _is_to_be_handled(self) -> bool:
+        return self._is_heard and not self._is_cut_short
 
     def _not_read(self, kind: type[Request], error: MalformedMessage | TooLarge, turn: Turn) -> None:
         if kind is not SubmitRequest:
@@ -329,7 +351,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         return rejection(task_id, code, str(error))
 
     def _who(self) -> Peer:
-        """Name the peer; not before its first frame, since TLS knows a certificate only after the handshake."""
+        """Name the peer; not before its first frame or TLS's handshake, after which alone a certificate is known."""
         if self._peer is None:
             assert self.transport is not None  # a frame came from it
             address = self._factory.identify(self.transport)

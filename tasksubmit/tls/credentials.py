@@ -26,6 +26,9 @@ CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 # but nothing is kept that they could lead to, and they hold nothing themselves.)
 _OPTIONS = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION
 
+MAX_BETWEEN = 3
+"""Certificates between one and its CA. To verify each takes time, and a stranger can make it take long."""
+
 _MANY = 100
 """Texts of the log that are remembered, so as not to be said again."""
 
@@ -191,6 +194,7 @@ def _read(files: Files) -> _Loaded:
     context.set_options(_OPTIONS)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(CIPHERS)
+    context.set_verify_depth(MAX_BETWEEN)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(secrets.token_bytes(16))
     try:

@@ -7,7 +7,7 @@ program work for nothing but the handshake, which has a time limit.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from attrs import define, field
 from OpenSSL import SSL
@@ -58,7 +58,8 @@ def admitted_name(transport: object) -> str | None:
 class Gate(ProtocolWrapper):
     """Stands between TLS and the application's protocol, which it makes once the other end was admitted.
 
-    To that protocol it is the transport. Made by `_Gates` for each connection.
+    To that protocol it is the transport. Made by `_Gates` for each connection. When trust ends while the connection is
+    open, the protocol's method ``trust_ended``, if it has one, is called before the connection is aborted.
 
     :ivar inspection: what finds out who is at the other end.
     :ivar admitted: who that is, once it is known.
@@ -71,7 +72,6 @@ class Gate(ProtocolWrapper):
         super().__init__(gates, None)  # type: ignore[arg-type]
         self._gates = gates
         self._address = address
-        self._has_place = True
         self.inspection: Inspection | None = None
         self._time_limit: IDelayedCall | None = None
         self._has_heard = False
@@ -86,11 +86,12 @@ class Gate(ProtocolWrapper):
         self._time_limit = self._gates.clock.callLater(HANDSHAKE_SECONDS, self._too_late)
         self.transport = transport
         self.connected = 1
+        self._gates.enter(self, self._address)
 
     def handshakeCompleted(self) -> None:
         """Both ends have shown their certificates; this end has judged the other's."""
         self._stop_clock()
-        self._leave()
+        self._gates.unjudged.leave(self)
         assert self.inspection is not None
         admitted = self.inspection.admitted
         # OpenSSL does not get here without a judgement; but what it was based on may have changed since.
@@ -116,7 +117,7 @@ class Gate(ProtocolWrapper):
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_clock()
-        self._leave()
+        self._gates.unjudged.leave(self)
         self._gates.credentials.connections.discard(self)
         if not self._has_heard:
             reason = self._explained(reason)
@@ -131,6 +132,8 @@ class Gate(ProtocolWrapper):
     def cut(self) -> None:
         """End the connection at once: nothing that comes from now on is heard, and what was not yet written is lost."""
         self._is_cut = True
+        if hasattr(self.wrappedProtocol, "trust_ended"):  # it may hold what it was given before
+            self.wrappedProtocol.trust_ended()
         tls: Any = self.transport
         if hasattr(tls.transport, "abortConnection"):
             tls.abortConnection()
@@ -140,12 +143,6 @@ class Gate(ProtocolWrapper):
     def _too_late(self) -> None:
         self._is_late = True
         self.cut()
-
-    def _leave(self) -> None:
-        """It is not one of those any more that are still to be judged."""
-        if self._has_place:
-            self._has_place = False
-            self._gates.unjudged.leave(self._address)
 
     def _stop_clock(self) -> None:
         if self._time_limit is not None and self._time_limit.active():
@@ -171,28 +168,50 @@ MAX_UNJUDGED_PER_HOST = 100
 """How many of them from one host; of IPv6, from one /64 network."""
 
 
+class Stranger(Protocol):
+    """A connection of which nobody knows yet whose it is, as `Unjudged` sees it."""
+
+    def cut(self) -> None:
+        """End it at once."""
+
+
 @define(eq=False)
 class Unjudged:
-    """Counts the connections of which nobody knows yet whose they are: they have nothing else to be counted by."""
+    """Counts the connections of which nobody knows yet whose they are: they have nothing else to be counted by.
 
+    When there are too many, the oldest goes of the host that has most: so a few hosts that have many keep nobody out.
+    """
+
+    _hosts: dict[Stranger, str | None] = field(factory=dict, init=False)
     _places: Counter[str | None] = field(factory=Counter, init=False)
 
-    def enter(self, address: IAddress | None) -> str:
-        """Take a place; returns why there is none, and otherwise nothing."""
+    def refuse(self, address: IAddress | None) -> str:
+        """Why there is no place for one more of a host; nothing when there is."""
         host = host_of(address)
-        if self._places.total() >= MAX_UNJUDGED:
-            return f"{MAX_UNJUDGED} others have not shown yet whose they are"
         if host is not None and self._places[host] >= MAX_UNJUDGED_PER_HOST:
             return f"{MAX_UNJUDGED_PER_HOST} others of {host} have not shown yet whose they are"
-        self._places[host] += 1
         return ""
 
-    def leave(self, address: IAddress | None) -> None:
-        """Give the place back."""
-        host = host_of(address)
-        self._places[host] -= 1
-        if self._places[host] <= 0:
-            del self._places[host]
+    def enter(self, stranger: Stranger, address: IAddress | None) -> str:
+        """Give a place, and cut off another for it if there are too many; returns why, and nothing if there are not."""
+        why = ""
+        if len(self._hosts) >= MAX_UNJUDGED:
+            [(host, count)] = self._places.most_common(1)
+            oldest = next(one for one, its_host in self._hosts.items() if its_host == host)
+            self.leave(oldest)
+            oldest.cut()
+            why = f"{MAX_UNJUDGED} others have not shown yet whose they are, {count} of {host}"
+        self._hosts[stranger] = host_of(address)
+        self._places[self._hosts[stranger]] += 1
+        return why
+
+    def leave(self, stranger: Stranger) -> None:
+        """Give the place back, if it has one."""
+        if stranger in self._hosts:
+            host = self._hosts.pop(stranger)
+            self._places[host] -= 1
+            if self._places[host] <= 0:
+                del self._places[host]
 
 
 _REFUSALS = ("certificate", "unknown ca", "access denied", "decrypt error", "internal error")
@@ -273,11 +292,17 @@ class _Gates(Factory):
         """A protocol of the application was connected."""
 
     def has_room(self, address: IAddress | None) -> bool:
-        """Whether one more connection may be taken, to be judged; it then has a place."""
-        why = self.unjudged.enter(address)
+        """Whether one more connection may be taken, to be judged."""
+        why = self.unjudged.refuse(address)
         if why:
             self._log.warn("a connection was not taken: {why}", why=why)
         return not why
+
+    def enter(self, gate: Gate, address: IAddress | None) -> None:
+        """A connection is to be judged."""
+        why = self.unjudged.enter(gate, address)
+        if why:
+            self._log.warn("a connection was cut off in its handshake, to take another: {why}", why=why)
 
     def refused(self, reason: Failure, address: IAddress | None) -> None:
         """A connection ended before the other end was admitted."""

@@ -6,19 +6,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
 from typing_extensions import override
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError, PeerUnreachable, UnknownPeer
 from tasksubmit.interfaces import IAuthenticator
 from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
-from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.delivery import REFUSED_DELAY_SECONDS
 from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.service import Node
 from tasksubmit.node.submitted import SubmittedTask
+from tasksubmit.protocol import server
+from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.client import Client
+from tasksubmit.protocol.elsewhere import LARGE_BYTES
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint
 from tasksubmit.tls.identity import make_certificate
@@ -130,6 +134,19 @@ class TalkTests(MutualCase):
         peer.close()
         self.network.flush()
         self.assertEqual(bob.authenticator.authenticate(server.transport), ALICE)  # type: ignore[arg-type]
+
+    def test_many_connections(self) -> None:
+        """A peer that sends nothing on its connections has as many as one that does, from wherever it makes them."""
+        self.meet(BOB, ALICE, CAROL)
+        self.meet(CAROL, BOB)
+        bob = self.start(BOB, bounds=Bounds(max_connections_per_peer=2))
+        peers = [self.say_as(ALICE, BOB) for _ in range(3)]
+        self.assertEqual([peer.lost is None for peer in peers], [True, True, False])
+        self.assertIsNone(self.say_as(CAROL, BOB).lost)
+        peers[0].close()
+        self.network.flush()
+        self.assertIsNone(self.say_as(ALICE, BOB).lost)
+        self.assertEqual(len(bob.factory.connections), 3)
 
     def test_embedded(self) -> None:
         """An application that knows its peers by other means says who they are."""
@@ -315,6 +332,45 @@ class ReloadTests(MutualCase):
         bob.reload()
         self.network.flush()
         self.assertEqual(self.task(alice, handle.key).status, TaskStatus.EXECUTING)
+
+    def test_removal_of_what_waits(self) -> None:
+        """What a peer has sent, and the node has not looked at, is not acted upon once trust has ended."""
+        alice, bob = self.start(ALICE), self.start(BOB)
+        bob.factory.max_outstanding = 1
+        handle = self.done(bob.submit(ALICE, "work"))
+        find, asked = bob.store.find, []
+
+        def find_later(*arguments: Any) -> Deferred[list[Task]]:
+            asked.append(found := Deferred[list[Task]]())
+            return found.addCallback(lambda _: find(*arguments))
+
+        self.patch(bob.store, "find", find_later)
+        accepted = TaskStatusUpdate(handle.task_id, "ACCEPTED", "", ack=True)
+        self.say_as(ALICE, BOB, accepted, results(handle.task_id, ack=True))
+        self.parties[BOB].trust()
+        bob.reload()
+        self.network.flush()
+        self.assertEqual(len(asked), 1)
+        asked[0].callback([])
+        self.network.flush()
+        self.assertEqual(self.task(bob, handle.key).status, TaskStatus.ACCEPTED)
+        self.assertEqual((self.scores(bob), self.scores(alice)), ({}, {}))
+        self.assertEqual((bob.factory.connections, bob.factory.unfinished), (set(), set()))
+
+    def test_removal_of_what_is_read(self) -> None:
+        """Nor is a large message that is being read by then."""
+        bob = self.start(BOB)
+        handle = self.done(bob.submit(ALICE, "work"))
+        reading: Deferred[None] = Deferred()
+        self.patch(server, "do_elsewhere", lambda _, size, call: reading.addCallback(lambda _: call()))
+        self.say_as(ALICE, BOB, results(handle.task_id, "x" * LARGE_BYTES))
+        self.parties[BOB].trust()
+        bob.reload()
+        self.network.flush()
+        self.assertEqual(len(bob.factory.unfinished), 1)
+        reading.callback(None)
+        self.network.flush()
+        self.assertEqual((self.task(bob, handle.key).result_file, bob.factory.unfinished), ("", set()))
 
     def test_request_under_way(self) -> None:
         """What was under way on a connection that is cut may have arrived: it vanishes, it is not refused."""

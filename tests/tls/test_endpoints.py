@@ -18,7 +18,7 @@ from typing_extensions import override
 from tasksubmit.errors import CertificateRefused, ConfigurationError
 from tasksubmit.testing.transport import MemoryTransport
 from tasksubmit.tls import endpoints
-from tasksubmit.tls.credentials import Credentials
+from tasksubmit.tls.credentials import MAX_BETWEEN, Credentials
 from tasksubmit.tls.endpoints import (
     HANDSHAKE_SECONDS,
     MAX_UNJUDGED,
@@ -223,6 +223,20 @@ class AuthorityTests(TLSTestCase):
                 self.successResultOf(self.dial())
         self.assertIn("with one above it that has the error 47", self.refused_by_alice())
 
+    def test_long_chain(self) -> None:
+        """A few certificates may stand between; more would take long to verify, for any stranger."""
+        chain: list[Authority] = [self.authority]
+        for count in range(1, MAX_BETWEEN + 2):
+            chain[-1].certify(between := Authority(f"between {count}"))
+            chain.append(between)
+            above = [one.certificate for one in reversed(chain[1:])]
+            self.bob.use(between.sign(self.bob.key, dns_name(BOB)), *above)
+            if count <= MAX_BETWEEN:
+                self.assertTrue(self.can_talk())
+        self.assertIn("with one above it that has the error", self.refused_by_alice())
+        self.alice.trust(f"{BOB} {self.bob.pin}")
+        self.assertTrue(self.can_talk())
+
     def test_dates(self) -> None:
         """Before its time and after it a certificate is refused."""
         for begins, ends, words in ((-9 * DAY, -DAY, "has expired"), (DAY, 9 * DAY, "is not valid yet")):
@@ -411,14 +425,21 @@ class StrangerTests(TLSTestCase):
         """Only so many may be in their handshake at once, and fewer of one host; those that end make room."""
         unjudged = Unjudged()
         hosts = [IPv4Address("TCP", f"10.0.0.{number}", 1) for number in range(1, 9)]
-        for _ in range(MAX_UNJUDGED_PER_HOST):
-            self.assertEqual(unjudged.enter(hosts[0]), "")
-        self.assertIn("100 others of 10.0.0.1", unjudged.enter(hosts[0]))
-        for number in range(MAX_UNJUDGED - MAX_UNJUDGED_PER_HOST):
-            self.assertEqual(unjudged.enter(hosts[1 + number % 6]), "")
-        self.assertIn("400 others", unjudged.enter(hosts[7]))
-        unjudged.leave(hosts[0])
-        self.assertEqual(unjudged.enter(hosts[7]), "")
+        first = [FakeStranger() for _ in range(MAX_UNJUDGED_PER_HOST)]
+        for stranger in first:
+            self.assertEqual((unjudged.refuse(hosts[0]), unjudged.enter(stranger, hosts[0])), ("", ""))
+        self.assertIn("100 others of 10.0.0.1", unjudged.refuse(hosts[0]))
+        others = [FakeStranger() for _ in range(MAX_UNJUDGED - MAX_UNJUDGED_PER_HOST)]
+        for number, stranger in enumerate(others):
+            self.assertEqual(unjudged.enter(stranger, hosts[1 + number % 6]), "")
+        self.assertEqual(unjudged.refuse(hosts[7]), "")
+        self.assertIn(
+            "400 others have not shown yet whose they are, 100 of", unjudged.enter(late := FakeStranger(), hosts[7])
+        )
+        self.assertEqual([one for one in (*first, *others, late) if one.is_cut], first[:1])
+        for stranger in (*first, *others, late):
+            unjudged.leave(stranger)
+        self.assertEqual((unjudged.enter(FakeStranger(), hosts[0]), len(unjudged._places)), ("", 1))
 
     def test_silent_strangers(self) -> None:
         """Whoever connects and says nothing takes a place until the handshake's time is over."""
@@ -428,6 +449,7 @@ class StrangerTests(TLSTestCase):
             self.network.client_endpoint("bob").connect(ear).addErrback(lambda _: None)
         self.network.flush()
         self.assertEqual(self.network.connection_count("bob"), 3)
+        self.assertTrue(self.can_talk())  # however many keep silent, the oldest of them makes room
         self.clock.advance(HANDSHAKE_SECONDS)
         self.network.flush()
         late = Ears()
@@ -549,6 +571,16 @@ class StrangerTests(TLSTestCase):
         self.assertEqual(self.refused_by_bob()[0], "")
         self.bobs.load()
         self.assertIn("nobody who is trusted", self.refused_by_bob()[0])
+
+
+class FakeStranger:
+    """A connection in its handshake."""
+
+    is_cut = False
+
+    def cut(self) -> None:
+        """See `Stranger.cut`."""
+        self.is_cut = True
 
 
 class _Twelve(Credentials):
