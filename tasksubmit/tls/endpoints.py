@@ -132,8 +132,9 @@ class Gate(ProtocolWrapper):
     def cut(self) -> None:
         """End the connection at once: nothing that comes from now on is heard, and what was not yet written is lost."""
         self._is_cut = True
-        if hasattr(self.wrappedProtocol, "trust_ended"):  # it may hold what it was given before
-            self.wrappedProtocol.trust_ended()
+        tell = getattr(self.wrappedProtocol, "trust_ended", None)  # it may hold what it was given before
+        if tell is not None:
+            tell()
         tls: Any = self.transport
         if hasattr(tls.transport, "abortConnection"):
             tls.abortConnection()
