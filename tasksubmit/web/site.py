@@ -184,6 +184,9 @@ class ControlResource(Resource):
         if barred is not None:
             self._quiet_log.warn("a request was not let through to the control API: {code}", code=barred.code)
             request.setHeader(b"www-authenticate", b"Bearer")
+            # Whoever asks on, and reads no answers, would have them all kept.
+            request.setHeader(b"connection", b"close")
+            request.channel.persistent = False
             return _error(request, barred.code, barred.message)
         self._klein.render(request)
         return NOT_DONE_YET

@@ -76,11 +76,11 @@ class GateTests(ApiTestCase):
     def setUp(self) -> None:
         super().setUp()
         path = Path(self.mktemp())
-        gate = TokenGate(path)
-        gate.startService()
-        self.addCleanup(gate.stopService)
+        self.gate = TokenGate(path)
+        self.gate.startService()
+        self.addCleanup(self.gate.stopService)
         self.token = read_token(path).decode()
-        self.site.resource = control_site(self.node, "9.9", gate=gate, clock=self.clock).resource
+        self.site.resource = control_site(self.node, "9.9", gate=self.gate, clock=self.clock).resource
         self.treq = type(self.treq)(self.site.resource)
 
     def status(self, **headers: str) -> tuple[int, str]:
@@ -146,6 +146,19 @@ class GateTests(ApiTestCase):
         self.assertEqual(self.allowed(host="localhost:8080", origin="http://localhost:8080"), (200, ""))
         for origin in ("http://evil.example", "null", "http://localhost:8081", "https://localhost:8080.evil.example"):
             self.assertEqual(self.allowed(host="localhost:8080", origin=origin), (403, "forbidden"), origin)
+
+    def test_one_answer(self) -> None:
+        """Whoever is not let through has one answer, and what it asks besides is not looked at."""
+        site = control_site(self.node, "9.9", gate=self.gate, clock=self.clock)
+        protocol: Any = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        for _ in range(2):
+            protocol.dataReceived(b"GET /v1/node HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+        self.assertEqual(transport.value().count(b"HTTP/1.1 401"), 1)
+        self.assertIn(b"\r\nConnection: close\r\n", transport.value())
+        self.assertTrue(transport.disconnecting)
+        protocol.connectionLost(Failure(ConnectionDone()))
 
     def test_few_at_once(self) -> None:
         """Whoever can connect takes no more than so many of the node's files, and they are free again afterwards."""
