@@ -164,10 +164,13 @@ class ITaskStore(Interface):
     def list_tasks(
         *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
     ) -> Deferred[list[Task]]:
-        """Fires with up to ``limit`` records that match, newest first; ``before`` is a ``Task.number``, not in it."""
+        """Fires with up to ``limit`` records that match, newest first; ``before`` is a ``Task.number``, not in it.
+
+        With long descriptions they may be fewer than there are; none are the end.
+        """
 
     def queue(limit: int) -> Deferred[list[Task]]:
-        """Fires with the first ``limit`` tasks of the queue, the head first."""
+        """Fires with the first ``limit`` tasks of the queue, the head first; with long descriptions, with fewer."""
 
     def load() -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
         """Fires with what waits here: for each submitter how many tasks are NEW, and how many ACCEPTED, and the bytes

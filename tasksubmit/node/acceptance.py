@@ -14,7 +14,7 @@ from zope.interface import implementer
 from tasksubmit.errors import IllegalTransition, NotAccepting
 from tasksubmit.interfaces import IAcceptancePolicy, Refusal
 from tasksubmit.lifecycle.table import Side, TaskStatus
-from tasksubmit.lifecycle.task import Task
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.calling import call
 from tasksubmit.node.inbox import Inbox
@@ -22,6 +22,8 @@ from tasksubmit.node.records import Records
 from tasksubmit.wire.address import Address
 
 _AT_ONCE = 1000
+_DECIDED_AT_ONCE = 32
+"""Each of these may have a description of a mebibyte, or what it was told to take."""
 
 
 @implementer(IAcceptancePolicy)
@@ -77,15 +79,20 @@ class Acceptance(Service):
 
     async def _catch_up(self) -> None:
         """Decide on what an earlier life of the node left NEW, in the order in which it came."""
-        found: list[Task] = []
+        found: list[TaskKey] = []  # and not the records: there may be many long ones that nobody decides on
         before = None
         while tasks := await self._store.list_tasks(
             side=Side.RECEIVER, status=TaskStatus.NEW, peer=None, before=before, limit=_AT_ONCE
         ):
-            found += tasks
+            found += [task.key for task in tasks]
             before = tasks[-1].number
         while found and self.running:
-            await DeferredList([Deferred.fromCoroutine(self._decide(found.pop())) for _ in found[:_AT_ONCE]])
+            await DeferredList([Deferred.fromCoroutine(self._look_at(found.pop())) for _ in found[:_DECIDED_AT_ONCE]])
+
+    async def _look_at(self, key: TaskKey) -> None:
+        task = await self._store.get(key)
+        if task is not None and task.status is TaskStatus.NEW:
+            await self._decide(task)
 
     async def _decide(self, task: Task) -> None:
         try:

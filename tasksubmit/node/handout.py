@@ -76,7 +76,8 @@ class HandOut:
                     for one in asked:
                         one.begun.errback()
                 else:
-                    await DeferredList([Deferred.fromCoroutine(self._begin_for(one, heads)) for one in asked])
+                    is_empty = not heads
+                    await DeferredList([Deferred.fromCoroutine(self._begin_for(one, heads, is_empty)) for one in asked])
         finally:
             self._is_under_way = False
 
@@ -93,14 +94,17 @@ class HandOut:
             waiting += tasks
         return waiting
 
-    async def _begin_for(self, asked: _Asked, heads: deque[Task]) -> None:
+    async def _begin_for(self, asked: _Asked, heads: deque[Task], is_empty: bool) -> None:
         try:
             if self._is_draining():
                 raise NotAccepting("the node is being drained: it begins nothing new")
             if asked.key is not None and (not heads or heads[0].key != asked.key):
                 raise await self._why_not(asked.key)
-            if not heads:
+            if is_empty:
                 raise EmptyQueue("the queue is empty; accept a task first")
+            if not heads:
+                self._asked.append(asked)  # one look takes so much into memory: there may be more
+                return
             task = await self._take(heads.popleft(), asked.lease)
         except IllegalTransition:
             if asked.key is None:

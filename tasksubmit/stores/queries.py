@@ -103,13 +103,13 @@ def list_tasks(
         values.append(before)
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     sql = f"SELECT {TASK_COLUMNS} FROM tasks {where} ORDER BY number DESC LIMIT ?"
-    return [task_from_row(row) for row in connection.execute(sql, (*values, limit))]
+    return list(as_many_as_fit(map(task_from_row, connection.execute(sql, (*values, limit)))))
 
 
 def queue(connection: sqlite3.Connection, limit: int) -> list[Task]:
     """The first ``limit`` tasks of the queue, head first."""
     sql = f"SELECT {TASK_COLUMNS} FROM {QUEUE} ORDER BY queue_position LIMIT ?"
-    return [task_from_row(row) for row in connection.execute(sql, (limit,))]
+    return list(as_many_as_fit(map(task_from_row, connection.execute(sql, (limit,)))))
 
 
 def put_back(connection: sqlite3.Connection, limit: int) -> list[Task]:

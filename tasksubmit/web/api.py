@@ -130,7 +130,7 @@ class ControlApi:
             if shown
             else None,
             connections=len(self.node.factory.connections),
-            waiting=len(await self._waiting()),
+            waiting=await self._waiting_count(),
             owed_to=len(await self.node.store.owed_peers()),
             peers=await self.list_peers(call),
         )
@@ -155,14 +155,14 @@ class ControlApi:
             concurrency=workers.concurrency if workers else 0,
             done=workers.done if workers else 0,
             failed=workers.failed if workers else 0,
-            waiting=len(await self._waiting()),
+            waiting=await self._waiting_count(),
             executing=[self._view(task) for task in reversed(executing) if task.put_back_at is None],
         )
 
     # --- reading tasks ------------------------------------------------------------------------------------------------
 
     async def list_tasks(self, call: Call[ListQuery, Nothing]) -> list[TaskView]:
-        """Tasks, the newest first."""
+        """Tasks, the newest first; with long descriptions fewer than asked for, and none only at the end."""
         query = call.query
         tasks = await self.node.store.list_tasks(
             side=query.side, status=query.status, peer=query.peer, before=query.before, limit=query.limit
@@ -281,6 +281,9 @@ class ControlApi:
         )
 
     # --- shared -------------------------------------------------------------------------------------------------------
+
+    async def _waiting_count(self) -> int:
+        return min(len(await self.node.store.put_back(MAX_LIST)) + self.node.load.queued, MAX_LIST)
 
     async def _waiting(self) -> list[Task]:
         put_back = await self.node.store.put_back(MAX_LIST)

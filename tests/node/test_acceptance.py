@@ -17,6 +17,7 @@ from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node import acceptance
 from tasksubmit.node.acceptance import AcceptAll
+from tasksubmit.wire.messages import TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, request
 
 
@@ -96,6 +97,7 @@ class AcceptanceTests(NodeTestCase):
     def test_many_after_a_start(self) -> None:
         """However many there are, they are decided on in the order in which they came."""
         self.patch(acceptance, "_AT_ONCE", 2)
+        self.patch(acceptance, "_DECIDED_AT_ONCE", 2)
         waiting = [f"t{number}" for number in range(5)]
         for task_id in waiting:
             self.ask(BOB, request(task_id))
@@ -109,6 +111,28 @@ class AcceptanceTests(NodeTestCase):
             if answer is not True:
                 self.stop(self.bob)
         self.assertEqual([task.task_id for task in self.successResultOf(self.store.queue(9))], waiting)
+
+    def test_read_when_its_turn_comes(self) -> None:
+        """After a start a few tasks at a time are read: what was withdrawn meanwhile is not asked about."""
+        self.patch(acceptance, "_DECIDED_AT_ONCE", 1)
+        self.policy.answer = False
+        self.say(BOB, request("t1"), request("t2"), request("t3"))
+        self.stop(self.bob)
+        self.policy.asked.clear()
+        later: list[Deferred[Any]] = []
+
+        def wait() -> Deferred[Any]:
+            later.append(Deferred())
+            return later[-1]
+
+        self.policy.answer = wait
+        self.bob.startService()
+        self.network.flush()
+        self.ask(BOB, TaskStatusUpdate("t2", "CANCELLED", "no", ack=True))
+        later[0].callback(True)
+        self.network.flush()
+        self.assertEqual(self.policy.asked, ["t1", "t3"])
+        later[1].callback(True)
 
     def test_policy_fails(self) -> None:
         """A policy that fails is logged, and leaves the task to somebody else; the next one is put to it again."""

@@ -10,6 +10,7 @@ from typing_extensions import override
 from tasksubmit.errors import EmptyQueue, IllegalTransition, NotAccepting, NotAtHead, StoreError, UnknownTask
 from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.stores import rows
 from tasksubmit.wire.messages import TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, NodeTestCase, SlowStore, request
 
@@ -120,6 +121,12 @@ class HandingOutTests(NodeTestCase):
         found = self.got(self.begin(*[None] * 4))
         self.assertEqual(found, ["a", "b", "c", EmptyQueue, EmptyQueue])
         self.assertEqual(self.got(self.begin(None)), [EmptyQueue, EmptyQueue])
+
+    def test_long_descriptions(self) -> None:
+        """When one look takes in less than was asked for, there are others: nobody is told that the queue is empty."""
+        self.fill("a", "b", "c")
+        self.patch(rows, "MAX_READ_BYTES", 1)
+        self.assertEqual(self.got(self.begin(None, None, None)), ["a", "b", "c", EmptyQueue])
 
     def test_head_is_withdrawn(self) -> None:
         """A task that is withdrawn as it would be begun costs nobody his turn."""

@@ -62,6 +62,8 @@ class SQLiteContract(StoreContract):
             self.assertEqual(await self.ready(10), [b"0", b"1"][:count])
             self.assertEqual(await self.aged(10), [b"0", b"1"][:count])
             self.assertEqual(len(await self.store.due(DEADLINES[1], at(10), 100)), count)
+            listed = await self.store.list_tasks(side=None, status=None, peer=None, before=None, limit=100)
+            self.assertEqual([task.task_id for task in listed], ["t-3", "t-2"][:count])
         for task in tasks:
             await self.settle(task, b"%d" % (task.number - tasks[0].number), 20)
             await self.change(task, Event.DECLINE, 20)
