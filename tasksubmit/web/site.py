@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
-from twisted.web.http import FORBIDDEN, UNAUTHORIZED, combinedLogFormatter, datetimeToLogString
+from twisted.web.http import FORBIDDEN, UNAUTHORIZED, HTTPChannel, combinedLogFormatter, datetimeToLogString
 from twisted.web.iweb import IAccessLogFormatter, IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -93,6 +93,18 @@ def _error(request: IRequest, code: str, message: str) -> bytes:
 
 class ControlSite(Site):
     """Logs the requests that were let through; others say what their senders like, as often as they like."""
+
+    protocol = HTTPChannel  # as it is, without a choice of protocols, so that it can be given a log
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._quiet_log = quiet_logger(HTTPChannel.__module__)
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        channel = super().buildProtocol(addr)
+        channel._log = self._quiet_log  # it says of each connection that it was silent for too long
+        return channel
 
     @override
     def log(self, request: Any) -> None:

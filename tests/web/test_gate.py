@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
@@ -159,6 +160,18 @@ class GateTests(ApiTestCase):
         self.assertIn(b"\r\nConnection: close\r\n", transport.value())
         self.assertTrue(transport.disconnecting)
         protocol.connectionLost(Failure(ConnectionDone()))
+
+    def test_silence(self) -> None:
+        """However many connect and say nothing, the log says so a few times."""
+        channels: list[Any] = [self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", port)) for port in range(100)]
+        for channel in channels:
+            channel.makeConnection(transport := StringTransport())
+        with capturedLogs() as logs:
+            self.clock.advance(self.site.timeOut)
+        self.assertTrue(transport.disconnecting)
+        self.assertLess(len([event for event in logs if "Timing out" in formatEvent(event)]), 30)
+        for channel in channels:
+            channel.connectionLost(Failure(ConnectionDone()))
 
     def test_few_at_once(self) -> None:
         """Whoever can connect takes no more than so many of the node's files, and they are free again afterwards."""
