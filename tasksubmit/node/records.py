@@ -25,7 +25,7 @@ MAX_KEPT_TEXT = 1000
 
 _MAX_REMEMBERED = 2048
 _MAX_REMEMBERED_TEXT = 4096
-"""How many records are remembered, and how long the texts of each may be that peers have written, in characters."""
+"""How many records are remembered; how long the description of each may be, and what was said of it, in characters."""
 
 Decision = Callable[[Task, datetime], tuple[Sequence[Event], Mapping[str, Any]]]
 """Given a record as it is and the time: what happens to it, and the fields that this sets besides."""
@@ -171,8 +171,8 @@ class Records:
 
     def remember(self, task: Task) -> None:
         """Keep a record for the next change of it, which often comes soon."""
-        length = len(task.description) + len(task.justification) + len(task.error)
-        if length <= _MAX_REMEMBERED_TEXT and not task.status.is_final:
+        longest = max(len(task.description), len(task.justification) + len(task.error))
+        if longest <= _MAX_REMEMBERED_TEXT and not task.status.is_final:
             self._recent[task.key] = task
             if len(self._recent) > _MAX_REMEMBERED:
                 del self._recent[next(iter(self._recent))]

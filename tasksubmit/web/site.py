@@ -94,7 +94,8 @@ def _error(request: IRequest, code: str, message: str) -> bytes:
 class ControlSite(Site):
     """Logs the requests that were let through; others say what their senders like, as often as they like."""
 
-    protocol = HTTPChannel  # as it is, without a choice of protocols, so that it can be given a log
+    # As it is, without a choice of protocols, so that it can be given a log.
+    protocol = HTTPChannel  # type: ignore[assignment]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
