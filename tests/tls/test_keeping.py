@@ -90,15 +90,42 @@ class KeepingTests(SynchronousTestCase):
 
     def test_never_overwritten(self) -> None:
         """A second key is not made, also when only half of the first is left."""
-        self.init()
+        pin = self.init()
         before = self.key.read_bytes()
         self.assertIn("`tasksubmit renew`", self.refused(self.init))
         self.certificate.unlink()
-        self.assertIn(str(self.key), self.refused(self.init))
+        self.assertIn("`tasksubmit init`", self.refused(keeping.renew, self.directory, NOW, DAY))
+        self.assertEqual(self.init(), pin)
         self.assertEqual(self.key.read_bytes(), before)
+        self.read()
         self.key.unlink()
-        self.certificate.touch()
-        self.assertIn(str(self.certificate), self.refused(self.init))
+        error = self.refused(self.init)
+        self.assertIn(str(self.certificate), error)
+        self.assertNotIn("renew", error)
+
+    def test_link_to_nowhere(self) -> None:
+        """A key on a disk that is not there at the moment counts as one: it is not replaced, nor done without."""
+        self.directory.mkdir(parents=True)
+        self.key.symlink_to("/nowhere/key.pem")
+        self.assertIn(str(self.key), self.refused(self.init))
+        self.assertTrue(self.key.is_symlink())
+        self.assertTrue(files.is_set_up(self.directory))
+
+    def test_not_to_be_seen(self) -> None:
+        """Where nobody can see whether there are keys it is not taken that there are none."""
+        self.init()
+
+        def forbidden(path: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        self.patch(os, "lstat", forbidden)
+        self.assertIn(f"{self.key} cannot be looked for: Permission denied", self.refused(files.is_set_up, self.directory))
+
+    def test_no_place(self) -> None:
+        """What is no directory cannot be a state directory, and is told as that."""
+        self.directory.parent.mkdir(parents=True)
+        self.directory.touch()
+        self.assertIn("is not a directory", self.refused(self.init))
 
     def test_guarded(self) -> None:
         """A key that others can read, or write, is refused, by whatever bit."""
