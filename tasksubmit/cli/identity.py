@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from tasksubmit.cli import output
-from tasksubmit.cli.control import Json, NodeUnreachable
+from tasksubmit.cli.control import CommandFailed, Json, NodeUnreachable
 from tasksubmit.cli.output import clean
 from tasksubmit.cli.session import Session
 from tasksubmit.cli.verbs import json_option
@@ -54,12 +54,19 @@ _EFFECTS = {
 def _reload(session: Session) -> str:
     """Have the node read its files again, if it runs; gives one of `_EFFECTS`.
 
-    :raises CommandFailed: it runs, and cannot.
+    :raises CommandFailed: it runs, and cannot, or cannot be told.
     """
+    from tasksubmit.stores.disk import is_locked
+    from tasksubmit.stores.sqlite import LOCK
+
     try:
         status = session.ask(lambda control: control.reload())
-    except NodeUnreachable:
-        return "at_start"
+    except NodeUnreachable as error:
+        if not is_locked(session.directory() / LOCK):
+            return "at_start"
+        hint = "run `tasksubmit reload` with the node's --control, or send it SIGHUP"
+        message = f"the change is written, but the running node was not told: {error}"
+        raise CommandFailed(error.code, message, hint, error.exit_code) from error
     return "at_restart" if status["certificate"] is None else "now"
 
 

@@ -89,6 +89,18 @@ def claimed_address(certificate: x509.Certificate) -> Address | None:
     return None
 
 
+def is_signed_by_itself(certificate: x509.Certificate) -> bool:
+    """Whether a certificate says that no CA has signed it."""
+    return certificate.issuer == certificate.subject
+
+
+def how_to_renew(certificate: x509.Certificate) -> str:
+    """What its operator has to do for a new one."""
+    if is_signed_by_itself(certificate):
+        return "run `tasksubmit renew`"
+    return "have the CA sign another, put it in its place, and run `tasksubmit reload`"
+
+
 @frozen
 class Identity:
     """A key and its certificate, as they are shown to others.
@@ -118,8 +130,8 @@ class Identity:
             return ""
         when = self.expires_at.strftime("%Y-%m-%d %H:%M UTC")
         if left <= timedelta(0):
-            return f"the certificate expired on {when}, and peers refuse it: run `tasksubmit renew`"
-        return f"the certificate expires on {when}, in {left.days} days: run `tasksubmit renew`"
+            return f"the certificate expired on {when}, and peers refuse it: {how_to_renew(self.certificate)}"
+        return f"the certificate expires on {when}, in {left.days} days: {how_to_renew(self.certificate)}"
 
 
 def make_key() -> PrivateKey:

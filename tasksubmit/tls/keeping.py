@@ -24,6 +24,8 @@ from tasksubmit.tls.files import (
 from tasksubmit.tls.identity import (
     certificates_pem,
     claimed_address,
+    how_to_renew,
+    is_signed_by_itself,
     key_pem,
     make_certificate,
     make_key,
@@ -94,11 +96,8 @@ def renew(directory: Path, now: datetime, validity: timedelta, *, switches_key: 
                 f"{directory / CERTIFICATE_FILE} is not there: `tasksubmit init` makes one for the key that is"
             )
         old = read_certificates(directory / CERTIFICATE_FILE)[0]
-        if old.issuer != old.subject:
-            raise ConfigurationError(
-                f"a CA has signed {directory / CERTIFICATE_FILE}: have it sign another, put that in its place, and run "
-                "`tasksubmit reload`"
-            )
+        if not is_signed_by_itself(old):
+            raise ConfigurationError(f"a CA has signed {directory / CERTIFICATE_FILE}: {how_to_renew(old)}")
         key_file = directory / (NEXT_KEY_FILE if switches_key else KEY_FILE)
         if switches_key and not is_there(key_file):
             raise ConfigurationError("there is no next key: `tasksubmit renew --next-key` makes one, for peers to add")

@@ -119,7 +119,9 @@ class KeepingTests(SynchronousTestCase):
             raise PermissionError(13, "Permission denied")
 
         self.patch(os, "lstat", forbidden)
-        self.assertIn(f"{self.key} cannot be looked for: Permission denied", self.refused(files.is_set_up, self.directory))
+        self.assertIn(
+            f"{self.key} cannot be looked for: Permission denied", self.refused(files.is_set_up, self.directory)
+        )
 
     def test_no_place(self) -> None:
         """What is no directory cannot be a state directory, and is told as that."""
@@ -212,6 +214,8 @@ class KeepingTests(SynchronousTestCase):
         signed = Authority().sign(self.read().key, dns_name(str(OWN)))
         self.certificate.write_bytes(certificates_pem([signed]))
         self.assertIn("a CA has signed", self.refused(keeping.renew, self.directory, NOW, DAY))
+        warning = self.read().expiry_warning(self.read().expires_at - DAY)
+        self.assertIn("in 1 days: have the CA sign another", warning)
 
     def test_expiry(self) -> None:
         """Nothing is said of the end while it is over 30 days away, then what to do."""
