@@ -199,8 +199,12 @@ def show_peers(peers: list[Json]) -> None:
 def show_status(status: Json) -> None:
     """Print how a node does."""
     certificate = status["certificate"]
+    if status["is_draining"]:
+        state = ", draining"
+    else:
+        state = "" if status["is_enabled"] else ", takes no new tasks until `tasksubmit enable`"
     pairs = {
-        "node": f"{status['address']}, version {status['version']}" + (", draining" if status["is_draining"] else ""),
+        "node": f"{status['address']}, version {status['version']}{state}",
         "listens on": "\n".join(status["listening"]) or "nothing",
         "certificate": "none: peers are not authenticated; see `tasksubmit init`",
         "connections": status["connections"],

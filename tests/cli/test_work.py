@@ -116,8 +116,10 @@ class SwitchTests(CommandTestCase):
         """A node that is disabled says so, and takes new tasks again when it is enabled."""
         self.assertEqual(self.ok("disable"), "the node takes no new tasks; what it has goes on\n")
         self.assertFalse(self.node.is_enabled)
+        self.assertIn(", takes no new tasks until `tasksubmit enable`\n", self.ok("status"))
         self.assertTrue(self.data("enable")["is_enabled"])
         self.assertEqual(self.ok("enable"), "the node takes new tasks\n")
+        self.assertNotIn("takes no", self.ok("status"))
 
 
 class DrainTests(CommandTestCase):
