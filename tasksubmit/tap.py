@@ -52,6 +52,8 @@ from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherite
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MAX_UNJUDGED
+from tasksubmit.tls.files import CERTIFICATE_FILE
+from tasksubmit.tls.identity import claimed_addresses
 from tasksubmit.web import control_site
 from tasksubmit.web.gate import TokenGate
 from tasksubmit.web.site import MAX_CONNECTIONS, FewAtOnce
@@ -265,6 +267,12 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
         return StaticPeers(endpoints)
     credentials = Credentials.of_directory(settings.state_dir)
     credentials.load()
+    claimed = claimed_addresses(credentials.identity.certificate)
+    if claimed and settings.address not in claimed:
+        raise ConfigurationError(
+            f"{settings.state_dir / CERTIFICATE_FILE} is for {claimed[0]}, and this node is {settings.address}: peers "
+            f"would be told to trust it as the other; give --address {claimed[0]}, or another --state-dir"
+        )
     unproved = {}
     for address, text in settings.peer.items():
         if str(address) in credentials.trust.peers:

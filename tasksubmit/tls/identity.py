@@ -30,6 +30,8 @@ EXPIRY_WARNING = timedelta(days=30)
 _SKEW = timedelta(days=1)
 """How far back a new certificate is dated, for peers whose clocks are slow."""
 
+_LEAST_RSA_BITS = 2048
+
 _DNS_NAME = re.compile(r"a([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})\.tasksubmit\.internal")
 _DOMAIN = "tasksubmit.internal"
 _PIN = re.compile(r"sha256:[A-Za-z0-9+/]{43}=")
@@ -54,6 +56,15 @@ def is_pin(text: str) -> bool:
     return base64.b64encode(base64.b64decode(digest)).decode("ascii") == digest
 
 
+def is_address(name: str) -> bool:
+    """Whether a name is an address; else it is a host name."""
+    try:
+        Address.parse(name)
+    except InvalidAddress:
+        return False
+    return True
+
+
 def canonical_name(name: str) -> str:
     """A name in the one spelling in which names are compared: that of an address, if it is one."""
     try:
@@ -75,18 +86,20 @@ def dns_name(name: str) -> str:
     return "a" + str(address).partition(":")[2].replace(".", "-").lower() + "." + _DOMAIN
 
 
-def claimed_address(certificate: x509.Certificate) -> Address | None:
-    """The address that a certificate says it is for; that is a claim, and no more."""
+def claimed_addresses(certificate: x509.Certificate) -> list[Address]:
+    """The addresses that a certificate says it is for; that is a claim, and no more."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
-        return None
-    for name in names.get_values_for_type(x509.DNSName):
-        match = _DNS_NAME.fullmatch(name)
-        if match is not None:
-            network, high, low = match.groups()
-            return Address(int(network, 16), int(high + low, 16))
-    return None
+        return []
+    matches = map(_DNS_NAME.fullmatch, names.get_values_for_type(x509.DNSName))
+    found = (match.groups() for match in matches if match is not None)
+    return [Address(int(network, 16), int(high + low, 16)) for network, high, low in found]
+
+
+def claimed_address(certificate: x509.Certificate) -> Address | None:
+    """The first address that a certificate says it is for."""
+    return next(iter(claimed_addresses(certificate)), None)
 
 
 def is_signed_by_itself(certificate: x509.Certificate) -> bool:
@@ -186,6 +199,10 @@ def read_key(path: Path) -> PrivateKey:
         raise ConfigurationError(f"{path} is not a private key in PEM without a password: {error}") from None
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise ConfigurationError(f"{path} is a key of a kind that is not used here: make one on P-256, or with RSA")
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _LEAST_RSA_BITS:
+        raise ConfigurationError(
+            f"{path} is an RSA key of {key.key_size} bits, which can be broken: make one of {_LEAST_RSA_BITS} or more"
+        )
     return key
 
 
