@@ -48,7 +48,16 @@ from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
-from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings, with_defaults
+from tasksubmit.settings import (
+    CONTROL_TOKEN,
+    LEFT_ALONE,
+    Settings,
+    is_inherited,
+    kind_of,
+    load_settings,
+    needs_passing,
+    with_defaults,
+)
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MAX_UNJUDGED
@@ -204,7 +213,7 @@ def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, opti
         return parse(reactor, text)
     except Exception as error:  # parsers are plugins, and raise what they like
         reason = f"not an endpoint that Twisted understands: {error}"
-        if is_inherited(text) and isinstance(error, LookupError):
+        if needs_passing(text) and isinstance(error, LookupError):
             reason = "no such socket was passed to this process; systemd does, for a unit with a socket of that name"
         raise ConfigurationError(f"{option}{text}: {reason}") from None
 
@@ -216,7 +225,7 @@ def _check_parts(settings: Settings, *, is_dry: bool) -> None:
     """
     from twisted.internet import reactor
 
-    listen = tuple(text for text in settings.listen if not (is_dry and is_inherited(text)))
+    listen = tuple(text for text in settings.listen if not (is_dry and needs_passing(text)))
     _server_endpoints(evolve(settings, listen=listen), reactor)
     _peers(settings, reactor)
     _executor(settings, reactor)

@@ -286,6 +286,11 @@ class RefusedTests(SettingsCase):
             ("tcp:1:127.0.0.1:5", ""),
             ("tcp6:1:backlog=5", ""),
             ("systemd:domain=INET:index=0", ""),
+            ("mtls:tcp:1:directory=/a", ":backlog=1024"),
+            ("mtls:tcp:1:127.0.0.1:5:directory=/a", ""),
+            ("mtls:unix:/run/a.sock:directory=/a", ":mode=600:backlog=1024"),
+            ("mtls:systemd:domain=INET:index=0:directory=/a", ""),
+            ("mtls:", ""),
         ):
             self.assertEqual(with_defaults(endpoint), endpoint + added)
 

@@ -368,6 +368,14 @@ class KeysTests(OptionsCase):
             (self.party.directory / name).unlink()
         self.assertIn("cannot be read", str(self.assertRaises(usage.UsageError, self.parse, *self.where)))
 
+    def test_no_socket_passed(self) -> None:
+        """``mtls:`` around a socket of systemd's is checked without it, and told apart from one that is misspelled."""
+        listen = f"mtls:systemd:domain=INET:name=tasks:directory={self.party.directory}"
+        self.printed()
+        self.assertRaises(SystemExit, self.parse, "--check", "--listen", listen)
+        error = str(self.assertRaises(usage.UsageError, self.parse, "--listen", listen))
+        self.assertIn("no such socket was passed to this process", error)
+
     def test_of_another(self) -> None:
         """A certificate for another address is refused, since peers would be told to trust this node as that one."""
         self.party.use(make_certificate(self.party.key, PEER, now()))
