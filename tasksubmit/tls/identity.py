@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attrs import frozen
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -195,8 +196,10 @@ def read_key(path: Path) -> PrivateKey:
     content = read_guarded(path, OTHERS_TOUCH, "others may read the private key, which then proves nothing")
     try:
         key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not a private key in PEM without a password: {error}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(
+            f"{path} is not a private key in PEM without a password ({_found(content, error)})"
+        ) from None
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise ConfigurationError(f"{path} is a key of a kind that is not used here: make one on P-256, or with RSA")
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _LEAST_RSA_BITS:
@@ -215,7 +218,19 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     try:
         return tuple(x509.load_pem_x509_certificates(content))
     except ValueError as error:
-        raise ConfigurationError(f"{path} does not hold certificates in PEM: {error}") from None
+        raise ConfigurationError(f"{path} does not hold certificates in PEM ({_found(content, error)})") from None
+
+
+def _found(content: bytes, error: Exception) -> str:
+    """What a file holds instead, or else what the library says, but for its advice to programmers."""
+    if not content.strip():
+        return "it is empty"
+    labels = re.findall(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----", content)
+    if not labels:
+        return "nothing in it is PEM"
+    if b"ENCRYPTED" in labels[0] or b"ENCRYPTED" in content:
+        return "it has a password: `openssl pkey` writes it without"
+    return f"it holds a {labels[0].decode().lower()}: {str(error).partition('. See http')[0]}"
 
 
 def read_identity(certificate: Path, key: Path) -> Identity:

@@ -77,6 +77,7 @@ def own_pins(directory: Path) -> tuple[Address | None, list[str]]:
 
     :raises ConfigurationError: they cannot be read.
     """
+    _expect_certificate(directory)
     identity = read_identity(directory / CERTIFICATE_FILE, directory / KEY_FILE)
     pins = [identity.pin]
     if is_there(directory / NEXT_KEY_FILE):
@@ -91,10 +92,7 @@ def renew(directory: Path, now: datetime, validity: timedelta, *, switches_key: 
     :raises ConfigurationError: a CA has signed the one that there is, there is no next key, or files cannot be used.
     """
     with _alone(directory):
-        if is_there(directory / KEY_FILE) and not is_there(directory / CERTIFICATE_FILE):
-            raise ConfigurationError(
-                f"{directory / CERTIFICATE_FILE} is not there: `tasksubmit init` makes one for the key that is"
-            )
+        _expect_certificate(directory)
         old = read_certificates(directory / CERTIFICATE_FILE)[0]
         if not is_signed_by_itself(old):
             raise ConfigurationError(f"a CA has signed {directory / CERTIFICATE_FILE}: {how_to_renew(old)}")
@@ -116,6 +114,7 @@ def make_next_key(directory: Path) -> str:
     :raises ConfigurationError: there is one already, or it cannot be written.
     """
     with _alone(directory):
+        _expect_certificate(directory)
         read_identity(directory / CERTIFICATE_FILE, directory / KEY_FILE)
         if is_there(directory / NEXT_KEY_FILE):
             raise ConfigurationError(
@@ -141,13 +140,23 @@ def change_trust(directory: Path, change: Callable[[Trust], Trust]) -> Trust:
     :raises ConfigurationError: as ``change`` raises it, or the file cannot be read or written.
     """
     with _alone(directory):
-        if not is_there(directory / CERTIFICATE_FILE):
-            raise ConfigurationError(f"{directory} has no key of the node's own yet: `tasksubmit init` makes one")
+        _expect_certificate(directory)
         before = trusted(directory)
         after = change(before)
         if after != before:
             replace_file(directory / TRUST_FILE, after.to_bytes())
         return after
+
+
+def _expect_certificate(directory: Path) -> None:
+    """Tell how to make what is not there."""
+    if is_there(directory / CERTIFICATE_FILE):
+        return
+    if is_there(directory / KEY_FILE):
+        raise ConfigurationError(
+            f"{directory / CERTIFICATE_FILE} is not there: `tasksubmit init` makes one for the key that is"
+        )
+    raise ConfigurationError(f"{directory} has no key of the node's own yet: `tasksubmit init` makes one")
 
 
 def _name_in(certificate: x509.Certificate) -> str:

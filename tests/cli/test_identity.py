@@ -78,6 +78,9 @@ class OfflineTests(IdentityCase):
         """Without a key there is nothing to print or renew, and whoever asks is told where it was looked for."""
         for command in (("trust",), ("renew",), ("renew", "--next-key")):
             self.assertIn(str(self.directory), self.failed(*command))
+        self.directory.mkdir(parents=True)
+        for command in (("trust",), ("renew",), ("renew", "--next-key")):
+            self.assertIn("has no key of the node's own yet: `tasksubmit init`", self.failed(*command))
 
     def test_trust(self) -> None:
         """Peers are added, listed and removed; each change says from when on it holds."""

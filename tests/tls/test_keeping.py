@@ -154,12 +154,15 @@ class KeepingTests(SynchronousTestCase):
         """Files that are no keys and no certificates, or do not belong together, are named."""
         self.init()
         for path, content, words in (
-            (self.key, b"", "is not a private key in PEM"),
-            (self.key, certificates_pem([make_certificate(make_key(), ALICE, NOW)]), "is not a private key in PEM"),
+            (self.key, b"", "is not a private key in PEM without a password (it is empty)"),
+            (self.key, b"\xff\x00", "(nothing in it is PEM)"),
+            (self.key, certificates_pem([make_certificate(make_key(), ALICE, NOW)]), "(it holds a certificate: "),
+            (self.key, _encrypted(), "(it has a password: `openssl pkey`"),
             (self.key, _ed25519(), "of a kind that is not used here"),
             (self.key, key_pem(rsa.generate_private_key(65537, 1024)), "is an RSA key of 1024 bits"),
             (self.key, key_pem(make_key()), "is not the certificate of the key"),
             (self.certificate, b"", "does not hold certificates"),
+            (self.certificate, key_pem(make_key()), "(it holds a private key: "),
             (self.certificate, b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "does not hold"),
         ):
             with self.subTest(words=words, path=path):
@@ -261,6 +264,12 @@ class KeepingTests(SynchronousTestCase):
         self.assertIn("No space left", self.refused(keeping.renew, self.directory, NOW, timedelta(days=1)))
         self.assertEqual(self.certificate.read_bytes(), before)
         self.assertEqual(sorted(os.listdir(self.directory)), [files.CERTIFICATE_FILE, files.KEY_FILE])
+
+
+def _encrypted() -> bytes:
+    return make_key().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+    )
 
 
 def _ed25519() -> bytes:
