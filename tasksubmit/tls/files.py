@@ -54,9 +54,12 @@ def read_guarded(path: Path, forbidden: int, why: str) -> bytes:
     """
     user = os.geteuid()
     try:
-        with path.open("rb") as file:
+        # A pipe that nobody writes to would otherwise keep whoever opens it, and a node is to go on.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             mode = stat.S_IMODE(status.st_mode)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigurationError(f"{path} cannot be read: it is not a file, but a pipe or a device")
             if user and status.st_uid not in (user, 0):
                 raise ConfigurationError(f"{path} belongs to another user ({status.st_uid}), who decides what is in it")
             if mode & forbidden:

@@ -123,6 +123,14 @@ class KeepingTests(SynchronousTestCase):
             f"{self.key} cannot be looked for: Permission denied", self.refused(files.is_set_up, self.directory)
         )
 
+    def test_no_file(self) -> None:
+        """A pipe or a device is not read: that might never end."""
+        for path in (Path(os.devnull), Path(self.mktemp())):
+            if not path.exists():
+                os.mkfifo(path)
+            error = self.refused(files.read_guarded, path, 0, "")
+            self.assertIn(f"{path} cannot be read: it is not a file", error)
+
     def test_no_place(self) -> None:
         """What is no directory cannot be a state directory, and is told as that."""
         self.directory.parent.mkdir(parents=True)
