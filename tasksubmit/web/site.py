@@ -18,7 +18,7 @@ from twisted.web.iweb import IAccessLogFormatter, IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from typing_extensions import override
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
 from zope.interface import provider
 
 from tasksubmit.errors import TaskSubmitError
@@ -185,7 +185,10 @@ class ControlResource(Resource):
             self._quiet_log.warn("a request was not let through to the control API: {code}", code=barred.code)
             request.setHeader(b"www-authenticate", b"Bearer")
             return _error(request, barred.code, barred.message)
-        self._klein.render(request)
+        try:
+            self._klein.render(request)
+        except BadHost:
+            return _error(request, "invalid", "the Host is not the name of a host")
         return NOT_DONE_YET
 
     def barred(self, request: IRequest) -> Barred | None:

@@ -39,6 +39,13 @@ class RoutingTests(ApiTestCase):
         """A path that is not UTF-8 is refused in JSON, too."""
         self.refused(400, "invalid", "GET", "/v1/tasks/%ff")
 
+    def test_no_host(self) -> None:
+        """A ``Host`` that can be nobody's name is refused in JSON, too."""
+        for host in ("<" * 64, "a" * 64, "a..b"):
+            request = self.treq.request("GET", "http://localhost/v1/node", headers={"host": host})
+            response: Any = self.successResultOf(request)
+            self.assertEqual((response.code, self.envelope(response)["code"]), (400, "invalid"), host)
+
     def test_markup_is_not_reflected(self) -> None:
         """What a request says comes back in JSON only."""
         message = self.refused(404, "not_found", "GET", "/v1/%3Cscript%3E")
