@@ -193,6 +193,7 @@ def add(session: Session, address: str, proof: str, endpoint: str) -> Json:
     name = str(Address.parse(address))
     if endpoint:
         _check_endpoint(endpoint)
+    _check_not_own(session, name, proof.split(","))
 
     def add_all(trust: Any) -> Any:
         for one in proof.split(","):
@@ -229,6 +230,21 @@ def list_trusted(session: Session) -> list[Json]:
     from tasksubmit.tls.keeping import trusted
 
     return [_peer(peer) for peer in trusted(session.directory()).peers.values()]
+
+
+def _check_not_own(session: Session, name: str, proofs: list[str]) -> None:
+    """Refuse the node's own key as another's: its line was run where it was printed."""
+    from tasksubmit.errors import ConfigurationError
+    from tasksubmit.tls.keeping import own_pins
+
+    try:
+        own, pins = own_pins(session.directory())
+    except ConfigurationError:  # trust can be changed all the same
+        return
+    if own is not None and str(own) != name and (shared := set(pins).intersection(proofs)):
+        raise ConfigurationError(
+            f"{shared.pop()} is the key of this node itself, {own}: have {name} print its own with `tasksubmit trust`"
+        )
 
 
 def _check_endpoint(text: str) -> None:

@@ -33,6 +33,9 @@ _SKEW = timedelta(days=1)
 
 _LEAST_RSA_BITS = 2048
 
+_CURVES = ec.SECP256R1, ec.SECP384R1, ec.SECP521R1
+"""Those that TLS 1.3 signs with: a certificate with another is not so much as sent."""
+
 _DNS_NAME = re.compile(r"a([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})\.tasksubmit\.internal")
 _DOMAIN = "tasksubmit.internal"
 _PIN = re.compile(r"sha256:[A-Za-z0-9+/]{43}=")
@@ -200,7 +203,8 @@ def read_key(path: Path) -> PrivateKey:
         raise ConfigurationError(
             f"{path} is not a private key in PEM without a password ({_found(content, error)})"
         ) from None
-    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+    is_odd = isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, _CURVES)
+    if is_odd or not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise ConfigurationError(f"{path} is a key of a kind that is not used here: make one on P-256, or with RSA")
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _LEAST_RSA_BITS:
         raise ConfigurationError(

@@ -107,14 +107,16 @@ class OfflineTests(IdentityCase):
 
     def test_refused(self) -> None:
         """What makes no sense changes nothing, and says what would."""
-        self.init()
+        own = self.init()
         self.ok("trust", "add", str(PEER), PINS[0])
+        self.ok("trust", "add", str(OWN), own)  # a node may give work to itself
         before = self.data("trust", "list")
         for arguments, words in (
             (("add", "bob", PINS[1]), "is not an address"),
             (("add", str(PEER), "sha256:x"), "neither a fingerprint"),
             (("add", str(PEER), f"{PINS[1]},{PINS[2]}"), "may have 2 while it changes them"),
             (("add", str(OTHER), PINS[0]), "have the same key"),
+            (("add", str(OTHER), own), "is the key of this node itself"),
             (("add", str(OTHER), PINS[1], "b.example:1"), "not an endpoint that Twisted understands"),
             (("remove", str(OTHER)), "is not trusted"),
             (("remove", str(PEER), PINS[1]), "is not trusted by"),

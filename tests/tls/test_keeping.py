@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
@@ -167,6 +167,7 @@ class KeepingTests(SynchronousTestCase):
             (self.key, certificates_pem([make_certificate(make_key(), ALICE, NOW)]), "(it holds a certificate: "),
             (self.key, _encrypted(), "(it has a password: `openssl pkey`"),
             (self.key, _ed25519(), "of a kind that is not used here"),
+            (self.key, key_pem(ec.generate_private_key(ec.SECP256K1())), "of a kind that is not used here"),
             (self.key, key_pem(rsa.generate_private_key(65537, 1024)), "is an RSA key of 1024 bits"),
             (self.key, key_pem(make_key()), "is not the certificate of the key"),
             (self.certificate, b"", "does not hold certificates"),
