@@ -58,6 +58,7 @@ def _reload(session: Session) -> str:
     """
     from tasksubmit.stores.disk import is_locked
     from tasksubmit.stores.sqlite import LOCK
+    from tasksubmit.tls.keeping import own_pins
 
     try:
         status = session.ask(lambda control: control.reload())
@@ -67,6 +68,10 @@ def _reload(session: Session) -> str:
         hint = "run `tasksubmit reload` with the node's --control, or send it SIGHUP"
         message = f"the change is written, but the running node was not told: {error}"
         raise CommandFailed(error.code, message, hint, error.exit_code) from error
+    own, _ = own_pins(session.directory())
+    if own is not None and str(own) != status["address"]:
+        message = f"the change is written, but what answers at {session.where()} is another node, {status['address']}"
+        raise CommandFailed("invalid", message, f"run `tasksubmit reload` with the --control of {own}")
     return "at_restart" if status["certificate"] is None else "now"
 
 

@@ -202,7 +202,8 @@ def show_status(status: Json) -> None:
     if status["is_draining"]:
         state = ", draining"
     else:
-        state = "" if status["is_enabled"] else ", takes no new tasks until `tasksubmit enable`"
+        # A node that runs since before an upgrade does not say it.
+        state = "" if status.get("is_enabled", True) else ", takes no new tasks until `tasksubmit enable`"
     pairs = {
         "node": f"{status['address']}, version {status['version']}{state}",
         "listens on": "\n".join(status["listening"]) or "nothing",

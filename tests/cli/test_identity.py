@@ -187,6 +187,17 @@ class RunningTests(IdentityCase):
         self.assertIn("put it right", self.failed("trust", "add", str(PEER), PINS[0]))
 
 
+class OtherTests(IdentityCase):
+    """Another node runs, and answers."""
+
+    def test_other(self) -> None:
+        """A node that was told of what is not its own is not taken for the one that had to be told."""
+        self.ok("init", "--address", str(OTHER))
+        error = self.failed("trust", "add", str(PEER), PINS[0])
+        self.assertIn(f"is another node, {OWN}", error)
+        self.assertIn(f"the --control of {OTHER}", error)
+
+
 class RestartTests(IdentityCase):
     """A node runs that was started without keys."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import click
+
+from tasksubmit.cli import output
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.workers import Workers
 from tests.cli.harness import CommandTestCase
@@ -119,7 +122,14 @@ class SwitchTests(CommandTestCase):
         self.assertIn(", takes no new tasks until `tasksubmit enable`\n", self.ok("status"))
         self.assertTrue(self.data("enable")["is_enabled"])
         self.assertEqual(self.ok("enable"), "the node takes new tasks\n")
-        self.assertNotIn("takes no", self.ok("status"))
+        status = self.ok("status")
+        self.assertNotIn("takes no", status)
+        older = self.data("status")
+        del older["is_enabled"]
+        told: list[str] = []
+        self.patch(click, "echo", lambda text="", **_: told.append(f"{text}\n"))
+        output.show_status(older)
+        self.assertEqual("".join(told), status)
 
 
 class DrainTests(CommandTestCase):
