@@ -122,14 +122,16 @@ class SwitchTests(CommandTestCase):
         self.assertIn(", takes no new tasks until `tasksubmit enable`\n", self.ok("status"))
         self.assertTrue(self.data("enable")["is_enabled"])
         self.assertEqual(self.ok("enable"), "the node takes new tasks\n")
-        status = self.ok("status")
-        self.assertNotIn("takes no", status)
+        self.assertNotIn("takes no", self.ok("status"))
+
+    def test_older_node(self) -> None:
+        """The status of a node that runs since before an upgrade, and does not say whether it is disabled, is shown."""
         older = self.data("status")
         del older["is_enabled"]
         told: list[str] = []
-        self.patch(click, "echo", lambda text="", **_: told.append(f"{text}\n"))
+        self.patch(click, "echo", lambda text="", **_: told.append(text))
         output.show_status(older)
-        self.assertEqual("".join(told), status)
+        self.assertTrue(told[0].endswith(", version 9.9"), told)
 
 
 class DrainTests(CommandTestCase):
