@@ -285,6 +285,10 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
+            if self.has_tls and kind_of(endpoint) in ("ssl", "tls"):
+                raise ConfigurationError(
+                    f"--listen {endpoint}: this node has keys, and puts TLS around it a second time: give tcp: instead"
+                )
             is_protected = self.has_tls or kind_of(endpoint) == "mtls"
             if not (self.insecure or is_protected or is_local(endpoint) or is_inherited(endpoint)):
                 raise ConfigurationError(

@@ -427,7 +427,7 @@ class AgentService(MultiService):
         except TaskSubmitError as error:
             self._log.error("SIGHUP, but nothing has changed: {error}", error=error)
         else:
-            self._log.info("SIGHUP: keys and trust were read again")
+            self._log.info("SIGHUP: keys and trust were read again, if there were any at the start")
 
     def _or_exit(self, start: Callable[[], None]) -> None:
         try:

@@ -207,7 +207,7 @@ def show_status(status: Json) -> None:
     pairs = {
         "node": f"{status['address']}, version {status['version']}{state}",
         "listens on": "\n".join(status["listening"]) or "nothing",
-        "certificate": "none: peers are not authenticated; see `tasksubmit init`",
+        "certificate": "none: peers are not authenticated, unless by mtls: listeners; see `tasksubmit init`",
         "connections": status["connections"],
         "waiting": status["waiting"],
         "owed to": status["owed_to"],
