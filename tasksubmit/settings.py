@@ -285,6 +285,10 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
+            if self.has_tls and kind_of(endpoint) in ("ssl", "tls"):
+                raise ConfigurationError(
+                    f"--listen {endpoint}: this node has keys, and puts TLS around it a second time: give tcp: instead"
+                )
             is_protected = self.has_tls or kind_of(endpoint) == "mtls"
             if not (self.insecure or is_protected or is_local(endpoint) or is_inherited(endpoint)):
                 raise ConfigurationError(
@@ -371,14 +375,23 @@ _SERVER_DEFAULTS = {
 
 
 def with_defaults(endpoint: str) -> str:
-    """The same server endpoint string; where it is silent, a Unix socket is for its owner alone, and many may wait."""
+    """The same server endpoint string; where it is silent, a Unix socket is for its owner alone, and many may wait.
+
+    What ``mtls:`` is around is given the same.
+    """
     positional, named = split_description(endpoint)
+    positional = _without_mtls(positional)
     added = (
         f":{name}={value}"
         for name, (position, value) in _SERVER_DEFAULTS.get(positional[0], {}).items()
         if name not in named and len(positional) <= position
     )
     return endpoint + "".join(added)
+
+
+def _without_mtls(positional: list[str]) -> list[str]:
+    """The arguments of what ``mtls:`` is around, if it is around something."""
+    return positional[1:] or [""] if positional[0] == "mtls" else positional
 
 
 def kind_of(endpoint: str) -> str:
@@ -404,8 +417,13 @@ def is_local(endpoint: str) -> bool:
 
 def is_inherited(endpoint: str) -> bool:
     """Whether an endpoint string means a socket that systemd opened; where that listens, its text does not say."""
+    return kind_of(endpoint) == "systemd"
+
+
+def needs_passing(endpoint: str) -> bool:
+    """Whether it takes a socket that systemd opened, be it for ``mtls:`` to be around it."""
     positional, _ = split_description(endpoint)
-    return positional[0] == "systemd"
+    return _without_mtls(positional)[0] == "systemd"
 
 
 def _check_control(endpoint: str) -> None:

@@ -48,10 +48,21 @@ from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
-from tasksubmit.settings import CONTROL_TOKEN, LEFT_ALONE, Settings, is_inherited, kind_of, load_settings, with_defaults
+from tasksubmit.settings import (
+    CONTROL_TOKEN,
+    LEFT_ALONE,
+    Settings,
+    is_inherited,
+    kind_of,
+    load_settings,
+    needs_passing,
+    with_defaults,
+)
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MAX_UNJUDGED
+from tasksubmit.tls.files import CERTIFICATE_FILE
+from tasksubmit.tls.identity import claimed_addresses
 from tasksubmit.web import control_site
 from tasksubmit.web.gate import TokenGate
 from tasksubmit.web.site import MAX_CONNECTIONS, FewAtOnce
@@ -202,7 +213,7 @@ def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, opti
         return parse(reactor, text)
     except Exception as error:  # parsers are plugins, and raise what they like
         reason = f"not an endpoint that Twisted understands: {error}"
-        if is_inherited(text) and isinstance(error, LookupError):
+        if needs_passing(text) and isinstance(error, LookupError):
             reason = "no such socket was passed to this process; systemd does, for a unit with a socket of that name"
         raise ConfigurationError(f"{option}{text}: {reason}") from None
 
@@ -214,7 +225,7 @@ def _check_parts(settings: Settings, *, is_dry: bool) -> None:
     """
     from twisted.internet import reactor
 
-    listen = tuple(text for text in settings.listen if not (is_dry and is_inherited(text)))
+    listen = tuple(text for text in settings.listen if not (is_dry and needs_passing(text)))
     _server_endpoints(evolve(settings, listen=listen), reactor)
     _peers(settings, reactor)
     _executor(settings, reactor)
@@ -265,6 +276,12 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
         return StaticPeers(endpoints)
     credentials = Credentials.of_directory(settings.state_dir)
     credentials.load()
+    claimed = claimed_addresses(credentials.identity.certificate)
+    if claimed and settings.address not in claimed:
+        raise ConfigurationError(
+            f"{settings.state_dir / CERTIFICATE_FILE} is for {claimed[0]}, and this node is {settings.address}: peers "
+            f"would be told to trust it as the other; give --address {claimed[0]}, or another --state-dir"
+        )
     unproved = {}
     for address, text in settings.peer.items():
         if str(address) in credentials.trust.peers:
@@ -410,7 +427,7 @@ class AgentService(MultiService):
         except TaskSubmitError as error:
             self._log.error("SIGHUP, but nothing has changed: {error}", error=error)
         else:
-            self._log.info("SIGHUP: keys and trust were read again")
+            self._log.info("SIGHUP: keys and trust were read again, if there were any at the start")
 
     def _or_exit(self, start: Callable[[], None]) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tasksubmit.settings import (
     load_settings,
     with_defaults,
 )
+from tasksubmit.tls.keeping import make_identity
 from tasksubmit.wire.address import Address
 
 OWN = "0:0000.0000.0001"
@@ -274,6 +275,13 @@ class RefusedTests(SettingsCase):
         for endpoint in ("tcp:80:interface=127.0.0.1", "tcp6:80:interface=\\:\\:1"):
             self.assertTrue(self.load(address=OWN, control=endpoint).needs_token)
 
+    def test_tls_twice(self) -> None:
+        """With keys, a listener that brings TLS of its own would have it twice."""
+        directory = Path(self.mktemp())
+        make_identity(directory, Address.parse(OWN), datetime.now(timezone.utc), timedelta(days=1))
+        for kind in ("ssl:1:interface=127.0.0.1", "tls:1:interface=127.0.0.1"):
+            self.refused(f"--listen {kind}", "give tcp:", address=OWN, state_dir=str(directory), listen=[kind])
+
     def test_with_defaults(self) -> None:
         """A Unix socket is its owner's, unless it says for whom it is, and many connections may wait to be accepted."""
         for endpoint, added in (
@@ -286,6 +294,11 @@ class RefusedTests(SettingsCase):
             ("tcp:1:127.0.0.1:5", ""),
             ("tcp6:1:backlog=5", ""),
             ("systemd:domain=INET:index=0", ""),
+            ("mtls:tcp:1:directory=/a", ":backlog=1024"),
+            ("mtls:tcp:1:127.0.0.1:5:directory=/a", ""),
+            ("mtls:unix:/run/a.sock:directory=/a", ":mode=600:backlog=1024"),
+            ("mtls:systemd:domain=INET:index=0:directory=/a", ""),
+            ("mtls:", ""),
         ):
             self.assertEqual(with_defaults(endpoint), endpoint + added)
 

@@ -16,7 +16,9 @@ from typing import Any
 from attrs import fields
 from twisted.application.internet import TimerService
 from twisted.application.service import Application, IServiceMaker, MultiService, Service
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
@@ -26,6 +28,7 @@ from twisted.python import usage
 from twisted.python.runtime import seconds as wall_seconds
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
+from zope.interface import implementer
 
 from tasksubmit import __version__
 from tasksubmit.errors import ConfigurationError, ListenError, StoreLocked
@@ -38,9 +41,9 @@ from tasksubmit.node.service import Node
 from tasksubmit.settings import Settings
 from tasksubmit.tap import AgentService, Options, make_node, makeService
 from tasksubmit.testing.network import MemoryNetwork
-from tasksubmit.tls.identity import make_certificate
+from tasksubmit.tls.identity import dns_name, make_certificate
 from tasksubmit.wire.address import Address
-from tests.tls.support import Party, now
+from tests.tls.support import Authority, Party, now, vouched
 
 OWN = "0:0000.0000.0001"
 PEER = "0:0000.0000.0002"
@@ -365,6 +368,23 @@ class KeysTests(OptionsCase):
             (self.party.directory / name).unlink()
         self.assertIn("cannot be read", str(self.assertRaises(usage.UsageError, self.parse, *self.where)))
 
+    def test_no_socket_passed(self) -> None:
+        """``mtls:`` around a socket of systemd's is checked without it, and told apart from one that is misspelled."""
+        listen = f"mtls:systemd:domain=INET:name=tasks:directory={self.party.directory}"
+        self.printed()
+        self.assertRaises(SystemExit, self.parse, "--check", "--listen", listen)
+        error = str(self.assertRaises(usage.UsageError, self.parse, "--listen", listen))
+        self.assertIn("no such socket was passed to this process", error)
+
+    def test_of_another(self) -> None:
+        """A certificate for another address is refused, since peers would be told to trust this node as that one."""
+        self.party.use(make_certificate(self.party.key, PEER, now()))
+        error = str(self.assertRaises(usage.UsageError, self.parse, *self.where))
+        self.assertIn(f"certificate.pem is for {PEER}, and this node is {OWN}", error)
+        for names in (["bob.example"], [dns_name(PEER), dns_name(OWN)]):
+            vouched(Authority(), self.party, *names)
+            self.parse(*self.where)
+
     def test_listeners(self) -> None:
         """TLS is around every listener but those of this machine and those that have it."""
         listen = ["tcp:1", "unix:/a", f"mtls:tcp:2:directory={self.party.directory}", "tcp:3:interface=127.0.0.1"]
@@ -508,6 +528,17 @@ class AgentServiceTests(SynchronousTestCase):
         self.assertRaises(ZeroDivisionError, self.service(ZeroDivisionError(), None).startService)
 
 
+@implementer(IStreamServerEndpoint)
+class _Failing:
+    """Cannot listen."""
+
+    def __init__(self, reason: Exception) -> None:
+        self._reason = reason
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        return fail(self._reason)
+
+
 class ListenerTests(SynchronousTestCase):
     """What the listener adds to Twisted's."""
 
@@ -520,6 +551,14 @@ class ListenerTests(SynchronousTestCase):
         error = self.assertRaises(ListenError, second.privilegedStartService)
         self.assertIn("cannot listen on tcp:1: ", str(error))
         self.assertIn("taken by another process?", str(error))
+        for reason in (
+            CannotListenError("", 80, PermissionError(13, "Permission denied")),
+            ConfigurationError("a/key.pem cannot be read: Permission denied"),
+        ):
+            error = self.assertRaises(
+                ListenError, Listener("tcp:80", _Failing(reason), Factory()).privilegedStartService
+            )
+            self.assertTrue(str(error).endswith(": Permission denied"), error)
         first.startService()
         self.assertTrue(first.running)
         self.successResultOf(first.stopService())

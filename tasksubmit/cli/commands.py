@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from typing_extensions import override
 
 from tasksubmit import __version__
 from tasksubmit.cli import identity, output, work
@@ -26,6 +27,17 @@ ANSWER_SECONDS = 10
 DRAIN_SECONDS = 60
 """How long `drain` may take."""
 
+
+class _Directory(click.Path):
+    """A path that is said: an empty text, as of a variable that is not set, is not the current directory."""
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; a variable that is not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 _SIDES = click.Choice([side.value for side in Side])
 _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive=False)
 
@@ -33,7 +45,7 @@ _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=_Directory(path_type=Path),
     help="The node's state directory, in which its socket is.  [env var: TASKSUBMIT_STATE_DIR]",
 )
 @click.option(

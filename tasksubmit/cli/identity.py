@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from tasksubmit.cli import output
-from tasksubmit.cli.control import Json, NodeUnreachable
+from tasksubmit.cli.control import CommandFailed, Json, NodeUnreachable
 from tasksubmit.cli.output import clean
 from tasksubmit.cli.session import Session
 from tasksubmit.cli.verbs import json_option
@@ -54,12 +54,24 @@ _EFFECTS = {
 def _reload(session: Session) -> str:
     """Have the node read its files again, if it runs; gives one of `_EFFECTS`.
 
-    :raises CommandFailed: it runs, and cannot.
+    :raises CommandFailed: it runs, and cannot, or cannot be told.
     """
+    from tasksubmit.stores.disk import is_locked
+    from tasksubmit.stores.sqlite import LOCK
+    from tasksubmit.tls.keeping import own_pins
+
     try:
         status = session.ask(lambda control: control.reload())
-    except NodeUnreachable:
-        return "at_start"
+    except NodeUnreachable as error:
+        if not is_locked(session.directory() / LOCK):
+            return "at_start"
+        hint = "run `tasksubmit reload` with the node's --control, or send it SIGHUP"
+        message = f"the change is written, but the running node was not told: {error}"
+        raise CommandFailed(error.code, message, hint, error.exit_code) from error
+    own, _ = own_pins(session.directory())
+    if own is not None and str(own) != status["address"]:
+        message = f"the change is written, but what answers at {session.where()} is another node, {status['address']}"
+        raise CommandFailed("invalid", message, f"run `tasksubmit reload` with the --control of {own}")
     return "at_restart" if status["certificate"] is None else "now"
 
 
@@ -186,6 +198,7 @@ def add(session: Session, address: str, proof: str, endpoint: str) -> Json:
     name = str(Address.parse(address))
     if endpoint:
         _check_endpoint(endpoint)
+    _check_not_own(session, name, proof.split(","))
 
     def add_all(trust: Any) -> Any:
         for one in proof.split(","):
@@ -222,6 +235,21 @@ def list_trusted(session: Session) -> list[Json]:
     from tasksubmit.tls.keeping import trusted
 
     return [_peer(peer) for peer in trusted(session.directory()).peers.values()]
+
+
+def _check_not_own(session: Session, name: str, proofs: list[str]) -> None:
+    """Refuse the node's own key as another's: its line was run where it was printed."""
+    from tasksubmit.errors import ConfigurationError
+    from tasksubmit.tls.keeping import own_pins
+
+    try:
+        own, pins = own_pins(session.directory())
+    except ConfigurationError:  # trust can be changed all the same
+        return
+    if own is not None and str(own) != name and (shared := set(pins).intersection(proofs)):
+        raise ConfigurationError(
+            f"{shared.pop()} is the key of this node itself, {own}: have {name} print its own with `tasksubmit trust`"
+        )
 
 
 def _check_endpoint(text: str) -> None:

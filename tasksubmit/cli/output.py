@@ -199,10 +199,15 @@ def show_peers(peers: list[Json]) -> None:
 def show_status(status: Json) -> None:
     """Print how a node does."""
     certificate = status["certificate"]
+    if status["is_draining"]:
+        state = ", draining"
+    else:
+        # A node that runs since before an upgrade does not say it.
+        state = "" if status.get("is_enabled", True) else ", takes no new tasks until `tasksubmit enable`"
     pairs = {
-        "node": f"{status['address']}, version {status['version']}" + (", draining" if status["is_draining"] else ""),
+        "node": f"{status['address']}, version {status['version']}{state}",
         "listens on": "\n".join(status["listening"]) or "nothing",
-        "certificate": "none: peers are not authenticated; see `tasksubmit init`",
+        "certificate": "none: peers are not authenticated, unless by mtls: listeners; see `tasksubmit init`",
         "connections": status["connections"],
         "waiting": status["waiting"],
         "owed to": status["owed_to"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import CannotListenError
@@ -11,6 +13,9 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from tasksubmit.errors import ListenError
+
+_TAKEN = (errno.EADDRINUSE, None)
+"""What a port says that is taken; a lock of a Unix socket has no number to say it with."""
 
 
 class Listener(Service):
@@ -60,9 +65,10 @@ class Listener(Service):
         listening = self._endpoint.listen(self._factory).addCallback(self._is_listening)
         listening.addErrback(failures.append)
         if failures:
-            raise ListenError(
-                f"cannot listen on {self.description}: {_reason(failures[0])}; is it taken by another process?"
-            ) from failures[0].value
+            error = failures[0].value
+            is_taken = isinstance(error, CannotListenError) and getattr(error.socketError, "errno", None) in _TAKEN
+            hint = "; is it taken by another process?" if is_taken else ""
+            raise ListenError(f"cannot listen on {self.description}: {_reason(failures[0])}{hint}") from error
         self._listening = listening
         listening.addCallback(self._log_failures, failures)
 

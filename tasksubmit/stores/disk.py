@@ -67,3 +67,18 @@ def lock(path: Path) -> int:
             f"the state directory {path.parent} is in use by another process; stop it, or choose another directory"
         ) from error
     return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process has the lock file; no, where it cannot be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

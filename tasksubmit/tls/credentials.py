@@ -14,7 +14,7 @@ from OpenSSL import SSL, crypto
 from twisted.logger import Logger
 
 from tasksubmit.errors import ConfigurationError
-from tasksubmit.tls.files import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE
+from tasksubmit.tls.files import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE, is_there
 from tasksubmit.tls.identity import Identity, read_certificates, read_identity
 from tasksubmit.tls.judgement import Admitted, Inspection
 from tasksubmit.tls.trust import NOBODY, Trust, read_trust
@@ -48,10 +48,13 @@ class Files:
 
     @classmethod
     def of_directory(cls, directory: Path) -> Files:
-        """Those of a node, by their names in its state directory; the last two need not be there."""
+        """Those of a node, by their names in its state directory; the last two need not be there.
+
+        :raises ConfigurationError: whether they are there cannot be seen.
+        """
         names = (CERTIFICATE_FILE, KEY_FILE, TRUST_FILE, CA_FILE)
         certificate, key, trust, ca = (directory / name for name in names)
-        return cls(certificate, key, trust if trust.exists() else None, ca if ca.exists() else None)
+        return cls(certificate, key, trust if is_there(trust) else None, ca if is_there(ca) else None)
 
     def stamps(self) -> tuple[object, ...]:
         """What changes when a file does."""
@@ -129,15 +132,16 @@ class Credentials:
 
     def refresh(self) -> None:
         """Read the files again if they have changed; when that fails, say so and go on with what was read before."""
-        if self._loaded is None or self.find_files().stamps() != self._stamps:
-            try:
-                self.load()
-            except ConfigurationError as error:
-                if self._loaded is None:
-                    raise
-                self._log.error("the certificates cannot be read again, those of before stay: {error}", error=error)
-            else:
-                self._log.info("the certificates were read; the own key is {pin}", pin=self.identity.pin)
+        try:
+            if self._loaded is not None and self.find_files().stamps() == self._stamps:
+                return
+            self.load()
+        except ConfigurationError as error:
+            if self._loaded is None:
+                raise
+            self._log.error("the certificates cannot be read again, those of before stay: {error}", error=error)
+        else:
+            self._log.info("the certificates were read; the own key is {pin}", pin=self.identity.pin)
 
     @property
     def _current(self) -> _Loaded:

@@ -21,8 +21,25 @@ OTHERS_TOUCH = stat.S_IRWXG | stat.S_IRWXO
 
 
 def is_set_up(directory: Path) -> bool:
-    """Whether a node uses TLS. If one file is there and another missing, it does, and will complain."""
-    return any(os.path.exists(directory / name) for name in (KEY_FILE, CERTIFICATE_FILE, TRUST_FILE))
+    """Whether a node uses TLS. If one file is there and another missing, it does, and will complain.
+
+    :raises ConfigurationError: that cannot be seen. To go on as if there were no keys would be to go on without TLS.
+    """
+    return any(is_there(directory / name) for name in (KEY_FILE, CERTIFICATE_FILE, TRUST_FILE))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file, or a link, also one that leads nowhere: what it led to may only be away for a while.
+
+    :raises ConfigurationError: its directory does not let anybody see.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be looked for: {error.strerror}") from None
+    return True
 
 
 def read_guarded(path: Path, forbidden: int, why: str) -> bytes:
@@ -37,9 +54,12 @@ def read_guarded(path: Path, forbidden: int, why: str) -> bytes:
     """
     user = os.geteuid()
     try:
-        with path.open("rb") as file:
+        # A pipe that nobody writes to would otherwise keep whoever opens it, and a node is to go on.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             mode = stat.S_IMODE(status.st_mode)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigurationError(f"{path} cannot be read: it is not a file, but a pipe or a device")
             if user and status.st_uid not in (user, 0):
                 raise ConfigurationError(f"{path} belongs to another user ({status.st_uid}), who decides what is in it")
             if mode & forbidden:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attrs import frozen
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -29,6 +30,11 @@ EXPIRY_WARNING = timedelta(days=30)
 
 _SKEW = timedelta(days=1)
 """How far back a new certificate is dated, for peers whose clocks are slow."""
+
+_LEAST_RSA_BITS = 2048
+
+_CURVES = ec.SECP256R1, ec.SECP384R1, ec.SECP521R1
+"""Those that TLS 1.3 signs with: a certificate with another is not so much as sent."""
 
 _DNS_NAME = re.compile(r"a([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})\.tasksubmit\.internal")
 _DOMAIN = "tasksubmit.internal"
@@ -54,6 +60,15 @@ def is_pin(text: str) -> bool:
     return base64.b64encode(base64.b64decode(digest)).decode("ascii") == digest
 
 
+def is_address(name: str) -> bool:
+    """Whether a name is an address; else it is a host name."""
+    try:
+        Address.parse(name)
+    except InvalidAddress:
+        return False
+    return True
+
+
 def canonical_name(name: str) -> str:
     """A name in the one spelling in which names are compared: that of an address, if it is one."""
     try:
@@ -75,18 +90,32 @@ def dns_name(name: str) -> str:
     return "a" + str(address).partition(":")[2].replace(".", "-").lower() + "." + _DOMAIN
 
 
-def claimed_address(certificate: x509.Certificate) -> Address | None:
-    """The address that a certificate says it is for; that is a claim, and no more."""
+def claimed_addresses(certificate: x509.Certificate) -> list[Address]:
+    """The addresses that a certificate says it is for; that is a claim, and no more."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
-        return None
-    for name in names.get_values_for_type(x509.DNSName):
-        match = _DNS_NAME.fullmatch(name)
-        if match is not None:
-            network, high, low = match.groups()
-            return Address(int(network, 16), int(high + low, 16))
-    return None
+        return []
+    matches = map(_DNS_NAME.fullmatch, names.get_values_for_type(x509.DNSName))
+    found = (match.groups() for match in matches if match is not None)
+    return [Address(int(network, 16), int(high + low, 16)) for network, high, low in found]
+
+
+def claimed_address(certificate: x509.Certificate) -> Address | None:
+    """The first address that a certificate says it is for."""
+    return next(iter(claimed_addresses(certificate)), None)
+
+
+def is_signed_by_itself(certificate: x509.Certificate) -> bool:
+    """Whether a certificate says that no CA has signed it."""
+    return certificate.issuer == certificate.subject
+
+
+def how_to_renew(certificate: x509.Certificate) -> str:
+    """What its operator has to do for a new one."""
+    if is_signed_by_itself(certificate):
+        return "run `tasksubmit renew`"
+    return "have the CA sign another, put it in its place, and run `tasksubmit reload`"
 
 
 @frozen
@@ -118,8 +147,8 @@ class Identity:
             return ""
         when = self.expires_at.strftime("%Y-%m-%d %H:%M UTC")
         if left <= timedelta(0):
-            return f"the certificate expired on {when}, and peers refuse it: run `tasksubmit renew`"
-        return f"the certificate expires on {when}, in {left.days} days: run `tasksubmit renew`"
+            return f"the certificate expired on {when}, and peers refuse it: {how_to_renew(self.certificate)}"
+        return f"the certificate expires on {when}, in {left.days} days: {how_to_renew(self.certificate)}"
 
 
 def make_key() -> PrivateKey:
@@ -170,10 +199,17 @@ def read_key(path: Path) -> PrivateKey:
     content = read_guarded(path, OTHERS_TOUCH, "others may read the private key, which then proves nothing")
     try:
         key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not a private key in PEM without a password: {error}") from None
-    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(
+            f"{path} is not a private key in PEM without a password ({_found(content, error)})"
+        ) from None
+    is_odd = isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, _CURVES)
+    if is_odd or not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise ConfigurationError(f"{path} is a key of a kind that is not used here: make one on P-256, or with RSA")
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _LEAST_RSA_BITS:
+        raise ConfigurationError(
+            f"{path} is an RSA key of {key.key_size} bits, which can be broken: make one of {_LEAST_RSA_BITS} or more"
+        )
     return key
 
 
@@ -186,7 +222,19 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     try:
         return tuple(x509.load_pem_x509_certificates(content))
     except ValueError as error:
-        raise ConfigurationError(f"{path} does not hold certificates in PEM: {error}") from None
+        raise ConfigurationError(f"{path} does not hold certificates in PEM ({_found(content, error)})") from None
+
+
+def _found(content: bytes, error: Exception) -> str:
+    """What a file holds instead, or else what the library says, but for its advice to programmers."""
+    if not content.strip():
+        return "it is empty"
+    labels = re.findall(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----", content)
+    if not labels:
+        return "nothing in it is PEM"
+    if b"ENCRYPTED" in labels[0] or b"ENCRYPTED" in content:
+        return "it has a password: `openssl pkey` writes it without"
+    return f"it holds a {labels[0].decode().lower()}: {str(error).partition('. See http')[0]}"
 
 
 def read_identity(certificate: Path, key: Path) -> Identity:

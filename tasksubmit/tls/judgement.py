@@ -13,7 +13,7 @@ from service_identity.exceptions import CertificateError
 from service_identity.hazmat import DNS_ID, DNSPattern, verify_service_identity
 
 from tasksubmit.errors import CertificateRefused
-from tasksubmit.tls.identity import dns_name, pin_of
+from tasksubmit.tls.identity import dns_name, how_to_renew, pin_of
 from tasksubmit.tls.trust import CA, Trust, TrustedPeer
 
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -139,7 +139,12 @@ def admit(
 
 def _refuse_problems(name: str, pin: str, certificate: x509.Certificate, problems: Sequence[Problem]) -> None:
     for problem, depth in problems:
-        words = _words(problem, certificate) if not depth else f"comes with one above it that has the error {problem}"
+        if not depth or problem in _UNSIGNED:
+            words = _words(problem, certificate)
+        elif problem == _EXPIRED:
+            words = "comes with one above it, of a CA, that has expired"
+        else:
+            words = f"comes with one above it that has the error {problem}"
         raise CertificateRefused(f"the certificate of {name}, with the key {pin}, {words}", pin)
 
 
@@ -147,7 +152,7 @@ def _words(problem: int, certificate: x509.Certificate) -> str:
     if problem == _EXPIRED:
         return (
             f"has expired (it was good until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M UTC}): its operator has "
-            "to run `tasksubmit renew`"
+            f"to {how_to_renew(certificate)}"
         )
     if problem == _NOT_YET_VALID:
         return (

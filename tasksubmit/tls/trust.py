@@ -21,14 +21,14 @@ from attrs import evolve, field, frozen
 
 from tasksubmit.errors import ConfigurationError
 from tasksubmit.tls.files import OTHERS_WRITE, read_guarded
-from tasksubmit.tls.identity import canonical_name, dns_name, is_pin
+from tasksubmit.tls.identity import canonical_name, dns_name, is_address, is_pin
 
 CA = "ca"
 """The proof that is a CA's signature."""
 
 MAX_PINS = 2
 
-_NAME = re.compile(r"[0-9a-z][0-9a-z._:-]{0,252}", re.IGNORECASE)
+_HOST_NAME = re.compile(r"[0-9a-z][0-9a-z._-]{0,252}", re.IGNORECASE)
 
 _HEADER = (
     "# Who is trusted: name, fingerprint of the key (two while it changes) or `ca`, endpoint. See `tasksubmit trust`.\n"
@@ -164,7 +164,7 @@ def _parsed(line: str) -> TrustedPeer:
 
 
 def _checked(peer: TrustedPeer) -> TrustedPeer:
-    if not _NAME.fullmatch(peer.name):
+    if not _HOST_NAME.fullmatch(peer.name) and not is_address(peer.name):
         raise ConfigurationError(f"{peer.name[:80]!r} is neither an address nor a host name")
     if not peer.endpoint.isprintable():
         raise ConfigurationError(f"{peer.endpoint!r} is not an endpoint")

@@ -124,6 +124,7 @@ class ControlApi:
             version=self.version,
             listening=[_where(listener) for listener in self.node.listeners],
             is_draining=self.node.is_draining,
+            is_enabled=self.node.is_enabled,
             certificate=CertificateView(
                 fingerprint=shown.fingerprint, expires_at=shown.expires_at, warning=shown.warning
             )

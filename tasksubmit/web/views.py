@@ -264,6 +264,7 @@ class StatusView:
     version: str
     listening: list[str]
     is_draining: bool
+    is_enabled: bool
     certificate: CertificateView | None
     connections: int
     waiting: int

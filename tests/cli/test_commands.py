@@ -317,7 +317,7 @@ class EitherSideTests(CommandTestCase):
         """The status is for people as for programs; a reload answers with it."""
         for command in ("status", "reload"):
             text = self.ok(command)
-            self.assertIn("certificate  none: peers are not authenticated; see `tasksubmit init`", text)
+            self.assertIn("certificate  none: peers are not authenticated, unless by mtls: listeners", text)
             self.assertIn(f"{OTHER}  no    nothing", text)
             self.assertIsNone(self.data(command)["certificate"])
 

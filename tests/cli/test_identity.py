@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,8 @@ from typing_extensions import override
 from tasksubmit.cli import commands
 from tasksubmit.cli.control import Control, NodeUnreachable
 from tasksubmit.node.mutual import MutualTLS
+from tasksubmit.stores.disk import lock
+from tasksubmit.stores.sqlite import LOCK
 from tasksubmit.tls.identity import make_key, pin_of
 from tests.cli import harness
 from tests.cli.harness import CommandTestCase, Done, MemorySession
@@ -65,10 +68,19 @@ class OfflineTests(IdentityCase):
         self.assertIn("is there already", self.failed("init", "--address", str(OWN)))
         self.assertIn("is not an address like", self.failed("init", "--address", "bob"))
 
+    def test_unsaid_directory(self) -> None:
+        """Keys are not made wherever somebody happens to be because a variable was not set."""
+        done = self.run_command("--state-dir", "", "init", "--address", str(OWN))
+        self.assertEqual(done.exit_code, 2)
+        self.assertIn("--state-dir': it is empty", done.stderr)
+
     def test_nothing_there(self) -> None:
         """Without a key there is nothing to print or renew, and whoever asks is told where it was looked for."""
         for command in (("trust",), ("renew",), ("renew", "--next-key")):
             self.assertIn(str(self.directory), self.failed(*command))
+        self.directory.mkdir(parents=True)
+        for command in (("trust",), ("renew",), ("renew", "--next-key")):
+            self.assertIn("has no key of the node's own yet: `tasksubmit init`", self.failed(*command))
 
     def test_trust(self) -> None:
         """Peers are added, listed and removed; each change says from when on it holds."""
@@ -95,14 +107,16 @@ class OfflineTests(IdentityCase):
 
     def test_refused(self) -> None:
         """What makes no sense changes nothing, and says what would."""
-        self.init()
+        own = self.init()
         self.ok("trust", "add", str(PEER), PINS[0])
+        self.ok("trust", "add", str(OWN), own)  # a node may give work to itself
         before = self.data("trust", "list")
         for arguments, words in (
             (("add", "bob", PINS[1]), "is not an address"),
             (("add", str(PEER), "sha256:x"), "neither a fingerprint"),
             (("add", str(PEER), f"{PINS[1]},{PINS[2]}"), "may have 2 while it changes them"),
             (("add", str(OTHER), PINS[0]), "have the same key"),
+            (("add", str(OTHER), own), "is the key of this node itself"),
             (("add", str(OTHER), PINS[1], "b.example:1"), "not an endpoint that Twisted understands"),
             (("remove", str(OTHER)), "is not trusted"),
             (("remove", str(PEER), PINS[1]), "is not trusted by"),
@@ -110,6 +124,19 @@ class OfflineTests(IdentityCase):
             with self.subTest(arguments=arguments):
                 self.assertIn(words, self.failed("trust", *arguments))
         self.assertEqual(self.data("trust", "list"), before)
+
+    def test_deaf(self) -> None:
+        """A node that runs but cannot be asked is not taken for one that does not run."""
+        self.init()
+        held = lock(self.directory / LOCK)
+        try:
+            error = self.failed("trust", "add", str(PEER), PINS[0], exit_code=3)
+        finally:
+            os.close(held)
+        self.assertIn("the change is written, but the running node was not told", error)
+        self.assertIn("SIGHUP", error)
+        self.assertEqual(self.data("trust", "list")[0]["proofs"], [PINS[0]])
+        self.assertIn("no node runs here", self.ok("trust", "remove", str(PEER)))
 
     def test_renew(self) -> None:
         """A new certificate has the same key, unless the next one is used, which is made before."""
@@ -158,6 +185,17 @@ class RunningTests(IdentityCase):
         (self.directory / "certificate.pem").write_bytes(b"")
         self.assertIn("does not hold certificates", self.failed("reload"))
         self.assertIn("put it right", self.failed("trust", "add", str(PEER), PINS[0]))
+
+
+class OtherTests(IdentityCase):
+    """Another node runs, and answers."""
+
+    def test_other(self) -> None:
+        """A node that was told of what is not its own is not taken for the one that had to be told."""
+        self.ok("init", "--address", str(OTHER))
+        error = self.failed("trust", "add", str(PEER), PINS[0])
+        self.assertIn(f"is another node, {OWN}", error)
+        self.assertIn(f"the --control of {OTHER}", error)
 
 
 class RestartTests(IdentityCase):

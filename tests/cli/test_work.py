@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import click
+
+from tasksubmit.cli import output
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.workers import Workers
 from tests.cli.harness import CommandTestCase
@@ -116,8 +119,19 @@ class SwitchTests(CommandTestCase):
         """A node that is disabled says so, and takes new tasks again when it is enabled."""
         self.assertEqual(self.ok("disable"), "the node takes no new tasks; what it has goes on\n")
         self.assertFalse(self.node.is_enabled)
+        self.assertIn(", takes no new tasks until `tasksubmit enable`\n", self.ok("status"))
         self.assertTrue(self.data("enable")["is_enabled"])
         self.assertEqual(self.ok("enable"), "the node takes new tasks\n")
+        self.assertNotIn("takes no", self.ok("status"))
+
+    def test_older_node(self) -> None:
+        """The status of a node that runs since before an upgrade, and does not say whether it is disabled, is shown."""
+        older = self.data("status")
+        del older["is_enabled"]
+        told: list[str] = []
+        self.patch(click, "echo", lambda text="", **_: told.append(text))
+        output.show_status(older)
+        self.assertTrue(told[0].endswith(", version 9.9"), told)
 
 
 class DrainTests(CommandTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -200,9 +201,19 @@ class AuthorityTests(TLSTestCase):
         self.assertIn("is not signed by the CA that is trusted", self.refused_by_alice())
         vouched(Authority(), self.bob)
         self.assertIn("is not signed by the CA that is trusted", self.refused_by_alice())
+        other = Authority("another CA")  # which is sent along, so that it is what OpenSSL complains of
+        self.bob.use(other.sign(self.bob.key, dns_name(BOB)), other.certificate)
+        self.assertIn("is not signed by the CA that is trusted", self.refused_by_alice())
         vouched(self.authority, self.bob)
         vouched(Authority(), self.alice)
         self.assertIn("is not signed by the CA that is trusted", self.refused_by_bob()[0])
+
+    def test_expired(self) -> None:
+        """Whose certificate the CA signed is told to have it sign another, by the log and by who is refused."""
+        self.alice.use(self.authority.sign(self.alice.key, dns_name(ALICE), begins=-9 * DAY, ends=-DAY))
+        for told in self.refused_by_bob():
+            self.assertIn("have the CA sign another", told)
+            self.assertNotIn("tasksubmit renew", told)
 
     def test_signed_by_a_peer(self) -> None:
         """One who is vouched for cannot vouch for others: no CA, no signature."""
@@ -316,6 +327,17 @@ class ChangeTests(TLSTestCase):
         self.network.flush()
         self.assertIsNotNone(self.served.peers[1].lost)
         self.assertEqual((self.bobs.connections, self.alices.connections, alices.connections), (set(), set(), set()))
+
+    def test_hidden(self) -> None:
+        """While the directory cannot be searched, all stays as it was read before."""
+        self.connect()
+
+        def forbidden(path: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        self.patch(os, "lstat", forbidden)
+        self.assertTrue(self.can_talk())
+        self.assertRaises(ConfigurationError, self.bobs.load)
 
     def test_removal_of_one_key(self) -> None:
         """A connection lives as long as the key that it was made with is trusted, not as the peer is."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
@@ -90,15 +90,52 @@ class KeepingTests(SynchronousTestCase):
 
     def test_never_overwritten(self) -> None:
         """A second key is not made, also when only half of the first is left."""
-        self.init()
+        pin = self.init()
         before = self.key.read_bytes()
         self.assertIn("`tasksubmit renew`", self.refused(self.init))
         self.certificate.unlink()
-        self.assertIn(str(self.key), self.refused(self.init))
+        self.assertIn("`tasksubmit init`", self.refused(keeping.renew, self.directory, NOW, DAY))
+        self.assertEqual(self.init(), pin)
         self.assertEqual(self.key.read_bytes(), before)
+        self.read()
         self.key.unlink()
-        self.certificate.touch()
-        self.assertIn(str(self.certificate), self.refused(self.init))
+        error = self.refused(self.init)
+        self.assertIn(str(self.certificate), error)
+        self.assertNotIn("renew", error)
+
+    def test_link_to_nowhere(self) -> None:
+        """A key on a disk that is not there at the moment counts as one: it is not replaced, nor done without."""
+        self.directory.mkdir(parents=True)
+        self.key.symlink_to("/nowhere/key.pem")
+        self.assertIn(str(self.key), self.refused(self.init))
+        self.assertTrue(self.key.is_symlink())
+        self.assertTrue(files.is_set_up(self.directory))
+
+    def test_not_to_be_seen(self) -> None:
+        """Where nobody can see whether there are keys it is not taken that there are none."""
+        self.init()
+
+        def forbidden(path: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        self.patch(os, "lstat", forbidden)
+        self.assertIn(
+            f"{self.key} cannot be looked for: Permission denied", self.refused(files.is_set_up, self.directory)
+        )
+
+    def test_no_file(self) -> None:
+        """A pipe or a device is not read: that might never end."""
+        for path in (Path(os.devnull), Path(self.mktemp())):
+            if not path.exists():
+                os.mkfifo(path)
+            error = self.refused(files.read_guarded, path, 0, "")
+            self.assertIn(f"{path} cannot be read: it is not a file", error)
+
+    def test_no_place(self) -> None:
+        """What is no directory cannot be a state directory, and is told as that."""
+        self.directory.parent.mkdir(parents=True)
+        self.directory.touch()
+        self.assertIn("is not a directory", self.refused(self.init))
 
     def test_guarded(self) -> None:
         """A key that others can read, or write, is refused, by whatever bit."""
@@ -125,11 +162,16 @@ class KeepingTests(SynchronousTestCase):
         """Files that are no keys and no certificates, or do not belong together, are named."""
         self.init()
         for path, content, words in (
-            (self.key, b"", "is not a private key in PEM"),
-            (self.key, certificates_pem([make_certificate(make_key(), ALICE, NOW)]), "is not a private key in PEM"),
+            (self.key, b"", "is not a private key in PEM without a password (it is empty)"),
+            (self.key, b"\xff\x00", "(nothing in it is PEM)"),
+            (self.key, certificates_pem([make_certificate(make_key(), ALICE, NOW)]), "(it holds a certificate: "),
+            (self.key, _encrypted(), "(it has a password: `openssl pkey`"),
             (self.key, _ed25519(), "of a kind that is not used here"),
+            (self.key, key_pem(ec.generate_private_key(ec.SECP256K1())), "of a kind that is not used here"),
+            (self.key, key_pem(rsa.generate_private_key(65537, 1024)), "is an RSA key of 1024 bits"),
             (self.key, key_pem(make_key()), "is not the certificate of the key"),
             (self.certificate, b"", "does not hold certificates"),
+            (self.certificate, key_pem(make_key()), "(it holds a private key: "),
             (self.certificate, b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "does not hold"),
         ):
             with self.subTest(words=words, path=path):
@@ -185,6 +227,8 @@ class KeepingTests(SynchronousTestCase):
         signed = Authority().sign(self.read().key, dns_name(str(OWN)))
         self.certificate.write_bytes(certificates_pem([signed]))
         self.assertIn("a CA has signed", self.refused(keeping.renew, self.directory, NOW, DAY))
+        warning = self.read().expiry_warning(self.read().expires_at - DAY)
+        self.assertIn("in 1 days: have the CA sign another", warning)
 
     def test_expiry(self) -> None:
         """Nothing is said of the end while it is over 30 days away, then what to do."""
@@ -229,6 +273,12 @@ class KeepingTests(SynchronousTestCase):
         self.assertIn("No space left", self.refused(keeping.renew, self.directory, NOW, timedelta(days=1)))
         self.assertEqual(self.certificate.read_bytes(), before)
         self.assertEqual(sorted(os.listdir(self.directory)), [files.CERTIFICATE_FILE, files.KEY_FILE])
+
+
+def _encrypted() -> bytes:
+    return make_key().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+    )
 
 
 def _ed25519() -> bytes:

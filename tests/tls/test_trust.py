@@ -77,6 +77,7 @@ class FileTests(TrustCase):
             (f"{BOB} {PINS[1]},{PINS[1]}", "the same proof twice"),
             (f"{BOB} {','.join(PINS)}", "would have 3 keys"),
             (f"{BOB} ,", "'' is neither"),
+            (f"0:0000.0000.002 {PINS[1]}", "neither an address nor a host name"),
             (f"../bob {PINS[1]}", "neither an address nor a host name"),
             (f"{ALICE} {PINS[1]}", "has a line already"),
             (f"{BOB} {PINS[1]} tcp:\x1b[2J", "is not an endpoint"),

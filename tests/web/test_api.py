@@ -39,6 +39,7 @@ class NodeRoutesTests(ApiTestCase):
             "version": "9.9",
             "listening": [],
             "is_draining": False,
+            "is_enabled": True,
             "certificate": None,
             "connections": 0,
             "waiting": 1,
