@@ -19,7 +19,8 @@ class SiegeTests(SynchronousTestCase):
         """Under slow connections, churn and a flood at once the node stays under its ceiling and serves the honest."""
         if not sys.platform.startswith("linux") or not Path("/proc/self/clear_refs").exists():
             raise SkipTest("the kernel tells the peak of a process's memory on Linux only")
-        bounds = Bounds(max_connections=300, max_buffered_bytes=LEAST_BUFFERED_BYTES)
+        # Room for all of them: a busy node may not have come yet to those that are gone.
+        bounds = Bounds(max_connections=500, max_buffered_bytes=LEAST_BUFFERED_BYTES)
         sizes = {"dribble": 200, "come_and_go": 200, "flood": 4}
         plan = Plan(seconds=5, sizes=sizes, only="all at once", dribble_bytes=512 * 1024, bounds=bounds)
         self.assertEqual(lay_siege(plan), [])
