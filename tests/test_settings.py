@@ -280,7 +280,8 @@ class RefusedTests(SettingsCase):
         directory = Path(self.mktemp())
         make_identity(directory, Address.parse(OWN), datetime.now(timezone.utc), timedelta(days=1))
         for kind in ("ssl:1:interface=127.0.0.1", "tls:1:interface=127.0.0.1"):
-            self.refused(f"--listen {kind}", "give tcp:", address=OWN, state_dir=str(directory), listen=[kind])
+            given = {"state_dir": str(directory), "control": "unix:/run/a.sock", "listen": [kind]}
+            self.refused(f"--listen {kind}", "give tcp:", address=OWN, **given)
 
     def test_with_defaults(self) -> None:
         """A Unix socket is its owner's, unless it says for whom it is, and many connections may wait to be accepted."""
