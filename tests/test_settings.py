@@ -280,7 +280,7 @@ class RefusedTests(SettingsCase):
         directory = Path(self.mktemp())
         make_identity(directory, Address.parse(OWN), datetime.now(timezone.utc), timedelta(days=1))
         for kind in ("ssl:1:interface=127.0.0.1", "tls:1:interface=127.0.0.1"):
-            given = {"state_dir": str(directory), "control": "unix:/run/a.sock", "listen": [kind]}
+            given: dict[str, Any] = {"state_dir": str(directory), "control": "unix:/run/a.sock", "listen": [kind]}
             self.refused(f"--listen {kind}", "give tcp:", address=OWN, **given)
 
     def test_with_defaults(self) -> None:
