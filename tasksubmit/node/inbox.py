@@ -148,8 +148,7 @@ class Inbox:
         )
         self._load.begin(task)
         return self._records.create(task).addCallbacks(
-            lambda created: self._created(created, task, peer, request),
-            lambda failure: Deferred.fromCoroutine(self._not_created(failure, request, task)),
+            self._created, self._not_created, callbackArgs=(task, peer, request), errbackArgs=(task, request)
         )
 
     def _created(
@@ -166,8 +165,11 @@ class Inbox:
         self._tell_created(task)
         return _received(request)
 
-    async def _not_created(self, failure: Failure, request: SubmitRequest, task: Task) -> SubmitResponse:
+    def _not_created(self, failure: Failure, task: Task, request: SubmitRequest) -> Deferred[SubmitResponse]:
         self._load.undo(task)
+        return Deferred.fromCoroutine(self._answer_anyway(failure, task, request))
+
+    async def _answer_anyway(self, failure: Failure, task: Task, request: SubmitRequest) -> SubmitResponse:
         error = failure.value
         if isinstance(error, TaskForgotten):
             return _remembered(request, error.tombstone)

@@ -23,7 +23,7 @@ from tasksubmit.wire.timestamps import format_time, parse_time
 MAX_KEPT_TEXT = 1000
 """Characters of a refusal or an error that are kept."""
 
-_MAX_REMEMBERED = 2048
+_MAX_REMEMBERED = 512
 _MAX_REMEMBERED_TEXT = 4096
 """How many records are remembered; how long the description of each may be, and what was said of it, in characters."""
 

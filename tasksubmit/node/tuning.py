@@ -9,7 +9,7 @@ import sys
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long a thread that wants to go on waits for the one that runs: the store's threads want to often, for little."""
 
-COLLECTION_THRESHOLDS = (20_000, 20, 50)
+COLLECTION_THRESHOLDS = (100_000, 20, 50)
 """A node has thousands of messages under way, none of them garbage, that each collection would look at."""
 
 

@@ -410,7 +410,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if turn.is_out:
             self.send_encoded(frame)
         else:
-            turn.results.append(frame)
+            turn.results += (frame,)
 
 
 def _malformed(failure: Failure) -> MalformedMessage:

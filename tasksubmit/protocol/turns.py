@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from attrs import define, field
+from attrs import define
 
 from tasksubmit.wire.frames import FrameType
 from tasksubmit.wire.messages import SubmitRequest, TaskResultMessage, TaskStatusUpdate
@@ -34,4 +34,4 @@ class Turn:
     is_done: bool = False
     is_out: bool = False
     answer: bytes | None = None
-    results: list[bytes] = field(factory=list)
+    results: tuple[bytes, ...] = ()
