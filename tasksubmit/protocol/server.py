@@ -283,8 +283,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if not isinstance(answer, Deferred) and isinstance(answer, Coroutine):
             answer = Deferred.fromCoroutine(answer)
         if isinstance(answer, Deferred):
-            answer.addCallbacks(self._answered, self._failed, callbackArgs=(turn,), errbackArgs=(turn,))
-            answer.addErrback(self._give_up, turn)
+            answer.addBoth(self._decided, turn)
         else:
             self._answered(answer, turn)
 
@@ -296,6 +295,16 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if isinstance(request, TaskStatusUpdate):
             return handler.status_updated(peer, request)
         return handler.results_received(peer, request)
+
+    def _decided(self, answer: object, turn: Turn) -> None:
+        """The handler has come to an end, one way or the other."""
+        try:
+            if isinstance(answer, Failure):
+                self._failed(answer, turn)
+            else:
+                self._answered(answer, turn)
+        except Exception:
+            self._give_up(Failure(), turn)
 
     def _answered(self, answer: object, turn: Turn) -> None:
         """The handler has decided."""
