@@ -296,12 +296,13 @@ else:
         """A command does not outlive a node that is killed."""
         file = Path(self.mktemp()).resolve()
         program = f"""
+from pathlib import Path
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from tests.node.executors.test_process import ProcessTestCase
 case = ProcessTestCase()
 case.setUp()
-work = case.shell("sleep 60 & echo $! > {file}; wait")
+work = case.shell("sleep 60 & echo $! > {file}; wait", directory=Path("."))
 reactor.run()
 """
         node = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", program])
