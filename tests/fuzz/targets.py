@@ -6,6 +6,7 @@ that contradicts itself. Targets are pure, but for those that need a node or a s
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
 import tempfile
@@ -176,7 +177,9 @@ def filenames(data: bytes) -> None:
 
 @lru_cache
 def _scratch() -> Path:
-    return Path(tempfile.mkdtemp(prefix="tasksubmit-fuzz-"))
+    directory = Path(tempfile.mkdtemp(prefix="tasksubmit-fuzz-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
 
 
 def _parts(settings: Settings) -> None:
