@@ -26,12 +26,11 @@ from tasksubmit.wire.messages import FEATURES
 def new_task() -> Task:
     """The record of a submission that has just come."""
     now = datetime.now(timezone.utc)
-    return Task(
+    return Task.new(
         side=Side.RECEIVER,
         peer=LOAD,
         task_id=generate_task_id(),
         description=DESCRIPTION,
-        justification="A new task was created",
         created_at=now.replace(microsecond=now.microsecond // 1000 * 1000),
         features=FEATURES,
     )

@@ -136,12 +136,11 @@ class Inbox:
         return self._create(peer, request, key)
 
     def _create(self, peer: Peer, request: SubmitRequest, key: TaskKey) -> Deferred[SubmitResponse]:
-        task = Task(
+        task = Task.new(
             side=key.side,
             peer=key.peer,
             task_id=key.task_id,
             description=request.task_description,
-            justification="A new task was created",
             created_at=self._records.now(),
             expires_at=recorded_time(request.expires_at) if request.expires_at else None,
             features=request.features,

@@ -51,12 +51,11 @@ class Outbox:
         :raises TaskConflict: when the id was used for another description.
         :raises TaskForgotten: when retention has removed the task that had the id.
         """
-        task = Task(
+        task = Task.new(
             side=Side.SUBMITTER,
             peer=to,
             task_id=task_id,
             description=description,
-            justification="A new task was created",
             created_at=self._records.now(),
             expires_at=expires_at,
             result_due_at=result_due_at,

@@ -63,10 +63,12 @@ def create_tasks(
 
 _rest_of = attrgetter(*_REST)
 _BLANK_REST = _rest_of(BLANK_TASK)
+_GIVEN_NAMES = frozenset(_GIVEN)
 
 
 def _is_plain(task: Task) -> bool:
-    return bool(_rest_of(task) == _BLANK_REST)
+    # One that was just made has nothing else; of others, which have all, it is seen from the values.
+    return vars(task).keys() <= _GIVEN_NAMES or bool(_rest_of(task) == _BLANK_REST)
 
 
 @frozen

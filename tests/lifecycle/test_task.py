@@ -480,6 +480,23 @@ class EvolvedTests(SynchronousTestCase):
         self.assertEqual(record, same)
         self.assertEqual(Task.of_fields(vars(found)), expected)
 
+    @settings(deadline=None, max_examples=60)
+    @given(st.fixed_dictionaries({}, optional=VALUES))
+    def test_new(self, changes: dict[str, Any]) -> None:
+        """A new record is the one with all its defaults, and stays so with whatever is changed in it."""
+        given: dict[str, Any] = {
+            "side": Side.RECEIVER,
+            "peer": PEER,
+            "task_id": "t",
+            "description": "d",
+            "created_at": START,
+        }
+        new, full = Task.new(**given), Task(**given, justification="A new task was created")
+        self.assertEqual((new, repr(new), hash(new)), (full, repr(full), hash(full)))
+        self.assertEqual(new.evolved(**changes), evolve(full, **changes))
+        self.assertEqual(evolve(new, **changes), full.evolved(**changes))
+        self.assertEqual(new != new.evolved(**changes), full != full.evolved(**changes))
+
     def test_no_such_field(self) -> None:
         """A field that there is not is refused, beside others too, and named."""
         for changes in ({"colour": 1}, {"attempt": 1, "colour": 1}, {"key": None}, {"_attempt": 1}, {"": 1}):
