@@ -38,7 +38,8 @@ def consecutive(calls: Sequence[Call]) -> Iterator[tuple[Operation[Any, Any], li
 
 
 MAX_BATCH = 1024
-"""Calls in one batch; enough to make a sync cheap, few enough to keep the first of them from waiting."""
+"""Calls in one batch, but for those that came with the last of them; enough to make a sync cheap, few enough to keep the
+first of them from waiting."""
 
 
 MANY = 128
@@ -81,7 +82,7 @@ class BatchThread:
         self._end = end
         self._reactor = reactor
         self._asked: list[_Asked] = []
-        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Asked] | None] = SimpleQueue()
         self._closed: Deferred[None] | None = None
         Thread(target=self._work, name=name, daemon=True).start()
 
@@ -98,9 +99,9 @@ class BatchThread:
         return done
 
     def _hand_over(self) -> None:
-        asked, self._asked = self._asked, []
-        for item in asked:
-            self._queue.put(item)
+        if self._asked:
+            asked, self._asked = self._asked, []
+            self._queue.put(asked)
 
     def close(self) -> Deferred[None]:
         """See `Worker`."""
@@ -112,8 +113,7 @@ class BatchThread:
 
     def _work(self) -> None:
         is_last = False
-        while not is_last and (item := self._queue.get()) is not None:
-            batch = [item]
+        while not is_last and (batch := self._queue.get()) is not None:
             is_last = self._fill(batch)
             try:
                 results = self._run([(operation, argument) for operation, argument, _ in batch])
@@ -133,7 +133,7 @@ class BatchThread:
                 return False
             if item is None:
                 return True
-            batch.append(item)
+            batch += item
         return False
 
 
