@@ -38,8 +38,8 @@ def consecutive(calls: Sequence[Call]) -> Iterator[tuple[Operation[Any, Any], li
 
 
 MAX_BATCH = 1024
-"""Calls in one batch, not counting those that came with the last of them: enough to make a sync cheap, few enough to keep
-the first from waiting."""
+"""Calls in one batch, not counting those that came with the last of them: enough to make a sync cheap, few enough to
+keep the first from waiting."""
 
 MANY = 128
 """Calls that are worth a batch of their own, while more of them come in."""
