@@ -164,6 +164,10 @@ def _show_change(change: Json) -> None:
         where = f", and reached at {peer['endpoint']}" if peer["endpoint"] else ""
         what = f"{address} is trusted by {' and by '.join(peer['proofs'])}{where}"
     click.echo(clean(f"{what}; {_EFFECTS[change['effect']]}"))
+    if change.get("lacks_ca"):
+        click.echo(
+            "no CA is known yet: put its certificate into the state directory as ca.pem, and `tasksubmit reload`"
+        )
 
 
 @click.group(invoke_without_command=True)
@@ -192,7 +196,9 @@ def add(session: Session, address: str, proof: str, endpoint: str) -> Json:
 
     A second key may be added while the peer changes its own; two with a comma between add both.
     """
+    from tasksubmit.tls.files import CA_FILE, is_there
     from tasksubmit.tls.keeping import change_trust
+    from tasksubmit.tls.trust import CA
     from tasksubmit.wire.address import Address
 
     name = str(Address.parse(address))
@@ -205,8 +211,9 @@ def add(session: Session, address: str, proof: str, endpoint: str) -> Json:
             trust = trust.with_proof(name, one, endpoint)
         return trust
 
-    after = change_trust(session.directory(), add_all)
-    return {"address": name, "peer": _peer(after.peers[name]), "effect": _reload(session)}
+    peer = _peer(change_trust(session.directory(), add_all).peers[name])
+    lacks_ca = CA in peer["proofs"] and not is_there(session.directory() / CA_FILE)
+    return {"address": name, "peer": peer, "effect": _reload(session), "lacks_ca": lacks_ca}
 
 
 @trust.command("remove")

@@ -93,13 +93,15 @@ class OfflineTests(IdentityCase):
             "start on\n",
         )
         self.ok("trust", "add", str(PEER), PINS[1])
-        self.ok("trust", "add", str(OTHER), f"{PINS[2]},ca")
+        self.assertIn("no CA is known yet: put its", self.ok("trust", "add", str(OTHER), f"{PINS[2]},ca"))
         expected = [
             {"address": str(PEER), "proofs": PINS[:2], "endpoint": "tcp:b.example:1"},
             {"address": str(OTHER), "proofs": [PINS[2], "ca"], "endpoint": ""},
         ]
         self.assertEqual(self.data("trust", "list"), expected)
         self.assertEqual(len(self.ok("trust", "list").splitlines()), 5)
+        (self.directory / "ca.pem").touch(0o600)
+        self.assertFalse(self.data("trust", "add", str(OTHER), "ca", "tcp:c.example:1")["lacks_ca"])
         self.assertIn(f"{PEER} is trusted by {PINS[1]}", self.ok("trust", "remove", str(PEER), PINS[0]))
         self.assertIn(f"{PEER} is not trusted any more", self.ok("trust", "remove", str(PEER)))
         self.assertEqual(self.data("trust", "remove", str(OTHER))["peer"], None)
