@@ -65,7 +65,7 @@ from tasksubmit.tls.files import CERTIFICATE_FILE
 from tasksubmit.tls.identity import claimed_addresses
 from tasksubmit.web import control_site
 from tasksubmit.web.gate import TokenGate
-from tasksubmit.web.site import MAX_CONNECTIONS, FewAtOnce
+from tasksubmit.web.site import MAX_CONTROL_CONNECTIONS, FewAtOnce
 from tasksubmit.wire.address import Address
 
 
@@ -86,7 +86,7 @@ def _help(attribute: Attribute[Any]) -> str:
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 
-_OTHER_FILES = 256 + MAX_CONNECTIONS + MAX_UNJUDGED
+_OTHER_FILES = 256 + MAX_CONTROL_CONNECTIONS + MAX_UNJUDGED
 """What a node opens besides the connections of peers: the database, results, connections that it makes."""
 
 _DAY_SECONDS = 24 * 60 * 60

@@ -168,8 +168,8 @@ class Task:
             raise TypeError(f"no fields of a task: {sorted(changes.keys() - _NAMES)}")
         return _keeping({**vars(self), **changes})
 
-    @classmethod
-    def of_fields(cls, values: dict[str, Any]) -> Task:
+    @staticmethod
+    def of_fields(values: dict[str, Any]) -> Task:
         """The record with these values of its fields, all of them.
 
         :raises TypeError: when there are others.

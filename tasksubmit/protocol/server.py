@@ -102,8 +102,8 @@ class TaskSubmitServer(TaskSubmitProtocol):
         except TooManyConnections as full:
             self._log.info("{peer} is disconnected at once: {why}", peer=self._origin, why=full)
             self.abort()
-        except Exception:
-            """It is asked again with each frame, which is then refused."""
+        except Exception:  # it is asked again with each frame, which is then refused, and says why in the log
+            return
 
     def trust_ended(self) -> None:
         """What `Gate.cut` tells: nothing more that has arrived is acted upon, nor what is being read."""

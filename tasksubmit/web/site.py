@@ -34,7 +34,7 @@ from tasksubmit.web.routes import OPENAPI_PATH, PREFIX, ROUTES, Route
 MAX_BODY_BYTES = 24 * 1024 * 1024
 """The largest request: results that fill a frame, in base64, and room for the rest."""
 
-MAX_CONNECTIONS = 256
+MAX_CONTROL_CONNECTIONS = 256
 """Who may connect can do so without a token, and each connection takes a file of the node's."""
 
 STOP_PAUSE_SECONDS = 0.1
@@ -114,7 +114,7 @@ class ControlSite(Site):
 
 
 class FewAtOnce(WrappingFactory):
-    """Takes up to `MAX_CONNECTIONS` at once, and aborts others."""
+    """Takes up to `MAX_CONTROL_CONNECTIONS` at once, and aborts others."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
@@ -122,8 +122,10 @@ class FewAtOnce(WrappingFactory):
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]  # as factories may
-        if len(self.protocols) >= MAX_CONNECTIONS:
-            self._quiet_log.warn("the control API has {most} connections, and takes no more", most=MAX_CONNECTIONS)
+        if len(self.protocols) >= MAX_CONTROL_CONNECTIONS:
+            self._quiet_log.warn(
+                "the control API has {most} connections, and takes no more", most=MAX_CONTROL_CONNECTIONS
+            )
             return None
         return super().buildProtocol(addr)
 

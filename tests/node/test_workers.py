@@ -65,6 +65,13 @@ class WorkersTestCase(NodeTestCase):
             BOB, ALICE, acceptance=AcceptAll(), executor=executor, **{"concurrency": self.concurrency, **options}
         )
 
+    def employ_on_failing_store(self) -> FailingStore:
+        """Start Bob anew, with the same executor, on a store that can be made to fail; gives the store."""
+        self.stop(self.bob)
+        store = FailingStore()
+        self.bob = self.employ(self.executor, store=store)
+        return store
+
     def submit(self, description: str) -> SubmittedTask:
         """Have Alice submit a task."""
         return self.done(self.alice.submit(BOB, description))
@@ -315,9 +322,7 @@ class ProgressTests(WorkersTestCase):
 
     def test_disk_is_full(self) -> None:
         """Progress that cannot be written is let go; the work goes on."""
-        self.stop(self.bob)
-        store = FailingStore()
-        self.bob = self.employ(self.executor, store=store)
+        store = self.employ_on_failing_store()
         handle = self.submit("one")
         store.is_full = True
         self.executor.executions[0].progress("half")
@@ -480,9 +485,7 @@ class DiskTests(WorkersTestCase):
 
     def test_results_wait(self) -> None:
         """What the work gave is kept until it can be written."""
-        self.stop(self.bob)
-        store = FailingStore()
-        self.bob = self.employ(self.executor, store=store)
+        store = self.employ_on_failing_store()
         handle = self.submit("one")
         store.is_full = True
         self.executor.ends[0].callback("hard work")
@@ -518,9 +521,7 @@ class DiskTests(WorkersTestCase):
 
     def test_cancelled_although_it_cannot_be_read(self) -> None:
         """Work whose record could not be read when it began is cancelled like any other."""
-        self.stop(self.bob)
-        store = FailingStore()
-        self.bob = self.employ(self.executor, store=store)
+        store = self.employ_on_failing_store()
         store.fails_once = TaskStatus.EXECUTING
         handle = self.submit("one")
         self.assertEqual(self.executor.under_way(), ["one"])
@@ -531,9 +532,7 @@ class DiskTests(WorkersTestCase):
 
     def test_tried_every_minute(self) -> None:
         """However long the disk is full, it is tried once a minute at least, and not much more often."""
-        self.stop(self.bob)
-        store = FailingStore()
-        self.bob = self.employ(self.executor, store=store)
+        store = self.employ_on_failing_store()
         self.submit("one")
         store.is_full = True
         self.executor.ends[0].callback("hard work")
@@ -546,9 +545,7 @@ class DiskTests(WorkersTestCase):
 
     def test_stop_while_waiting(self) -> None:
         """A node can be stopped meanwhile."""
-        self.stop(self.bob)
-        store = FailingStore()
-        self.bob = self.employ(self.executor, store=store)
+        store = self.employ_on_failing_store()
         self.submit("one")
         store.is_full = True
         self.executor.ends[0].callback("hard work")

@@ -175,7 +175,7 @@ class GateTests(ApiTestCase):
 
     def test_few_at_once(self) -> None:
         """Whoever can connect takes no more than so many of the node's files, and they are free again afterwards."""
-        self.patch(site, "MAX_CONNECTIONS", 2)
+        self.patch(site, "MAX_CONTROL_CONNECTIONS", 2)
         few = FewAtOnce(self.site)
         with_two = [few.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)) for _ in range(2)]
         for protocol in with_two:
