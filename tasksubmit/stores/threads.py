@@ -44,6 +44,9 @@ keep the first from waiting."""
 MANY = 128
 """Calls that are worth a batch of their own, while more of them come in."""
 
+MAX_TURNS = 8
+"""Turns of the reactor that a call waits for others, at most."""
+
 
 class Worker(Protocol):
     """Carries out calls in the order in which they were given."""
@@ -68,9 +71,9 @@ class Reactor(Protocol):
 class BatchThread:
     """A `Worker` in a thread of its own; the results of a batch come back to the reactor in one call.
 
-    What is asked for in one turn of the reactor is handed over at its end: a thread that was woken by the first call
-    would fight with the reactor for the interpreter's lock, and begin a small batch that the others just missed. When
-    there are many it is handed over before, so that the thread works while the reactor asks for the rest.
+    What is asked for is handed over when a turn of the reactor brought nothing more: a thread that was woken by the
+    first call would fight with the reactor for the interpreter's lock, and begin a small batch that the others just
+    missed. When there are many it is handed over before, so that the thread works while the reactor asks for the rest.
 
     :param run: carries out a batch.
     :param end: is called in the thread when it ends.
@@ -82,6 +85,7 @@ class BatchThread:
         self._reactor = reactor
         self._asked: list[_Asked] = []
         self._queue: SimpleQueue[list[_Asked] | None] = SimpleQueue()
+        self._is_collecting = False
         self._closed: Deferred[None] | None = None
         Thread(target=self._work, name=name, daemon=True).start()
 
@@ -90,12 +94,21 @@ class BatchThread:
         if self._closed is not None:
             return fail(StoreClosed("the store is closed"))
         done: Deferred[T] = Deferred()
-        if not self._asked:
-            self._reactor.callLater(0, self._hand_over)
         self._asked.append((operation, argument, done))
         if len(self._asked) >= MANY:
             self._hand_over()
+        elif not self._is_collecting:
+            self._is_collecting = True
+            self._reactor.callLater(0, self._collect, MAX_TURNS, 0)
         return done
+
+    def _collect(self, turns: int, count: int) -> None:
+        """Hand over what was asked, unless it is more than the ``count`` of the turn before, and ``turns`` are left."""
+        if turns and len(self._asked) > count:
+            self._reactor.callLater(0, self._collect, turns - 1, len(self._asked))
+        else:
+            self._is_collecting = False
+            self._hand_over()
 
     def _hand_over(self) -> None:
         if self._asked:

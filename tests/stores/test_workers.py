@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError, StoreUncertain
 from tasksubmit.stores.batches import Connected, Statement, each, run_batch
-from tasksubmit.stores.threads import MANY, MAX_BATCH, BatchThread, Call
+from tasksubmit.stores.threads import MANY, MAX_BATCH, MAX_TURNS, BatchThread, Call
 from tests.stores.test_batches import BROKEN, FULL, connect, database, insert, insert_and_fail, numbers, spoil_commit
 
 SECONDS = 30
@@ -193,6 +193,35 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.reactor.wait()
         self.assertEqual([self.successResultOf(deferred) for deferred in fired], [0, 1, 2])
         self.assertEqual(self.batches, [3])
+
+    def in_turns(self, *actions: Callable[[], object]) -> None:
+        """Do one thing in each turn of the reactor, of which this is the first."""
+        first, *rest = actions
+        first()
+        if rest:
+            self.reactor.callLater(0, self.in_turns, *rest)
+
+    def test_following_turns(self) -> None:
+        """As long as each turn of the reactor brings more, it all is one batch."""
+
+        def ask() -> None:
+            self.worker.run(each, numbers)
+            self.assertRaises(Empty, self.reactor.wanted.get, timeout=0.05)
+
+        self.in_turns(ask, ask, ask)
+        self.reactor.wait()
+        self.assertEqual(self.batches, [3])
+
+    def test_turns_are_bounded(self) -> None:
+        """Nothing is kept from the thread for ever by what comes in after it."""
+        begun = Event()
+
+        def ask() -> None:
+            self.worker.run(each, lambda _: begun.set())
+
+        self.in_turns(*[ask] * (MAX_TURNS + 2), lambda: self.assertTrue(begun.wait(SECONDS)), ask)
+        self.reactor.advance(0)
+        self.assertTrue(begun.is_set())
 
     def test_batch_is_bounded(self) -> None:
         """A batch takes so many operations at most, in their order; the rest goes into the next."""
