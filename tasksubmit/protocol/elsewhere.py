@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 
@@ -14,6 +15,10 @@ T = TypeVar("T")
 LARGE_BYTES = 256 * 1024
 """From this size on a message is encoded and decoded in a thread: it takes a millisecond."""
 
+_turns: WeakKeyDictionary[IReactorThreads, DeferredLock] = WeakKeyDictionary()
+"""With each reactor one at a time: it takes several times its size, and two would only wait for the interpreter, and
+keep the reactor from it."""
+
 
 def do_elsewhere(clock: IReactorTime, size_bytes: int, call: Callable[[], T]) -> Deferred[T]:
     """Do ``call`` in a thread of the reactor's if it is about much, and the clock is a reactor that has threads.
@@ -21,5 +26,5 @@ def do_elsewhere(clock: IReactorTime, size_bytes: int, call: Callable[[], T]) ->
     :returns: fires with what it returned, or fails with what it raised; at once if it is about little.
     """
     if size_bytes >= LARGE_BYTES and IReactorThreads.providedBy(clock):
-        return deferToThreadPool(clock, clock.getThreadPool(), call)
+        return _turns.setdefault(clock, DeferredLock()).run(deferToThreadPool, clock, clock.getThreadPool(), call)
     return maybeDeferred(call)

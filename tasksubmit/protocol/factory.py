@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime, ITransport
 from twisted.internet.protocol import Factory
 from typing_extensions import override
@@ -46,7 +46,6 @@ class TaskSubmitFactory(Factory):
     :param identify: asked with the transport when the first frame of a connection came; gives the address that the
         transport has authenticated, or None. If it raises, the peer's requests are refused.
     :ivar intake: what they hold.
-    :ivar reading: whose turn it is to have a large frame read.
     :ivar log: the log of the connections, which no peer can fill.
     :ivar connections: those that are open now.
     :ivar unfinished: those that were lost, and of whose frames some are still in work.
@@ -83,7 +82,6 @@ class TaskSubmitFactory(Factory):
         self.identify = identify
         self.bounds = bounds
         self.intake = Intake(clock, bounds)
-        self.reading = DeferredSemaphore(1)
         self.log = quiet_logger(TaskSubmitServer.__module__)
         self.connections: set[TaskSubmitServer] = set()
         self.unfinished: set[TaskSubmitServer] = set()

@@ -251,10 +251,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     def _read_elsewhere(self, kind: type[Request], frame: Frame, turn: Turn) -> None:
         self.hold(Hold.READING_A_LARGE_ONE)
-        # One at a time: it takes several times the frame's size, and the interpreter would do no two at once.
-        reading = self._factory.reading.run(
-            do_elsewhere, self.clock, len(frame.payload), lambda: kind.from_frame(frame)
-        )
+        reading = do_elsewhere(self.clock, len(frame.payload), lambda: kind.from_frame(frame))
         handled = reading.addCallbacks(
             lambda request: self._handle(request, turn) if self._is_to_be_handled else self._complete(None, turn),
             lambda failure: self._not_read(kind, _malformed(failure), turn),

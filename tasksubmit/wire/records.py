@@ -48,12 +48,12 @@ _INT64_MAX = 2**63 - 1
 class _Kind:
     """What a field holds: its zero value, how it is written, and how it is read.
 
-    :ivar write: takes the value; returns its JSON text. Raises `InvalidMessage`.
+    :ivar write: takes the value; returns its JSON text, or that in pieces. Raises `InvalidMessage`.
     :ivar read: takes the key and the decoded JSON value, never None; returns the value. Raises `MalformedMessage`.
     """
 
     zero: object
-    write: Callable[[Any], str]
+    write: Callable[[Any], str | list[str]]
     read: Callable[[str, object], object]
 
 
@@ -94,7 +94,8 @@ def _read_words(key: str, value: object) -> tuple[str, ...]:
 def _read_base64(key: str, value: object) -> bytes:
     """Read padded standard base64. Unused bits before the padding may be set, as deployed peers let them."""
     encoded = _read_text(key, value)
-    padding = len(encoded) - len(encoded.rstrip("="))
+    end = encoded[-3:]
+    padding = len(end) - len(end.rstrip("="))
     try:
         content = b"".join([binascii.a2b_base64(piece) for piece in _pieces(encoded, 4 * _PIECE)])
     except ValueError:
@@ -109,9 +110,9 @@ def _write_words(value: tuple[str, ...]) -> str:
     return f"[{','.join(map(string_text, value))}]"
 
 
-def _write_base64(value: bytes) -> str:
+def _write_base64(value: bytes) -> list[str]:
     pieces = [binascii.b2a_base64(piece, newline=False).decode("ascii") for piece in _pieces(value, 3 * _PIECE)]
-    return "".join(('"', *pieces, '"'))
+    return ['"', *pieces, '"']
 
 
 _PIECE = 64 * 1024  # of four characters, or three bytes: whoever waits for the interpreter gets his turn in between
@@ -208,7 +209,7 @@ class Record:
 
     # The table of fields, worked out once for each class: (attribute, text before the value, write, omit) in the order
     # of the wire, and key to (attribute, read).
-    _written: ClassVar[tuple[tuple[str, str, Callable[[Any], str], bool], ...]]
+    _written: ClassVar[tuple[tuple[str, str, Callable[[Any], str | list[str]], bool], ...]]
     _read: ClassVar[dict[str, tuple[str, Callable[[str, object], object]]]]
 
     @classmethod
@@ -234,18 +235,25 @@ class Record:
         parts: list[str] = []
         between = layout.opening
         name = ""
+        is_long = False
         try:
             for name, before, write, omit in self._written:
                 value = getattr(self, name)
                 if value or not omit:
-                    parts += between, before, write(value)
+                    parts += between, before
+                    written = write(value)
+                    if type(written) is str:
+                        parts.append(written)
+                    else:
+                        parts += written
+                        is_long = True
                     between = layout.comma
         except InvalidMessage as error:
             raise InvalidMessage(f"{name}: {error}", name) from error
         if not parts:
             parts.append(layout.opening)
         parts.append(layout.closing)
-        return to_bytes("".join(parts))
+        return b"".join(map(to_bytes, parts)) if is_long else to_bytes("".join(parts))
 
     @classmethod
     def from_json(cls, document: bytes) -> Self:

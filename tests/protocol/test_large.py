@@ -325,11 +325,23 @@ class ElsewhereTests(SynchronousTestCase):
             (ThreadedClock(), LARGE_BYTES - 1, True),
             (ThreadedClock(), LARGE_BYTES, False),
         ):
-            done = do_elsewhere(clock, size, lambda: 7)
-            self.assertEqual(done.called, is_done)
+            found: list[int] = []
+            do_elsewhere(clock, size, lambda: 7).addCallback(found.append)
+            self.assertEqual(found, [7] if is_done else [])
             if isinstance(clock, ThreadedClock) and not is_done:
                 clock.work()
-            self.assertEqual(self.successResultOf(done), 7)
+            self.assertEqual(found, [7])
+
+    def test_one_at_a_time(self) -> None:
+        """What is large is done by one thread at a time, in the order in which it came, also after a failure."""
+        clock = ThreadedClock()
+        done = [do_elsewhere(clock, LARGE_BYTES, call) for call in (lambda: 1 // 0, lambda: 2, lambda: 3)]
+        for _ in done:
+            self.assertEqual(len(clock.pool.waiting), 1)
+            clock.work()
+        self.assertFalse(clock.is_busy)
+        self.failureResultOf(done[0], ZeroDivisionError)
+        self.assertEqual([self.successResultOf(each) for each in done[1:]], [2, 3])
 
     def test_fails(self) -> None:
         """What the work raises fails its Deferred, wherever it was done."""

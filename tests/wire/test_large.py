@@ -9,12 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
-from tasksubmit.wire import records
+from tasksubmit.wire import jsontext, records
 from tasksubmit.wire.frames import Frame, FrameDecoder
 from tasksubmit.wire.messages import TaskResultMessage
 from tests.wire.test_messages import any_message
@@ -97,6 +97,8 @@ class Base64Tests(SynchronousTestCase):
 
     def test_padding_between(self) -> None:
         """Padding ends the content: what is put together of two whole contents is refused, wherever a piece ends."""
+        for encoded in ("A=A=", "AA=A", "=AAA", "AAAAA=A="):
+            self.assertRaises(MalformedMessage, self.read, encoded)
         for size in (1, 3 * PIECE - 1, 3 * PIECE - 2, 6 * PIECE - 1):
             encoded = base64.b64encode(content_of(size)).decode()
             self.assertTrue(encoded.endswith("="))
@@ -130,6 +132,81 @@ class Base64Tests(SynchronousTestCase):
         payload = evolve(RESULTS, file_data=content).to_json()
         self.assertEqual(json.loads(payload).get("file_data", ""), base64.b64encode(content).decode())
         self.assertEqual(TaskResultMessage.from_json(payload).file_data, content)
+
+
+LONG = 10
+"""Characters of a document that is long, to these tests."""
+
+TEXTS = ("", "a", "b", "x" * 9, "x" * 200, "yes, [{" * 30, "\u00e9\u20ac\U0001f600" * 60, "x" * 200 + r"\n")
+NO_TEXTS = ("x" * 200 + "\n", "\0" + "x" * 200, "x" * 200 + "\\", "x" * 200 + '" "')
+"""What stands between quotes, as it should and as it should not."""
+
+
+def documents() -> st.SearchStrategy[str]:
+    """JSON objects, or nearly, in which long strings stand anywhere."""
+    string = st.sampled_from((*TEXTS, *TEXTS, *NO_TEXTS)).map(lambda text: f'"{text}"')
+
+    def objects(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+        return st.lists(st.tuples(string, values).map(":".join), max_size=3).map(lambda of: f"{{{','.join(of)}}}")
+
+    value = st.recursive(
+        string | st.sampled_from(("1", "null", "?")),
+        lambda values: objects(values) | st.lists(values, max_size=3).map(lambda of: f"[{','.join(of)}]"),
+        max_leaves=6,
+    )
+    return st.tuples(objects(value) | string, st.sampled_from(("", "", "", " ", "x", '"'))).map("".join)
+
+
+class DocumentTests(SynchronousTestCase):
+    """Documents with long strings, which are read and written in pieces."""
+
+    def read(self, document: str, piece: int) -> object:
+        """What a document reads as in pieces of this length, or why it cannot be read."""
+        self.patch(jsontext, "_PIECE", piece)
+        try:
+            return jsontext.decode_object(document.encode())
+        except MalformedMessage as error:
+            return error.field, str(error)
+
+    @settings(deadline=None, max_examples=500)
+    @given(documents(), st.integers(10, 150))
+    def test_as_in_one_piece(self, document: str, length: int) -> None:
+        """However short the pieces: a document reads as it does in one, and is refused in the same words."""
+        self.patch(jsontext, "MAX_VALUES", LONG)
+        self.patch(jsontext, "_has_more", lambda *_: False)  # it may have more values than that
+        assume(len(document) > LONG)
+        self.assertEqual(self.read(document, length), self.read(document, 2**20))
+
+    def test_around_a_long_string(self) -> None:
+        """That holds for whatever stands in a long string, or before and after it."""
+        self.patch(jsontext, "MAX_VALUES", LONG)
+        self.patch(jsontext, "_has_more", lambda *_: False)
+        long = "x" * 200
+        insides = (
+            long,
+            *(before + inside + long for before in ("", long) for inside in ("\n", r"\n", r"\"", "\\", '"')),
+        )
+        around = ('{"a":"%s"}', '"%s"', '{"%s":1}', '{"a":["%s"]}', '{"a":"%s","a":1}', '{"a":1,"b":2,"a":"%s","b":3}')
+        broken = ('{"a":"%s', '{"a":"%s"', '{"a":"%s"}}', '{"a":"%s","b":}', '{"a":?,"b":"%s"}', ' {"a" : "%s"} ', "%s")
+        for document in (form % inside for form in (*around, *broken) for inside in insides):
+            self.assertEqual(self.read(document, 50), self.read(document, 2**20), document)
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.text('ab<>&\u2028\u2029\u00e9\U0001f600"\\'), st.integers(1, 9))
+    def test_written(self, text: str, length: int) -> None:
+        """However short the pieces: a text is written as it is in one."""
+        self.patch(jsontext, "_PIECE", 2**20)
+        expected = jsontext.encode_value(text)
+        self.patch(jsontext, "_PIECE", length)
+        self.assertEqual(jsontext.encode_value(text), expected)
+
+    def test_large(self) -> None:
+        """A text of megabytes reads back, wherever it stands in the message."""
+        for message in (
+            evolve(RESULTS, result_text="x" * 3_000_000),
+            evolve(RESULTS, task_id="y" * 1_000_000, result_text="x" * 2_000_000),
+        ):
+            self.assertEqual(TaskResultMessage.from_json(message.to_json()) == message, True)
 
 
 class StreamTests(SynchronousTestCase):
