@@ -57,10 +57,7 @@ def decode_object(payload: bytes) -> dict[str, object]:
     if is_long and _has_more(payload, b"[{,", MAX_VALUES):
         _check_values(payload)
     try:
-        text = payload.decode("utf-8").strip(" \t\n\r")
-        document, end = _scan_in_pieces(text) if is_long else _scan(text, 0)
-        if end != len(text):
-            raise ValueError(f"more follows after {end} characters")
+        document = (_read_in_pieces(payload) if is_long else None) or _read(payload)
     except StopIteration:
         raise MalformedMessage("not a JSON document: it does not begin as one") from None
     except ValueError as error:
@@ -155,36 +152,45 @@ _DECODER: Any = json.JSONDecoder(
 _scan: Callable[[str, int], tuple[object, int]] = make_scanner(_DECODER)
 
 
-_PIECE = 256 * 1024  # characters: whoever waits for the interpreter gets his turn in between
+def _read(payload: bytes) -> object:
+    """Read a whole document; raises what its parts raise."""
+    text = payload.decode("utf-8").strip(" \t\n\r")
+    document, end = _scan(text, 0)
+    if end != len(text):
+        raise ValueError(f"more follows after {end} characters")
+    return document
+
+
+_PIECE = 256 * 1024  # bytes or characters: whoever waits for the interpreter gets his turn in between
 _FEW = 64
 _TAKEN_OUT = uuid4().hex  # no peer can know what stands in place of its text
 
 
-def _scan_in_pieces(text: str) -> tuple[object, int]:
-    """Like ``_scan(text, 0)``, without holding the interpreter for long when a document is one long string mostly."""
-    start, end = _long_string(text)
+def _read_in_pieces(payload: bytes) -> object:
+    """Like `_read` of an object that is one long string mostly, without holding the interpreter for long; else None."""
+    start, end = _long_string(payload)
     if start < end:
-        with suppress(ValueError):  # what is wrong, and where, the whole document tells
-            for piece in range(start, end, _PIECE):
-                _scan(f'"{text[piece : piece + _PIECE]}"', 0)
-            document, stop = _scan(f"{text[:start]}{_TAKEN_OUT}{text[end:]}", 0)
+        with suppress(ValueError, MalformedMessage):  # what is wrong, and where, the whole document tells
+            for piece in range(start, end, _PIECE):  # every byte as a character, some of which strings may not have
+                _scan(f'"{payload[piece : piece + _PIECE].decode("latin-1")}"', 0)
+            document = _read(b"".join((payload[:start], _TAKEN_OUT.encode(), payload[end:])))
             members = document if type(document) is dict else {}
             for key in [key for key, value in members.items() if value == _TAKEN_OUT]:
-                members[key] = text[start:end]
-                return members, stop + end - start - len(_TAKEN_OUT)
-    return _scan(text, 0)
+                members[key] = str(memoryview(payload)[start:end], "utf-8")
+                return members
+    return None
 
 
-def _long_string(text: str) -> tuple[int, int]:
+def _long_string(payload: bytes) -> tuple[int, int]:
     """Where the string without escapes stands that is all of a document but for a piece, if one of the first few is."""
-    if "\\" not in text:
+    if b"\\" not in payload:
         end = -1
         for _ in range(_FEW):
-            start = text.find('"', end + 1) + 1
-            end = text.find('"', start)
+            start = payload.find(b'"', end + 1) + 1
+            end = payload.find(b'"', start)
             if not start or end < 0:
                 break
-            if end - start > max(_PIECE, len(text) - _PIECE):
+            if end - start > max(_PIECE, len(payload) - _PIECE):
                 return start, end
     return 0, 0
 

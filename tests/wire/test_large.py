@@ -164,7 +164,7 @@ class DocumentTests(SynchronousTestCase):
         """What a document reads as in pieces of this length, or why it cannot be read."""
         self.patch(jsontext, "_PIECE", piece)
         try:
-            return jsontext.decode_object(document.encode())
+            return jsontext.decode_object(document.encode(errors="surrogateescape"))
         except MalformedMessage as error:
             return error.field, str(error)
 
@@ -184,6 +184,8 @@ class DocumentTests(SynchronousTestCase):
         long = "x" * 200
         insides = (
             long,
+            "\u00e9\u20ac\U0001f600" * 60,
+            "\udcff" + long,  # a byte that is not UTF-8
             *(before + inside + long for before in ("", long) for inside in ("\n", r"\n", r"\"", "\\", '"')),
         )
         around = ('{"a":"%s"}', '"%s"', '{"%s":1}', '{"a":["%s"]}', '{"a":"%s","a":1}', '{"a":1,"b":2,"a":"%s","b":3}')
