@@ -170,7 +170,8 @@ def _read_in_pieces(payload: bytes) -> object:
     """Like `_read` of an object that is one long string mostly, without holding the interpreter for long; else None."""
     start, end = _long_string(payload)
     if start < end:
-        with suppress(ValueError, MalformedMessage):  # what is wrong, and where, the whole document tells
+        # What is wrong, and where, the whole document tells.
+        with suppress(ValueError, StopIteration, MalformedMessage):
             for piece in range(start, end, _PIECE):  # every byte as a character, some of which strings may not have
                 _scan(f'"{payload[piece : piece + _PIECE].decode("latin-1")}"', 0)
             document = _read(b"".join((payload[:start], _TAKEN_OUT.encode(), payload[end:])))
