@@ -15,7 +15,7 @@ T = TypeVar("T")
 LARGE_BYTES = 256 * 1024
 """From this size on a message is encoded and decoded in a thread: it takes a millisecond."""
 
-_turns: WeakKeyDictionary[IReactorThreads, DeferredLock] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[IReactorThreads, DeferredLock] = WeakKeyDictionary()
 """With each reactor one at a time: it takes several times its size, and two would only wait for the interpreter, and
 keep the reactor from it."""
 
@@ -26,5 +26,5 @@ def do_elsewhere(clock: IReactorTime, size_bytes: int, call: Callable[[], T]) ->
     :returns: fires with what it returned, or fails with what it raised; at once if it is about little.
     """
     if size_bytes >= LARGE_BYTES and IReactorThreads.providedBy(clock):
-        return _turns.setdefault(clock, DeferredLock()).run(deferToThreadPool, clock, clock.getThreadPool(), call)
+        return _locks.setdefault(clock, DeferredLock()).run(deferToThreadPool, clock, clock.getThreadPool(), call)
     return maybeDeferred(call)

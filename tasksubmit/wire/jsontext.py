@@ -162,7 +162,7 @@ def _read(payload: bytes) -> object:
 
 
 _PIECE = 256 * 1024  # bytes or characters: whoever waits for the interpreter gets his turn in between
-_FEW = 64
+_FEW = 64  # strings of a document that are looked at for a long one
 _TAKEN_OUT = uuid4().hex  # no peer can know what stands in place of its text
 
 
@@ -176,7 +176,8 @@ def _read_in_pieces(payload: bytes) -> object:
                 _scan(f'"{payload[piece : piece + _PIECE].decode("latin-1")}"', 0)
             document = _read(b"".join((payload[:start], _TAKEN_OUT.encode(), payload[end:])))
             members = document if type(document) is dict else {}
-            for key in [key for key, value in members.items() if value == _TAKEN_OUT]:
+            key = next((key for key, value in members.items() if value == _TAKEN_OUT), None)
+            if key is not None:
                 members[key] = str(memoryview(payload)[start:end], "utf-8")
                 return members
     return None

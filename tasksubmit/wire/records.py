@@ -235,7 +235,7 @@ class Record:
         parts: list[str] = []
         between = layout.opening
         name = ""
-        is_long = False
+        is_in_pieces = False
         try:
             for name, before, write, omit in self._written:
                 value = getattr(self, name)
@@ -246,14 +246,14 @@ class Record:
                         parts.append(written)
                     else:
                         parts += written
-                        is_long = True
+                        is_in_pieces = True
                     between = layout.comma
         except InvalidMessage as error:
             raise InvalidMessage(f"{name}: {error}", name) from error
         if not parts:
             parts.append(layout.opening)
         parts.append(layout.closing)
-        return b"".join(map(to_bytes, parts)) if is_long else to_bytes("".join(parts))
+        return b"".join(map(to_bytes, parts)) if is_in_pieces else to_bytes("".join(parts))
 
     @classmethod
     def from_json(cls, document: bytes) -> Self:
