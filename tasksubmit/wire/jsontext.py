@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from decimal import Decimal
 from json.encoder import encode_basestring
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from uuid import uuid4
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
+from tasksubmit.wire.pieces import PIECE, in_pieces, joined
 
 MAX_DEPTH = 200
 """How deeply arrays and objects may be nested, the outermost counted. Deployed peers read up to 10,000 levels,
@@ -46,10 +47,11 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def decode_object(payload: bytes) -> dict[str, object]:
+def decode_object(payload: bytes, as_bytes: Container[str] = ()) -> dict[str, object]:
     """Read one JSON object.
 
     :param payload: the whole document in UTF-8.
+    :param as_bytes: keys whose string need not be made: if it is long, the bytes between its quotes may stand for it.
     :returns: the object; integers are exact ints, other numbers finite floats.
     :raises MalformedMessage: it is anything else.
     """
@@ -57,7 +59,7 @@ def decode_object(payload: bytes) -> dict[str, object]:
     if is_long and _has_more(payload, b"[{,", MAX_VALUES):
         _check_values(payload)
     try:
-        document = (_read_in_pieces(payload) if is_long else None) or _read(payload)
+        document = (_read_in_pieces(payload, as_bytes) if is_long else None) or _read(payload)
     except StopIteration:
         raise MalformedMessage("not a JSON document: it does not begin as one") from None
     except ValueError as error:
@@ -161,24 +163,24 @@ def _read(payload: bytes) -> object:
     return document
 
 
-_PIECE = 256 * 1024  # bytes or characters: whoever waits for the interpreter gets his turn in between
 _FEW = 64  # strings of a document that are looked at for a long one
 _TAKEN_OUT = uuid4().hex  # no peer can know what stands in place of its text
 
 
-def _read_in_pieces(payload: bytes) -> object:
+def _read_in_pieces(payload: bytes, as_bytes: Container[str]) -> object:
     """Like `_read` of an object that is one long string mostly, without holding the interpreter for long; else None."""
     start, end = _long_string(payload)
     if start < end:
         # What is wrong, and where, the whole document tells.
         with suppress(ValueError, StopIteration, MalformedMessage):
-            for piece in range(start, end, _PIECE):  # every byte as a character, some of which strings may not have
-                _scan(f'"{payload[piece : piece + _PIECE].decode("latin-1")}"', 0)
+            string = memoryview(payload)[start:end]
+            for piece in in_pieces(string, PIECE):  # every byte as a character, some of which strings may not have
+                _scan(f'"{str(piece, "latin-1")}"', 0)
             document = _read(b"".join((payload[:start], _TAKEN_OUT.encode(), payload[end:])))
             members = document if type(document) is dict else {}
             key = next((key for key, value in members.items() if value == _TAKEN_OUT), None)
             if key is not None:
-                members[key] = str(memoryview(payload)[start:end], "utf-8")
+                members[key] = string if key in as_bytes else str(string, "utf-8")
                 return members
     return None
 
@@ -192,7 +194,7 @@ def _long_string(payload: bytes) -> tuple[int, int]:
             end = payload.find(b'"', start)
             if not start or end < 0:
                 break
-            if end - start > max(_PIECE, len(payload) - _PIECE):
+            if end - start > max(PIECE, len(payload) - PIECE):
                 return start, end
     return 0, 0
 
@@ -241,9 +243,7 @@ def to_bytes(text: str) -> bytes:
     :param text: JSON; the five characters concerned stand nowhere outside its strings.
     :raises InvalidMessage: it holds half a surrogate pair.
     """
-    if len(text) <= _PIECE:
-        return _escaped(text)
-    return b"".join([_escaped(text[start : start + _PIECE]) for start in range(0, len(text), _PIECE)])
+    return _escaped(text) if len(text) <= PIECE else joined(map(_escaped, in_pieces(text, PIECE)), len(text))
 
 
 _ESCAPES = tuple((character, f"\\u{ord(character):04x}") for character in "<>&\u2028\u2029")

@@ -15,8 +15,8 @@ zero value as its default, which is also what a missing key, or null, reads as.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
 import attrs
 from attrs import frozen
@@ -34,8 +34,7 @@ from tasksubmit.wire.jsontext import (
     value_text,
     wrong_type,
 )
-
-P = TypeVar("P", str, bytes)
+from tasksubmit.wire.pieces import PIECE, in_pieces, joined
 
 _INT64_MIN = -(2**63)
 _INT64_MAX = 2**63 - 1
@@ -48,17 +47,26 @@ _INT64_MAX = 2**63 - 1
 class _Kind:
     """What a field holds: its zero value, how it is written, and how it is read.
 
-    :ivar write: takes the value; returns its JSON text, or that in pieces. Raises `InvalidMessage`.
+    :ivar write: takes the value; returns its JSON text, or the finished bytes of that in pieces. Raises
+        `InvalidMessage`.
     :ivar read: takes the key and the decoded JSON value, never None; returns the value. Raises `MalformedMessage`.
+    :ivar reads_bytes: whether `read` also takes a string as the bytes that stand between its quotes.
     """
 
     zero: object
-    write: Callable[[Any], str | list[str]]
+    write: Callable[[Any], str | list[bytes]]
     read: Callable[[str, object], object]
+    reads_bytes: bool = False
 
 
 def _read_text(key: str, value: object) -> str:
     return value if type(value) is str else wrong_type(key, "a string", value)
+
+
+def _write_text(value: str) -> str | list[bytes]:
+    if len(value) <= PIECE:
+        return string_text(value)
+    return [b'"', *(to_bytes(string_text(piece)[1:-1]) for piece in in_pieces(value, PIECE)), b'"']
 
 
 def _read_integer(key: str, value: object) -> int:
@@ -93,15 +101,16 @@ def _read_words(key: str, value: object) -> tuple[str, ...]:
 
 def _read_base64(key: str, value: object) -> bytes:
     """Read padded standard base64. Unused bits before the padding may be set, as deployed peers let them."""
-    encoded = _read_text(key, value)
-    end = encoded[-3:]
-    padding = len(end) - len(end.rstrip("="))
+    encoded = value if type(value) is memoryview else memoryview(_read_text(key, value).encode())
+    end = bytes(encoded[-3:])
+    padding = len(end) - len(end.rstrip(b"="))
+    size_bytes = len(encoded) // 4 * 3 - padding
     try:
-        content = b"".join([binascii.a2b_base64(piece) for piece in _pieces(encoded, 4 * _PIECE)])
+        content = joined(map(binascii.a2b_base64, in_pieces(encoded, PIECE)), max(size_bytes, 0))
     except ValueError:
         content = b""
     # a2b_base64 skips what is not base64, or stops at it, differently on each Python; but then bytes are missing.
-    if len(encoded) % 4 or padding > 2 or len(content) != len(encoded) // 4 * 3 - padding:
+    if len(encoded) % 4 or padding > 2 or len(content) != size_bytes:
         raise MalformedMessage(f"{key} is not base64", key)
     return content
 
@@ -110,24 +119,17 @@ def _write_words(value: tuple[str, ...]) -> str:
     return f"[{','.join(map(string_text, value))}]"
 
 
-def _write_base64(value: bytes) -> list[str]:
-    pieces = [binascii.b2a_base64(piece, newline=False).decode("ascii") for piece in _pieces(value, 3 * _PIECE)]
-    return ['"', *pieces, '"']
+def _write_base64(value: bytes) -> list[bytes]:
+    pieces = [binascii.b2a_base64(piece, newline=False) for piece in in_pieces(value, PIECE // 4 * 3)]
+    return [b'"', *pieces, b'"']
 
 
-_PIECE = 64 * 1024  # of four characters, or three bytes: whoever waits for the interpreter gets his turn in between
-
-
-def _pieces(value: P, length: int) -> Iterator[P]:
-    return (value[start : start + length] for start in range(0, len(value), length))
-
-
-_TEXT = _Kind("", string_text, _read_text)
+_TEXT = _Kind("", _write_text, _read_text)
 _INTEGER = _Kind(0, _write_integer, _read_integer)
 _DOUBLE = _Kind(0.0, double_text, _read_double)
 _FLAG = _Kind(False, value_text, _read_flag)
 _WORDS = _Kind((), _write_words, _read_words)
-_BASE64 = _Kind(b"", _write_base64, _read_base64)
+_BASE64 = _Kind(b"", _write_base64, _read_base64, reads_bytes=True)
 # The document around it is one level more.
 _ANYTHING = _Kind(None, lambda value: value_text(value, MAX_DEPTH - 1), lambda _, value: value)
 
@@ -209,21 +211,26 @@ class Record:
 
     # The table of fields, worked out once for each class: (attribute, text before the value, write, omit) in the order
     # of the wire, and key to (attribute, read).
-    _written: ClassVar[tuple[tuple[str, str, Callable[[Any], str | list[str]], bool], ...]]
+    _written: ClassVar[tuple[tuple[str, str, Callable[[Any], str | list[bytes]], bool], ...]]
     _read: ClassVar[dict[str, tuple[str, Callable[[str, object], object]]]]
+    _read_as_bytes: ClassVar[frozenset[str]]
 
     @classmethod
     def __attrs_init_subclass__(cls) -> None:
         # attrs calls this once it has finished a subclass.
         written = []
         read = {}
+        read_as_bytes = set()
         for attribute in attrs.fields(cast(Any, cls)):
             wire: _OnTheWire = attribute.metadata[_OnTheWire]
             key = wire.key or attribute.name
             written.append((attribute.name, f'"{key}"{cls.layout.colon}', wire.kind.write, wire.omit))
             read[key] = (attribute.name, wire.kind.read)
+            if wire.kind.reads_bytes:
+                read_as_bytes.add(key)
         cls._written = tuple(written)
         cls._read = read
+        cls._read_as_bytes = frozenset(read_as_bytes)
 
     def to_json(self) -> bytes:
         """Write the record.
@@ -232,10 +239,10 @@ class Record:
         :raises InvalidMessage: a field holds what cannot be written; ``field`` names it.
         """
         layout = self.layout
-        parts: list[str] = []
+        parts: list[str | bytes] = []
+        is_in_pieces = False
         between = layout.opening
         name = ""
-        is_in_pieces = False
         try:
             for name, before, write, omit in self._written:
                 value = getattr(self, name)
@@ -253,7 +260,10 @@ class Record:
         if not parts:
             parts.append(layout.opening)
         parts.append(layout.closing)
-        return b"".join(map(to_bytes, parts)) if is_in_pieces else to_bytes("".join(parts))
+        if not is_in_pieces:
+            return to_bytes("".join(cast("list[str]", parts)))
+        pieces = (part if type(part) is bytes else to_bytes(cast(str, part)) for part in parts)
+        return joined(pieces, sum(map(len, parts)))
 
     @classmethod
     def from_json(cls, document: bytes) -> Self:
@@ -267,7 +277,7 @@ class Record:
         """
         known = cls._read
         values: dict[str, Any] = {}
-        for key, value in decode_object(document).items():
+        for key, value in decode_object(document, cls._read_as_bytes).items():
             entry = known.get(key)
             if entry is None:
                 _check_unknown(key, known)

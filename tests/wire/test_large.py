@@ -17,15 +17,18 @@ from tasksubmit.errors import InvalidMessage, MalformedMessage
 from tasksubmit.wire import jsontext, records
 from tasksubmit.wire.frames import Frame, FrameDecoder
 from tasksubmit.wire.messages import TaskResultMessage
+from tasksubmit.wire.pieces import PIECE
 from tests.wire.test_messages import any_message
 
 STRICT = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 """Base64 with its padding and nothing else."""
 
-PIECE = records._PIECE
 RESULTS = TaskResultMessage("t1", "file", filename="a.md", completed_at="2026-01-01T00:00:00Z")
 
-SIZES = (0, 1, 2, 3, 4, *(k * 3 * PIECE + n for k in (1, 2) for n in (-4, -3, -2, -1, 0, 1, 2, 3, 4)))
+THREE = PIECE // 4 * 3
+"""Bytes of content in a piece of base64."""
+
+SIZES = (0, 1, 2, 3, 4, *(k * THREE + n for k in (1, 2) for n in (-4, -3, -2, -1, 0, 1, 2, 3, 4)))
 """Bytes of content, around the lengths of the pieces."""
 
 
@@ -80,9 +83,9 @@ class Base64Tests(SynchronousTestCase):
 
     def test_damage(self) -> None:
         """Wherever one character is wrong, missing or too much, also at the end of a piece, the message is refused."""
-        for size in (5, 3 * PIECE, 6 * PIECE - 1, 6 * PIECE, 6 * PIECE + 1):
+        for size in (5, THREE, 2 * THREE - 1, 2 * THREE, 2 * THREE + 1):
             encoded = base64.b64encode(content_of(size)).decode()
-            places = {0, 1, 4 * PIECE - 2, 4 * PIECE - 1, 4 * PIECE, 4 * PIECE + 1, 4 * PIECE + 4, len(encoded) - 5}
+            places = {0, 1, PIECE - 2, PIECE - 1, PIECE, PIECE + 1, PIECE + 4, len(encoded) - 5}
             for place in sorted(place for place in places if 0 <= place < len(encoded) - 4):
                 before, after = encoded[:place], encoded[place + 1 :]
                 for damaged in (
@@ -99,7 +102,7 @@ class Base64Tests(SynchronousTestCase):
         """Padding ends the content: what is put together of two whole contents is refused, wherever a piece ends."""
         for encoded in ("A=A=", "AA=A", "=AAA", "AAAAA=A="):
             self.assertRaises(MalformedMessage, self.read, encoded)
-        for size in (1, 3 * PIECE - 1, 3 * PIECE - 2, 6 * PIECE - 1):
+        for size in (1, THREE - 1, THREE - 2, 2 * THREE - 1):
             encoded = base64.b64encode(content_of(size)).decode()
             self.assertTrue(encoded.endswith("="))
             for more in ("AAAA", encoded):
@@ -107,16 +110,28 @@ class Base64Tests(SynchronousTestCase):
 
     def test_loose_bits(self) -> None:
         """Bits that are left over in the last character are ignored."""
-        for size in (1, 3 * PIECE + 1, 6 * PIECE + 1):
+        for size in (1, THREE + 1, 2 * THREE + 1):
             encoded = base64.b64encode(content_of(size)).decode()
             loose = encoded[:-3] + chr(ord(encoded[-3]) + 1) + "=="
             self.assertEqual(self.read(loose), content_of(size))
 
-    @settings(deadline=None, max_examples=150)
-    @given(st.integers(1, 12), st.text("AZaz09+/=", max_size=60) | st.text("AZ9=- \n\u00e9", max_size=12))
-    def test_as_in_one_piece(self, length: int, encoded: str) -> None:
+    def cut(self, length: int) -> None:
+        """Have base64 in pieces of so many characters, and documents over 300 bytes read in pieces."""
+        self.patch(records, "PIECE", length)
+        self.patch(jsontext, "PIECE", 200)
+        self.patch(jsontext, "MAX_VALUES", 300)
+        self.patch(jsontext, "_has_more", lambda *_: False)  # it may have more values than that
+
+    @settings(deadline=None, max_examples=300)
+    @given(
+        st.integers(1, 12),
+        st.sampled_from((0, 80)),
+        st.text("AZaz09+/=", max_size=60) | st.text("AZ9=- \n\u00e9", max_size=12),
+    )
+    def test_as_in_one_piece(self, length: int, before: int, encoded: str) -> None:
         """However short the pieces: what is taken is what strict base64 takes, and means the same."""
-        self.patch(records, "_PIECE", length)
+        self.cut(4 * length)
+        encoded = "ABCD" * before + encoded
         expected: object = base64.b64decode(encoded) if STRICT.fullmatch(encoded) else MalformedMessage
         try:
             found: object = self.read(encoded)
@@ -124,11 +139,12 @@ class Base64Tests(SynchronousTestCase):
             found = type(error)
         self.assertEqual(found, expected)
 
-    @settings(deadline=None, max_examples=100)
-    @given(st.integers(1, 12), st.binary(max_size=100))
-    def test_any_content(self, length: int, content: bytes) -> None:
+    @settings(deadline=None, max_examples=200)
+    @given(st.integers(1, 12), st.sampled_from((0, 240)), st.binary(max_size=100))
+    def test_any_content(self, length: int, before: int, content: bytes) -> None:
         """However short the pieces: any content is written as it is in one, and reads back."""
-        self.patch(records, "_PIECE", length)
+        self.cut(4 * length)
+        content = bytes(before) + content
         payload = evolve(RESULTS, file_data=content).to_json()
         self.assertEqual(json.loads(payload).get("file_data", ""), base64.b64encode(content).decode())
         self.assertEqual(TaskResultMessage.from_json(payload).file_data, content)
@@ -162,7 +178,7 @@ class DocumentTests(SynchronousTestCase):
 
     def read(self, document: str, piece: int) -> object:
         """What a document reads as in pieces of this length, or why it cannot be read."""
-        self.patch(jsontext, "_PIECE", piece)
+        self.patch(jsontext, "PIECE", piece)
         try:
             return jsontext.decode_object(document.encode(errors="surrogateescape"))
         except MalformedMessage as error:
@@ -197,10 +213,19 @@ class DocumentTests(SynchronousTestCase):
     @given(st.text('ab<>&\u2028\u2029\u00e9\U0001f600"\\'), st.integers(1, 9))
     def test_written(self, text: str, length: int) -> None:
         """However short the pieces: a text is written as it is in one."""
-        self.patch(jsontext, "_PIECE", 2**20)
+        self.patch(jsontext, "PIECE", 2**20)
         expected = jsontext.encode_value(text)
-        self.patch(jsontext, "_PIECE", length)
+        self.patch(jsontext, "PIECE", length)
         self.assertEqual(jsontext.encode_value(text), expected)
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.text('ab<>&\u2028\u2029\u00e9\U0001f600"\\\n', min_size=1), st.integers(1, 9))
+    def test_written_in_a_message(self, text: str, length: int) -> None:
+        """The same as a field of a message."""
+        expected = jsontext.encode_value({"result_text": text})[1:-1]
+        for module in (records, jsontext):
+            self.patch(module, "PIECE", length)
+        self.assertIn(expected, evolve(RESULTS, result_text=text).to_json())
 
     def test_large(self) -> None:
         """A text of megabytes reads back, wherever it stands in the message."""
