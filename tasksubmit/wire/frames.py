@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from io import BytesIO
 
 from attrs import field, frozen
 
@@ -99,19 +100,20 @@ class FrameDecoder:
     :param max_frame: the largest payload to accept, in bytes.
     """
 
-    __slots__ = ("_max_frame", "_needed", "_pending", "_refusal")
+    __slots__ = ("_header", "_max_frame", "_missing", "_payload", "_refusal", "_type")
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
         self._max_frame = max_frame
-        self._pending = bytearray()
-        # How long _pending must be before looking at it again is worth while.
-        self._needed = _HEADER_BYTES
+        self._header = b""  # what is there of one
+        self._type = 0
+        self._payload = BytesIO()  # what is there of one
+        self._missing = 0  # how much is not
         self._refusal = ""
 
     @property
     def buffered_bytes(self) -> int:
         """How many bytes of an unfinished frame are held."""
-        return len(self._pending)
+        return _HEADER_BYTES + self._payload.tell() if self._missing else len(self._header)
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes of the stream.
@@ -123,46 +125,54 @@ class FrameDecoder:
         """
         if self._refusal:
             raise FrameTooLarge(self._refusal)
-        stream: bytes | memoryview = data
-        if self._pending:
-            self._pending += data
-            if len(self._pending) < self._needed:
-                return []
-            stream = memoryview(self._pending)
-            self._pending = bytearray()
         frames: list[Frame] = []
+        if self._missing:
+            data = self._continue(data, frames)
+        if self._header:
+            data, self._header = self._header + data, b""
         start = 0
-        end = len(stream)
+        end = len(data)
         while (payload_start := start + _HEADER_BYTES) <= end:
-            frame_type, length = _unpack_header(stream, start)
+            frame_type, length = _unpack_header(data, start)
             if length > self._max_frame:
                 self._refusal = f"a frame of {length} bytes is announced; the limit is {self._max_frame} bytes"
                 raise FrameTooLarge(self._refusal, frames)
-            payload_end = payload_start + length
-            if payload_end > end:
-                self._needed = _HEADER_BYTES + length
+            start = payload_start + length
+            payload = data[payload_start:start]
+            if start > end:
+                self._begin(frame_type, payload, start - end)
                 break
-            frames.append(Frame(frame_type, bytes(stream[payload_start:payload_end])))
-            start = payload_end
-        else:
-            self._needed = _HEADER_BYTES
-        if start < end:
-            self._pending += stream[start:] if start else stream
+            frames.append(Frame(frame_type, payload))
+        self._header = data[start:]
         return frames
+
+    def _begin(self, frame_type: int, payload: bytes, missing: int) -> None:
+        """Note what has come of a frame."""
+        self._type = frame_type
+        self._payload = BytesIO()
+        self._payload.write(payload)
+        self._missing = missing
+
+    def _continue(self, data: bytes, frames: list[Frame]) -> bytes:
+        """Take what belongs to the unfinished frame, and return the rest."""
+        part = data[: self._missing]
+        self._payload.write(part)
+        self._missing -= len(part)
+        if not self._missing:
+            frames.append(Frame(self._type, self._payload.getvalue()))  # which does not copy it
+            self._payload = BytesIO()
+        return data[len(part) :]
 
     def finish(self) -> None:
         """Say that the stream has ended.
 
         :raises TruncatedFrame: it ended inside a frame; ``part`` tells whether in its header or in its payload.
         """
-        held = len(self._pending)
-        if not held:
-            return
-        if held < _HEADER_BYTES:
+        if self._missing:
+            came = self._payload.tell()
+            raise TruncatedFrame(f"the stream ended after {came} of {came + self._missing} bytes of a payload", "payload")
+        if self._header:
+            came = len(self._header)
             raise TruncatedFrame(
-                f"the stream ended after {held} of {_HEADER_BYTES} bytes of a frame's header", "header"
+                f"the stream ended after {came} of {_HEADER_BYTES} bytes of a frame's header", "header"
             )
-        raise TruncatedFrame(
-            f"the stream ended after {held - _HEADER_BYTES} of {self._needed - _HEADER_BYTES} bytes of a payload",
-            "payload",
-        )

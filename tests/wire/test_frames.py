@@ -183,20 +183,17 @@ class CostTests(SynchronousTestCase):
         self.assertLess(self.peak_bytes([header, b"x"]), 10 * KIB)
 
     def test_peak_memory(self) -> None:
-        """Reading a large frame in small pieces holds a few times its size at most."""
+        """Reading a large frame in small pieces holds little more than its size: what is held is not copied again."""
         stream = Frame(1, bytes(4 * MIB)).encode()
         pieces = [stream[start : start + KIB] for start in range(0, len(stream), KIB)]
-        self.assertLess(self.peak_bytes(pieces), 3 * len(stream))
+        self.assertLess(self.peak_bytes(pieces), 1.25 * len(stream))
 
-    def test_held_bytes_are_left_alone(self) -> None:
-        """While a frame of many pieces comes, each is added to the one buffer; what is held is not copied again."""
+    def test_held_bytes_are_counted(self) -> None:
+        """While a frame of many pieces comes, the decoder tells how many bytes it holds, its header included."""
         stream = Frame(1, bytes(MIB)).encode()
         decoder = FrameDecoder()
-        decoder.feed(stream[:KIB])
-        buffer = decoder._pending
-        for start in range(KIB, len(stream) - KIB, KIB):
+        for start in range(0, len(stream) - KIB, KIB):
             self.assertEqual(decoder.feed(stream[start : start + KIB]), [])
-            self.assertIs(decoder._pending, buffer)
             self.assertEqual(decoder.buffered_bytes, start + KIB)
         self.assertEqual(len(decoder.feed(stream[decoder.buffered_bytes :])), 1)
         self.assertEqual(decoder.buffered_bytes, 0)
