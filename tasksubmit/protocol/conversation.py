@@ -87,7 +87,6 @@ class Conversation(TaskSubmitProtocol):
         self.unanswered: deque[Request] = deque()
         self.written_count = 0
         self.results_due = 0
-        self.is_writable = True
         self._draining: Request | None = None
 
     def write(self, request: Request) -> None:
@@ -161,16 +160,14 @@ class Conversation(TaskSubmitProtocol):
         return bool(self.unanswered) or self.client.is_awaiting_result
 
     @override
-    def pauseProducing(self) -> None:
-        self.is_writable = False
+    def writing_paused(self) -> None:
         if self.unanswered:
             # Before the transport has taken it nothing more is written, so that there is only this one.
             self._draining = request = self.unanswered[-1]
             self._give_time(request, self.client.write_timeout, self._not_taken)
 
     @override
-    def resumeProducing(self) -> None:
-        self.is_writable = True
+    def writing_resumed(self) -> None:
         request, self._draining = self._draining, None
         if request is not None and request in self.unanswered:
             self._give_time(request, self.client.timeout, self._timed_out)

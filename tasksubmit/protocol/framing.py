@@ -17,6 +17,7 @@ from zope.interface import implementer
 from tasksubmit.errors import FrameTooLarge
 from tasksubmit.protocol.elsewhere import LARGE_BYTES
 from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameDecoder
+from tasksubmit.wire.pieces import PIECE, in_pieces
 
 IDLE_TIMEOUT_SECONDS = 60.0
 CLOSE_TIMEOUT_SECONDS = 10.0
@@ -55,9 +56,12 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     writes in answer to a frame holds a bounded number of bytes. A connection that is idle for `idle_timeout` is closed;
     one that is then in the middle of a frame, or is not closed after another `close_timeout`, is aborted.
 
+    A large frame goes to the transport in pieces, as that gets rid of them: it would encrypt or copy all of it at once.
+
     :ivar MAX_LENGTH: the largest payload to accept, in bytes; may be set until the connection is made.
     :ivar idle_timeout: seconds on the clock, None for no limit; may be set until the connection is made.
     :ivar close_timeout: seconds on the clock that the transport has to write out its buffer and close.
+    :ivar is_writable: whether everything that was sent fits into the transport's buffer.
     """
 
     MAX_LENGTH: int = MAX_FRAME
@@ -69,7 +73,10 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
         self.is_open = False
+        self.is_writable = True
         self._is_lost = False
+        self._is_paused = False
+        self._unsent: deque[memoryview] = deque()
         self._holds: set[Hold] = set()
         self._pending: deque[Frame] = deque()
         self._fault: FrameTooLarge | None = None
@@ -95,6 +102,14 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         """Tell whether something is going on that a silent peer may be waiting for; the connection is then not idle."""
         return False
 
+    def writing_paused(self) -> None:
+        """More was sent than fits into the transport's buffer. By default nothing is taken that would be answered."""
+        self.hold(Hold.PEER_NOT_READING)
+
+    def writing_resumed(self) -> None:
+        """The transport has room again, and has all that was sent."""
+        self.release(Hold.PEER_NOT_READING)
+
     # --- for subclasses to call -----------------------------------------------------------------------------------
 
     def sendFrame(self, frame: Frame) -> None:
@@ -104,7 +119,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         """
         if len(frame.payload) < LARGE_BYTES:
             self.send_encoded(frame.encode())
-        else:  # the transport copies it once more
+        else:
             self.send_encoded(frame.header())
             self.send_encoded(frame.payload)
 
@@ -112,7 +127,11 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         """Like `sendFrame`, for a frame that was encoded already."""
         if self.transport is not None and self.is_open:
             self.resetTimeout()
-            self.transport.write(frame)
+            if len(frame) < LARGE_BYTES and not self._unsent:
+                self.transport.write(frame)
+            else:
+                self._unsent.extend(in_pieces(memoryview(frame), PIECE))
+                self._write_unsent()
 
     def hold(self, why: Hold) -> None:
         """Take no further frame until `release` with the same reason."""
@@ -136,10 +155,12 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         """Take no further frame, write out what was sent, and close; abort if that takes over `close_timeout`."""
         if self.transport is None or not self.is_open:
             return
-        self._stop()
-        self.setTimeout(self.close_timeout)
         # A transport waits for its producer before it closes; and TLS must read the other side's goodbye.
         self._call_transport("unregisterProducer")
+        self._is_paused = False
+        self._write_unsent()
+        self._stop()
+        self.setTimeout(self.close_timeout)
         self._call_transport("resumeProducing")
         self.transport.loseConnection()
 
@@ -159,8 +180,8 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
     @override
     def connectionMade(self) -> None:
         self._decoder = FrameDecoder(self.MAX_LENGTH)
-        self.is_open = True
-        self._is_lost = False
+        self.is_open = self.is_writable = True
+        self._is_lost = self._is_paused = False
         self._call_transport("setTcpKeepAlive", True)
         self._call_transport("setTcpNoDelay", True)
         self._call_transport("registerProducer", self, True)
@@ -192,13 +213,20 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         self._hand_over_rest()
 
     def pauseProducing(self) -> None:
-        """The transport's buffer is full: stop reading, so that nothing arrives that would be answered."""
-        self.hold(Hold.PEER_NOT_READING)
+        """The transport's buffer is full."""
+        self._is_paused = True
+        if self.is_writable:
+            self.is_writable = False
+            self.writing_paused()
 
     def resumeProducing(self) -> None:
         """The transport's buffer is empty again."""
         self.resetTimeout()
-        self.release(Hold.PEER_NOT_READING)
+        self._is_paused = False
+        self._write_unsent()
+        if not self._is_paused:
+            self.is_writable = True
+            self.writing_resumed()
 
     def stopProducing(self) -> None:
         """The transport is going away; `connectionLost` follows and does what is to be done."""
@@ -245,6 +273,10 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
                 self._delivering = False
         self._set_reading()
 
+    def _write_unsent(self) -> None:
+        while self._unsent and not self._is_paused and self.transport is not None:
+            self.transport.write(bytes(self._unsent.popleft()))
+
     def _set_reading(self) -> None:
         wanted = not (self._holds or self._pending)
         if self.is_open and wanted != self._reading:
@@ -255,6 +287,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         self.is_open = False
         self._holds.add(Hold.CLOSING)
         self._pending.clear()
+        self._unsent.clear()
         self._decoder = FrameDecoder(self.MAX_LENGTH)  # the transport may outlive its use, and a frame may be large
 
     def _call_transport(self, method: str, *args: object, instead: str = "") -> None:
