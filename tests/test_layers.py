@@ -21,6 +21,7 @@ FLOORS = {
     "lifecycle": GROUND,
     "interfaces": GROUND,
     "errors": GROUND,
+    "pieces": GROUND,
     "protocol": EDGES,
     "logs": EDGES,
     "stores": EDGES,

@@ -252,8 +252,8 @@ class Client:
     def _enqueue_frame(self, frame: Frame, task_id: str) -> Deferred[SubmitResponse | None]:
         if self._is_closed:
             return fail(PeerUnreachable(f"the client of {self.name} was closed"))
-        if len(frame.payload) > MAX_FRAME:
-            return fail(TooLarge(f"{len(frame.payload)} bytes for task {task_id}; a frame has {MAX_FRAME}"))
+        if frame.size_bytes > MAX_FRAME:
+            return fail(TooLarge(f"{frame.size_bytes} bytes for task {task_id}; a frame has {MAX_FRAME}"))
         answered: Deferred[SubmitResponse | None] = Deferred(lambda _: self._cancelled(request))
         request = Request(frame, task_id, answered)
         self._queue.append(request)

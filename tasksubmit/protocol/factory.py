@@ -105,8 +105,8 @@ class TaskSubmitFactory(Factory):
             limit = self.max_control_bytes
         elif frame.type == FrameType.SUBMIT and self.max_description_bytes is not None:
             limit = _ESCAPED_BYTES * self.max_description_bytes + _SUBMISSION_ROOM_BYTES
-        if len(frame.payload) > limit:
-            raise TooLarge(f"{len(frame.payload)} bytes; a {type_name(frame.type)} frame may have {limit} here")
+        if frame.size_bytes > limit:
+            raise TooLarge(f"{frame.size_bytes} bytes; a {type_name(frame.type)} frame may have {limit} here")
 
     async def _drain(self, grace: float) -> None:
         for gone in [connection.drain(grace) for connection in self.connections | self.unfinished]:

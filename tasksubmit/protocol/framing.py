@@ -15,9 +15,9 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from tasksubmit.errors import FrameTooLarge
+from tasksubmit.pieces import PIECE, in_pieces
 from tasksubmit.protocol.elsewhere import LARGE_BYTES
 from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameDecoder
-from tasksubmit.wire.pieces import PIECE, in_pieces
 
 IDLE_TIMEOUT_SECONDS = 60.0
 CLOSE_TIMEOUT_SECONDS = 10.0
@@ -117,21 +117,18 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
         :raises FrameTooLarge: the payload is over `MAX_FRAME` bytes.
         """
-        if len(frame.payload) < LARGE_BYTES:
+        if frame.size_bytes < LARGE_BYTES:
             self.send_encoded(frame.encode())
         else:
-            self.send_encoded(frame.header())
-            self.send_encoded(frame.payload)
+            self._send_in_pieces(frame.header(), *frame.pieces)
 
     def send_encoded(self, frame: bytes) -> None:
         """Like `sendFrame`, for a frame that was encoded already."""
-        if self.transport is not None and self.is_open:
+        if len(frame) >= LARGE_BYTES or self._unsent:
+            self._send_in_pieces(frame)
+        elif self.transport is not None and self.is_open:
             self.resetTimeout()
-            if len(frame) < LARGE_BYTES and not self._unsent:
-                self.transport.write(frame)
-            else:
-                self._unsent.extend(in_pieces(memoryview(frame), PIECE))
-                self._write_unsent()
+            self.transport.write(frame)
 
     def hold(self, why: Hold) -> None:
         """Take no further frame until `release` with the same reason."""
@@ -272,6 +269,13 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
             finally:
                 self._delivering = False
         self._set_reading()
+
+    def _send_in_pieces(self, *parts: bytes) -> None:
+        if self.transport is not None and self.is_open:
+            self.resetTimeout()
+            for part in parts:
+                self._unsent.extend(in_pieces(memoryview(part), PIECE))
+            self._write_unsent()
 
     def _write_unsent(self) -> None:
         while self._unsent and not self._is_paused and self.transport is not None:

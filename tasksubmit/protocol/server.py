@@ -139,7 +139,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     @override
     def frameReceived(self, frame: Frame) -> None:
-        turn = Turn(len(frame.payload))
+        turn = Turn(frame.size_bytes)
         self._turns.append(turn)
         self._unanswered_bytes += turn.size_bytes
         self._intake.begin(turn.size_bytes)
@@ -240,7 +240,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
             raise _Unanswerable(f"a {type_name(frame.type)} frame is no request")
         try:
             self._factory.check_size(frame)
-            if len(frame.payload) >= LARGE_BYTES:
+            if frame.size_bytes >= LARGE_BYTES:
                 self._read_elsewhere(kind, frame, turn)
                 return
             request = kind.from_frame(frame)
@@ -251,7 +251,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     def _read_elsewhere(self, kind: type[Request], frame: Frame, turn: Turn) -> None:
         self.hold(Hold.READING_A_LARGE_ONE)
-        reading = do_elsewhere(self.clock, len(frame.payload), lambda: kind.from_frame(frame))
+        reading = do_elsewhere(self.clock, frame.size_bytes, lambda: kind.from_frame(frame))
         handled = reading.addCallbacks(
             lambda request: self._handle(request, turn) if self._is_to_be_handled else self._complete(None, turn),
             lambda failure: self._not_read(kind, _malformed(failure), turn),

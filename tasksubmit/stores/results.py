@@ -23,6 +23,7 @@ from typing_extensions import override
 from tasksubmit.errors import StoreDamaged, StoreError
 from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.results import disk_name, numbered
+from tasksubmit.pieces import PIECE, in_pieces
 from tasksubmit.stores.disk import sync_directory
 from tasksubmit.stores.threads import Call, consecutive
 
@@ -211,11 +212,11 @@ class MemoryResultFiles(ResultFiles):
 
 
 def _write_durably(descriptor: int, content: bytes) -> None:
-    """Write a file whole, sync and close it, with no call to the system more than that takes."""
+    """Write a file whole, sync and close it."""
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for rest in in_pieces(memoryview(content), PIECE):
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -2,18 +2,20 @@
 
 The reader is sans-io: `FrameDecoder` is handed bytes as they come and hands back whole frames. How the stream was cut
 into chunks makes no difference to what comes out, and little to what it costs: every byte is copied a fixed number of
-times, so that a frame of 16 MiB in pieces of one byte takes time in proportion to its size.
+times, so that a frame of 16 MiB in pieces of one byte takes time in proportion to its size. A large payload stays in
+pieces until somebody asks for it, who may do so in a thread.
 """
 
 from __future__ import annotations
 
 import enum
 import struct
-from io import BytesIO
 
 from attrs import field, frozen
+from typing_extensions import override
 
 from tasksubmit.errors import FrameTooLarge, InvalidMessage, TruncatedFrame
+from tasksubmit.pieces import PIECE
 
 MAX_FRAME = 2**24
 """The largest payload of a frame, in bytes: 16 MiB exactly (wire.md, section 1)."""
@@ -57,20 +59,43 @@ def type_name(n: int) -> str:
     return _TYPE_NAMES.get(n) or f"UNKNOWN({n})"
 
 
-def _show_payload(payload: bytes) -> str:
-    return f"<{len(payload)} bytes>"
+_Payload = bytes | tuple[bytes, ...]
+"""All in one, or in pieces."""
 
 
-@frozen
+def _joined(payload: _Payload) -> bytes:
+    return payload if isinstance(payload, bytes) else b"".join(payload)
+
+
+@frozen(repr=False)
 class Frame:
     """One frame: a type and a payload.
 
     :ivar type: any unsigned 32-bit number; those that mean something are in `FrameType`.
-    :ivar payload: at most `MAX_FRAME` bytes, one JSON document in UTF-8 where the type is known.
+    :ivar payload: at most `MAX_FRAME` bytes, one JSON document in UTF-8 where the type is known. It may be given in
+        pieces, and is joined whenever it is asked for.
     """
 
     type: int
-    payload: bytes = field(repr=_show_payload)
+    _payload: _Payload = field(eq=_joined)
+
+    @property
+    def payload(self) -> bytes:
+        return _joined(self._payload)
+
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The payload as it was given."""
+        return (self._payload,) if isinstance(self._payload, bytes) else self._payload
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of the payload."""
+        return len(self._payload) if isinstance(self._payload, bytes) else sum(map(len, self._payload))
+
+    @override
+    def __repr__(self) -> str:
+        return f"Frame(type={self.type!r}, payload=<{self.size_bytes} bytes>)"
 
     def encode(self) -> bytes:
         """Give the bytes of the whole frame, header included; raises like `header`."""
@@ -82,10 +107,10 @@ class Frame:
         :raises FrameTooLarge: the payload is over `MAX_FRAME` bytes; the peer would hang up on it.
         :raises InvalidMessage: the type is not an unsigned 32-bit number.
         """
-        if len(self.payload) > MAX_FRAME:
-            raise FrameTooLarge(f"a payload of {len(self.payload)} bytes is over the limit of {MAX_FRAME} bytes")
+        if self.size_bytes > MAX_FRAME:
+            raise FrameTooLarge(f"a payload of {self.size_bytes} bytes is over the limit of {MAX_FRAME} bytes")
         try:
-            return _HEADER.pack(self.type, len(self.payload))
+            return _HEADER.pack(self.type, self.size_bytes)
         except struct.error:
             raise InvalidMessage(f"the frame type {self.type!r} is not an unsigned 32-bit number", "type") from None
 
@@ -100,20 +125,22 @@ class FrameDecoder:
     :param max_frame: the largest payload to accept, in bytes.
     """
 
-    __slots__ = ("_header", "_max_frame", "_missing", "_payload", "_refusal", "_type")
+    __slots__ = ("_header", "_length", "_loose", "_max_frame", "_missing", "_pieces", "_refusal", "_type")
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
         self._max_frame = max_frame
-        self._header = b""  # what is there of one
+        self._header = b""  # of the unfinished frame: what is there
         self._type = 0
-        self._payload = BytesIO()  # what is there of one
-        self._missing = 0  # how much is not
+        self._length = 0
+        self._missing = 0  # of its payload
+        self._pieces: list[bytes] = []  # what is there of it
+        self._loose = bytearray()  # and is no piece yet
         self._refusal = ""
 
     @property
     def buffered_bytes(self) -> int:
         """How many bytes of an unfinished frame are held."""
-        return _HEADER_BYTES + self._payload.tell() if self._missing else len(self._header)
+        return _HEADER_BYTES + self._length - self._missing if self._missing else len(self._header)
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes of the stream.
@@ -127,7 +154,11 @@ class FrameDecoder:
             raise FrameTooLarge(self._refusal)
         frames: list[Frame] = []
         if self._missing:
-            data = self._continue(data, frames)
+            part = data[: self._missing]
+            data = data[len(part) :]
+            self._take(part)
+            if not self._missing:
+                frames.append(self._finished())
         if self._header:
             data, self._header = self._header + data, b""
         start = 0
@@ -140,28 +171,24 @@ class FrameDecoder:
             start = payload_start + length
             payload = data[payload_start:start]
             if start > end:
-                self._begin(frame_type, payload, start - end)
+                self._type, self._length, self._missing = frame_type, length, length
+                self._take(payload)
                 break
             frames.append(Frame(frame_type, payload))
         self._header = data[start:]
         return frames
 
-    def _begin(self, frame_type: int, payload: bytes, missing: int) -> None:
-        """Note what has come of a frame."""
-        self._type = frame_type
-        self._payload = BytesIO()
-        self._payload.write(payload)
-        self._missing = missing
-
-    def _continue(self, data: bytes, frames: list[Frame]) -> bytes:
-        """Take what belongs to the unfinished frame, and return the rest."""
-        part = data[: self._missing]
-        self._payload.write(part)
+    def _take(self, part: bytes) -> None:
+        """Keep the next part of the unfinished payload."""
         self._missing -= len(part)
-        if not self._missing:
-            frames.append(Frame(self._type, self._payload.getvalue()))  # which does not copy it
-            self._payload = BytesIO()
-        return data[len(part) :]
+        self._loose += part
+        if len(self._loose) >= PIECE or not self._missing:
+            self._pieces.append(bytes(self._loose))
+            self._loose.clear()
+
+    def _finished(self) -> Frame:
+        pieces, self._pieces = tuple(self._pieces), []
+        return Frame(self._type, pieces if len(pieces) > 1 else pieces[0])
 
     def finish(self) -> None:
         """Say that the stream has ended.
@@ -169,8 +196,8 @@ class FrameDecoder:
         :raises TruncatedFrame: it ended inside a frame; ``part`` tells whether in its header or in its payload.
         """
         if self._missing:
-            came = self._payload.tell()
-            raise TruncatedFrame(f"the stream ended after {came} of {came + self._missing} bytes of a payload", "payload")
+            came = self._length - self._missing
+            raise TruncatedFrame(f"the stream ended after {came} of {self._length} bytes of a payload", "payload")
         if self._header:
             came = len(self._header)
             raise TruncatedFrame(

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from uuid import uuid4
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
-from tasksubmit.wire.pieces import PIECE, in_pieces, joined
+from tasksubmit.pieces import PIECE, in_pieces
 
 MAX_DEPTH = 200
 """How deeply arrays and objects may be nested, the outermost counted. Deployed peers read up to 10,000 levels,
@@ -243,7 +243,7 @@ def to_bytes(text: str) -> bytes:
     :param text: JSON; the five characters concerned stand nowhere outside its strings.
     :raises InvalidMessage: it holds half a surrogate pair.
     """
-    return _escaped(text) if len(text) <= PIECE else joined(map(_escaped, in_pieces(text, PIECE)), len(text))
+    return _escaped(text) if len(text) <= PIECE else b"".join(map(_escaped, in_pieces(text, PIECE)))
 
 
 _ESCAPES = tuple((character, f"\\u{ord(character):04x}") for character in "<>&\u2028\u2029")

@@ -23,6 +23,7 @@ from attrs import frozen
 from typing_extensions import Self
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
+from tasksubmit.pieces import PIECE, in_pieces
 from tasksubmit.wire.frames import Frame, FrameType, type_name
 from tasksubmit.wire.jsontext import (
     MAX_DEPTH,
@@ -34,7 +35,6 @@ from tasksubmit.wire.jsontext import (
     value_text,
     wrong_type,
 )
-from tasksubmit.wire.pieces import PIECE, in_pieces, joined
 
 _INT64_MIN = -(2**63)
 _INT64_MAX = 2**63 - 1
@@ -104,13 +104,12 @@ def _read_base64(key: str, value: object) -> bytes:
     encoded = value if type(value) is memoryview else memoryview(_read_text(key, value).encode())
     end = bytes(encoded[-3:])
     padding = len(end) - len(end.rstrip(b"="))
-    size_bytes = len(encoded) // 4 * 3 - padding
     try:
-        content = joined(map(binascii.a2b_base64, in_pieces(encoded, PIECE)), max(size_bytes, 0))
+        content = b"".join(map(binascii.a2b_base64, in_pieces(encoded, PIECE)))
     except ValueError:
         content = b""
     # a2b_base64 skips what is not base64, or stops at it, differently on each Python; but then bytes are missing.
-    if len(encoded) % 4 or padding > 2 or len(content) != size_bytes:
+    if len(encoded) % 4 or padding > 2 or len(content) != len(encoded) // 4 * 3 - padding:
         raise MalformedMessage(f"{key} is not base64", key)
     return content
 
@@ -238,6 +237,11 @@ class Record:
         :returns: one JSON object, byte for byte as the reference writes it.
         :raises InvalidMessage: a field holds what cannot be written; ``field`` names it.
         """
+        written = self._write()
+        return written if isinstance(written, bytes) else b"".join(written)
+
+    def _write(self) -> bytes | tuple[bytes, ...]:
+        """What `to_json` returns, in pieces if it is large."""
         layout = self.layout
         parts: list[str | bytes] = []
         is_in_pieces = False
@@ -262,8 +266,7 @@ class Record:
         parts.append(layout.closing)
         if not is_in_pieces:
             return to_bytes("".join(cast("list[str]", parts)))
-        pieces = (part if type(part) is bytes else to_bytes(cast(str, part)) for part in parts)
-        return joined(pieces, sum(map(len, parts)))
+        return tuple([part if type(part) is bytes else to_bytes(cast(str, part)) for part in parts])
 
     @classmethod
     def from_json(cls, document: bytes) -> Self:
@@ -309,7 +312,7 @@ class Message(Record):
 
         :raises InvalidMessage: a field holds what cannot be written.
         """
-        return Frame(self.frame_type, self.to_json())
+        return Frame(self.frame_type, self._write())
 
     @classmethod
     def from_frame(cls, frame: Frame) -> Self:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
+from tasksubmit.pieces import PIECE
 from tasksubmit.wire import jsontext, records
 from tasksubmit.wire.frames import Frame, FrameDecoder
 from tasksubmit.wire.messages import TaskResultMessage
-from tasksubmit.wire.pieces import PIECE
 from tests.wire.test_messages import any_message
 
 STRICT = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
