@@ -27,6 +27,7 @@ from tasksubmit.errors import (
     TooLarge,
 )
 from tasksubmit.protocol.client import Client, connect
+from tasksubmit.protocol.elsewhere import LARGE_BYTES
 from tasksubmit.testing.transport import BUFFER_BYTES
 from tasksubmit.wire.frames import Frame, FrameType
 from tasksubmit.wire.messages import ACK, PERSISTENT, SubmitRequest, SubmitResponse, TaskStatusUpdate
@@ -615,8 +616,16 @@ class TimeTests(NetworkTestCase):
 
     def test_slow_link(self) -> None:
         """The time for the answer to a large request begins when all of it was taken, however long that took."""
+        self.take_slowly(2 * BUFFER_BYTES)
+
+    def test_slow_link_in_pieces(self) -> None:
+        """The same for one that the transport gets in pieces."""
+        self.take_slowly(LARGE_BYTES)
+
+    def take_slowly(self, size_bytes: int) -> None:
+        """Have a peer take results of this size after a time, and never answer."""
         client, peer = self.stalled()
-        sent = client.send_results(results(text="x" * 2 * BUFFER_BYTES))
+        sent = client.send_results(results(text="x" * size_bytes))
         self.advance(299)
         self.assertNoResult(sent)
         assert peer.transport is not None

@@ -11,6 +11,7 @@ from typing_extensions import override
 from zope.interface.verify import verifyObject
 
 from tasksubmit.errors import FrameTooLarge
+from tasksubmit.protocol.elsewhere import LARGE_BYTES
 from tasksubmit.protocol.framing import MIN_PROGRESS_BYTES, Hold, TaskSubmitProtocol
 from tasksubmit.testing.transport import BUFFER_BYTES
 from tasksubmit.wire.frames import Frame
@@ -54,6 +55,10 @@ class Collector(TaskSubmitProtocol):
     @override
     def is_busy(self) -> bool:
         return self.busy
+
+
+LARGE = Frame(4, bytes(range(256)) * 4096)
+"""A frame that does not go to the transport at once."""
 
 
 class FramingTests(NetworkTestCase):
@@ -169,6 +174,91 @@ class FramingTests(NetworkTestCase):
         self.peer.transport.resumeProducing()  # type: ignore[attr-defined]
         self.network.flush()
         self.assertEqual(self.peer.received, one * 1000)
+
+    def stalled(self) -> None:
+        """The peer stops to read."""
+        assert self.peer.transport is not None
+        self.peer.transport.pauseProducing()  # type: ignore[attr-defined]
+
+    def resumed(self) -> None:
+        """The peer reads again, all that comes."""
+        assert self.peer.transport is not None
+        self.peer.transport.resumeProducing()  # type: ignore[attr-defined]
+        self.network.flush()
+
+    def read_some(self) -> None:
+        """The peer reads again, until it has more than the transport had."""
+        assert self.peer.transport is not None
+        self.peer.transport.resumeProducing()  # type: ignore[attr-defined]
+        enough = len(self.peer.received) + 2 * BUFFER_BYTES
+        while len(self.peer.received) < enough:
+            self.assertTrue(self.network.pump())
+        self.stalled()
+
+    def test_large_in_pieces(self) -> None:
+        """The transport gets of a large frame what it has room for; what is sent meanwhile comes after it."""
+        sent = [Frame(1, b"a"), LARGE, Frame(3, b"c"), Frame(4, b"d" * LARGE_BYTES)]
+        self.stalled()
+        assert self.collector.transport is not None
+        for frame in sent:
+            self.collector.sendFrame(frame)
+            self.network.flush()
+            self.assertLessEqual(len(self.collector.transport.unread), 2 * BUFFER_BYTES)  # type: ignore[attr-defined]
+        self.assertFalse(self.collector.is_writable)
+        self.resumed()
+        self.assertEqual(self.peer.received == b"".join(frame.encode() for frame in sent), True)
+        self.assertTrue(self.collector.is_writable)
+
+    def test_large_is_not_read_meanwhile(self) -> None:
+        """While a large frame goes out no frame is taken that would be answered, also where the transport has room."""
+        self.stalled()
+        self.collector.sendFrame(LARGE)
+        self.deliver(Frame(1, b"x").encode())
+        while len(self.peer.received) < len(LARGE.payload):
+            self.assertEqual(self.collector.frames, [])
+            self.read_some()
+        self.resumed()
+        self.assertEqual(len(self.collector.frames), 1)
+
+    def test_large_is_closed_after(self) -> None:
+        """Closing sends the rest of a large frame, and what was sent after it; aborting neither."""
+        last = Frame(1, b"last")
+        for frame in (LARGE, last):
+            self.collector.sendFrame(frame)
+        self.collector.close()
+        self.network.flush()
+        self.assertEqual(self.peer.received == LARGE.encode() + last.encode(), True)
+        self.assert_lost(ConnectionDone, ConnectionDone)
+
+    def test_large_is_aborted(self) -> None:
+        """Aborting drops the rest of a large frame."""
+        self.collector.sendFrame(LARGE)
+        self.collector.abort()
+        self.network.flush()
+        self.assertLess(len(self.peer.received), 3 * BUFFER_BYTES)
+        self.assert_lost(ConnectionAborted, ConnectionLost)
+
+    def test_large_is_cut(self) -> None:
+        """A connection that is lost in the middle of a large frame leaves nothing to be sent on the next."""
+        self.collector.sendFrame(LARGE)
+        self.network.cut_all()
+        self.assert_lost(ConnectionLost, ConnectionLost)
+        self.peer = self.raw()
+        self.collector.sendFrame(Frame(1, b"x"))
+        self.network.flush()
+        self.assertEqual(self.peer.received, Frame(1, b"x").encode())
+
+    def test_large_is_not_idle(self) -> None:
+        """A connection on which a large frame goes out, however slowly, is not idle; one on which it stays is."""
+        self.stalled()
+        self.collector.sendFrame(LARGE)
+        for _ in range(3):
+            self.advance(59)
+            self.read_some()
+        self.assertIsNone(self.collector.lost)
+        self.advance(61)
+        self.advance(10)
+        self.assert_lost(ConnectionAborted, ConnectionLost)
 
     def test_frames_before_close_are_handed_over(self) -> None:
         """Frames that had arrived are handed over although the peer has gone while they were held."""

@@ -156,6 +156,18 @@ class FrameTests(SynchronousTestCase):
         for frame_type in (-1, 2**32):
             self.assertRaises(InvalidMessage, Frame(frame_type, b"").encode)
 
+    def test_pieces(self) -> None:
+        """A payload in pieces is the same payload: equal, as long, and encoded like the one that they make."""
+        whole = Frame(1, b"abcdef")
+        for pieces in ((b"ab", b"cdef"), (b"abcdef",), (b"", b"abcdef", b"")):
+            frame = Frame(1, pieces)
+            self.assertEqual((frame, hash(frame), repr(frame)), (whole, hash(whole), repr(whole)))
+            self.assertEqual((frame.payload, frame.size_bytes, frame.pieces), (b"abcdef", 6, pieces))
+            self.assertEqual(frame.encode(), whole.encode())
+        self.assertEqual(whole.pieces, (b"abcdef",))
+        self.assertNotEqual(Frame(1, (b"ab", b"cdeg")), whole)
+        self.assertRaises(FrameTooLarge, Frame(1, (bytes(MAX_FRAME), b"x")).header)
+
     def test_repr_is_short(self) -> None:
         """A frame prints without its payload, which may be large and may be private."""
         self.assertEqual(repr(Frame(1, b"secret")), "Frame(type=1, payload=<6 bytes>)")

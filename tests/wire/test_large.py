@@ -252,6 +252,28 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual({type(frame.payload) for frame in frames}, {bytes})
         self.assertEqual([type(frame.type) for frame in frames], [int] * len(payloads))
 
+    def test_stays_in_pieces(self) -> None:
+        """A large payload comes in pieces, none of which is small or much larger than what was fed at once."""
+        large = Frame(4, content_of(1_000_000))
+        stream = large.encode()
+        for length in (1, 1000, 65536, 300_000):
+            decoder = FrameDecoder()
+            chunks = (stream[start : start + length] for start in range(0, len(stream), length))
+            [frame] = [frame for chunk in chunks for frame in decoder.feed(chunk)]
+            self.assertGreater(len(frame.pieces), 1)
+            self.assertEqual({PIECE <= len(piece) < PIECE + length for piece in frame.pieces[:-1]}, {True})
+            self.assertEqual(frame == large, True)
+
+    def test_written_in_pieces(self) -> None:
+        """A large message is a payload in pieces, of the bytes that it is written in otherwise."""
+        for message in (
+            evolve(RESULTS, file_data=content_of(1_000_000)),
+            evolve(RESULTS, result_text="\u2028x" * 500_000),
+        ):
+            frame = message.to_frame()
+            self.assertLess(max(map(len, frame.pieces)), 8 * PIECE)
+            self.assertEqual(frame == Frame(TaskResultMessage.frame_type, message.to_json()), True)
+
     def test_large(self) -> None:
         """A large frame in pieces of any length is the same, and the small one behind it as well."""
         large, small = Frame(4, content_of(1_000_000)), Frame(1, b"small")
