@@ -649,6 +649,22 @@ class TimeTests(NetworkTestCase):
         self.assertIsNotNone(peer.lost)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_reads_too_slowly(self) -> None:
+        """All of a large request has to be taken in that time, also where the transport gets it in pieces."""
+        client, peer = self.stalled(write_timeout=100.0)
+        sent = client.send_results(results(text="x" * 4 * LARGE_BYTES))
+        assert peer.transport is not None
+        for _ in range(2):
+            self.advance(45)
+            peer.transport.resumeProducing()  # type: ignore[attr-defined]  # the memory transport's
+            for _ in range(2):
+                self.network.pump()
+            peer.transport.pauseProducing()  # type: ignore[attr-defined]  # the memory transport's
+        self.assertGreater(len(peer.received), 3 * BUFFER_BYTES)
+        self.assertNoResult(sent)
+        self.advance(11)
+        self.failureResultOf(sent, PeerTimedOut)
+
     def test_answered_before_taken(self) -> None:
         """A request that was answered before all of it was taken has no time-out afterwards."""
         client, peer = self.stalled()

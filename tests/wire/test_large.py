@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -114,6 +115,14 @@ class Base64Tests(SynchronousTestCase):
             encoded = base64.b64encode(content_of(size)).decode()
             loose = encoded[:-3] + chr(ord(encoded[-3]) + 1) + "=="
             self.assertEqual(self.read(loose), content_of(size))
+
+    def test_memory(self) -> None:
+        """To read content takes little more memory than it has, twice: its pieces, and it."""
+        payload = evolve(RESULTS, file_data=content_of(4_000_000)).to_json()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        TaskResultMessage.from_json(payload)
+        self.assertLess(tracemalloc.get_traced_memory()[1], 10_000_000)
 
     def cut(self, length: int) -> None:
         """Have base64 in pieces of so many characters, and documents over 300 bytes read in pieces."""
