@@ -64,7 +64,7 @@ _Payload = bytes | tuple[bytes, ...]
 
 
 def _joined(payload: _Payload) -> bytes:
-    return payload if isinstance(payload, bytes) else b"".join(payload)
+    return b"".join(payload) if isinstance(payload, tuple) else payload
 
 
 @frozen(repr=False)
@@ -86,12 +86,12 @@ class Frame:
     @property
     def pieces(self) -> tuple[bytes, ...]:
         """The payload as it was given."""
-        return (self._payload,) if isinstance(self._payload, bytes) else self._payload
+        return self._payload if isinstance(self._payload, tuple) else (self._payload,)
 
     @property
     def size_bytes(self) -> int:
         """The length of the payload."""
-        return len(self._payload) if isinstance(self._payload, bytes) else sum(map(len, self._payload))
+        return sum(map(len, self._payload)) if isinstance(self._payload, tuple) else len(self._payload)
 
     @override
     def __repr__(self) -> str:
@@ -152,6 +152,8 @@ class FrameDecoder:
         """
         if self._refusal:
             raise FrameTooLarge(self._refusal)
+        if type(data) is not bytes:
+            data = bytes(data)  # a buffer that will be used again, say
         frames: list[Frame] = []
         if self._missing:
             part = data[: self._missing]

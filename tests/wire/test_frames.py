@@ -165,6 +165,8 @@ class FrameTests(SynchronousTestCase):
             self.assertEqual((frame.payload, frame.size_bytes, frame.pieces), (b"abcdef", 6, pieces))
             self.assertEqual(frame.encode(), whole.encode())
         self.assertEqual(whole.pieces, (b"abcdef",))
+        for buffer in (bytearray(b"abcdef"), memoryview(b"abcdef")):
+            self.assertEqual(Frame(1, buffer).encode(), whole.encode())  # type: ignore[arg-type]  # works all the same
         self.assertNotEqual(Frame(1, (b"ab", b"cdeg")), whole)
         self.assertRaises(FrameTooLarge, Frame(1, (bytes(MAX_FRAME), b"x")).header)
 

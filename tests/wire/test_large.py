@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import tracemalloc
+from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
@@ -260,6 +261,20 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual([frame.payload for frame in frames], payloads)
         self.assertEqual({type(frame.payload) for frame in frames}, {bytes})
         self.assertEqual([type(frame.type) for frame in frames], [int] * len(payloads))
+
+    def test_buffers(self) -> None:
+        """Any buffer can be fed, and used again at once: what came out of it is not changed by that."""
+        frames = [Frame(1, b"abc"), Frame(2, content_of(100_000)), Frame(3, b"")]
+        for length in (1000, 5, 200_000):
+            decoder = FrameDecoder()
+            found: list[Frame] = []
+            stream = BytesIO(b"".join(frame.encode() for frame in frames))
+            buffer = bytearray(length)
+            while count := stream.readinto(buffer):
+                found += decoder.feed(memoryview(buffer)[:count])  # type: ignore[arg-type]  # works all the same
+                buffer[:] = bytes(length)
+            self.assertEqual(found == frames, True)
+            self.assertEqual({type(frame.payload) for frame in found}, {bytes})
 
     def test_stays_in_pieces(self) -> None:
         """A large payload comes in pieces, none of which is small or much larger than what was fed at once."""
