@@ -23,11 +23,14 @@ def bystander(directory: Path) -> Iterator[Callable[[], float]]:
     """Have one stand by; gives a function that ends it and returns what it prints."""
     command = [sys.executable, "-m", "benchmarks.bystander"]
     with running(command, directory / "bystander.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is ready: to start takes it a processor for a while
         yield lambda: float(process.communicate()[0])
 
 
 def main() -> None:
     """Wait for timers."""
+    print(flush=True)
     longest = 0.0
     is_over = False
     while not is_over:
