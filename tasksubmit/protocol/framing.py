@@ -77,6 +77,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         self._is_lost = False
         self._is_paused = False
         self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
         self._holds: set[Hold] = set()
         self._pending: deque[Frame] = deque()
         self._fault: FrameTooLarge | None = None
@@ -275,11 +276,19 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
             self.resetTimeout()
             for part in parts:
                 self._unsent.extend(in_pieces(memoryview(part), PIECE))
+                self._unsent_bytes += len(part)
             self._write_unsent()
 
     def _write_unsent(self) -> None:
         while self._unsent and not self._is_paused and self.transport is not None:
-            self.transport.write(bytes(self._unsent.popleft()))
+            piece = bytes(self._unsent.popleft())
+            self._unsent_bytes -= len(piece)
+            # A transport pauses when it has over 64 KiB. The last write is longer, so that it tells when all is taken.
+            if self._unsent_bytes <= PIECE:
+                piece = b"".join((piece, *self._unsent))
+                self._unsent.clear()
+                self._unsent_bytes = 0
+            self.transport.write(piece)
 
     def _set_reading(self) -> None:
         wanted = not (self._holds or self._pending)
@@ -292,6 +301,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
         self._holds.add(Hold.CLOSING)
         self._pending.clear()
         self._unsent.clear()
+        self._unsent_bytes = 0
         self._decoder = FrameDecoder(self.MAX_LENGTH)  # the transport may outlive its use, and a frame may be large
 
     def _call_transport(self, method: str, *args: object, instead: str = "") -> None:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from zope.interface.verify import verifyObject
 
 from tasksubmit.errors import FrameTooLarge
+from tasksubmit.pieces import PIECE
 from tasksubmit.protocol.elsewhere import LARGE_BYTES
 from tasksubmit.protocol.framing import MIN_PROGRESS_BYTES, Hold, TaskSubmitProtocol
 from tasksubmit.testing.transport import BUFFER_BYTES
@@ -208,6 +209,17 @@ class FramingTests(NetworkTestCase):
         self.resumed()
         self.assertEqual(self.peer.received == b"".join(frame.encode() for frame in sent), True)
         self.assertTrue(self.collector.is_writable)
+
+    def test_large_is_taken_whole(self) -> None:
+        """However a large frame is cut: it counts as written once the transport has got rid of all of it."""
+        sizes = (LARGE_BYTES, LARGE_BYTES + 1, 5 * PIECE - 9, 5 * PIECE, 5 * PIECE + 1)
+        for frame in (*(Frame(1, bytes(size)) for size in sizes), Frame(1, (bytes(LARGE_BYTES), b"x" * 9, b"y"))):
+            self.collector.sendFrame(frame)
+            assert self.collector.transport is not None
+            while not self.collector.is_writable:
+                self.assertTrue(self.network.pump())
+            self.assertEqual(len(self.collector.transport.unread), 0)  # type: ignore[attr-defined]
+            self.network.flush()
 
     def test_large_is_not_read_meanwhile(self) -> None:
         """While a large frame goes out no frame is taken that would be answered, also where the transport has room."""
