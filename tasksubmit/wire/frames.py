@@ -142,18 +142,18 @@ class FrameDecoder:
         """How many bytes of an unfinished frame are held."""
         return _HEADER_BYTES + self._length - self._missing if self._missing else len(self._header)
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Take the next bytes of the stream.
 
-        :param data: any number of bytes, cut anywhere.
+        :param data: any number of bytes, cut anywhere; a buffer may be used again at once.
         :returns: the frames that these bytes completed, oldest first; often none.
         :raises FrameTooLarge: a header announces more than the limit. Its ``frames`` are those that came before; the
             stream cannot be read further, and every later call raises again.
         """
         if self._refusal:
             raise FrameTooLarge(self._refusal)
-        if type(data) is not bytes:
-            data = bytes(data)  # a buffer that will be used again, say
+        if not isinstance(data, bytes):
+            data = bytes(data)
         frames: list[Frame] = []
         if self._missing:
             part = data[: self._missing]

@@ -164,16 +164,13 @@ class FramingTests(NetworkTestCase):
     def test_back_pressure(self) -> None:
         """A peer that sends and never reads makes us hold a bounded number of bytes, and gets all once it reads."""
         self.collector.echoes = True
-        assert self.peer.transport is not None and self.collector.transport is not None
-        self.peer.transport.pauseProducing()  # type: ignore[attr-defined]
+        self.stalled()
         one = Frame(1, b"x" * 999).encode()
         for _ in range(1000):
             self.deliver(one)
-        unread = len(self.collector.transport.unread)  # type: ignore[attr-defined]
-        self.assertLessEqual(unread, 2 * BUFFER_BYTES)
-        self.assertGreater(unread, BUFFER_BYTES)
-        self.peer.transport.resumeProducing()  # type: ignore[attr-defined]
-        self.network.flush()
+        self.assertLessEqual(self.unread_bytes, 2 * BUFFER_BYTES)
+        self.assertGreater(self.unread_bytes, BUFFER_BYTES)
+        self.resumed()
         self.assertEqual(self.peer.received, one * 1000)
 
     def stalled(self) -> None:
@@ -181,30 +178,34 @@ class FramingTests(NetworkTestCase):
         assert self.peer.transport is not None
         self.peer.transport.pauseProducing()  # type: ignore[attr-defined]
 
-    def resumed(self) -> None:
-        """The peer reads again, all that comes."""
+    def resumed(self, steps: int | None = None) -> None:
+        """The peer reads again: all that comes, or what comes in so many steps of the network."""
         assert self.peer.transport is not None
         self.peer.transport.resumeProducing()  # type: ignore[attr-defined]
-        self.network.flush()
+        if steps is None:
+            self.network.flush()
+        for _ in range(steps or 0):
+            self.network.pump()
 
     def read_some(self) -> None:
-        """The peer reads again, until it has more than the transport had."""
-        assert self.peer.transport is not None
-        self.peer.transport.resumeProducing()  # type: ignore[attr-defined]
-        enough = len(self.peer.received) + 2 * BUFFER_BYTES
-        while len(self.peer.received) < enough:
-            self.assertTrue(self.network.pump())
+        """The peer reads for a few steps: more than the transport had, so that it asks for more."""
+        self.resumed(steps=3)
         self.stalled()
+
+    @property
+    def unread_bytes(self) -> int:
+        """How many bytes the transport has not got rid of."""
+        assert self.collector.transport is not None
+        return len(self.collector.transport.unread)  # type: ignore[attr-defined]
 
     def test_large_in_pieces(self) -> None:
         """The transport gets of a large frame what it has room for; what is sent meanwhile comes after it."""
         sent = [Frame(1, b"a"), LARGE, Frame(3, b"c"), Frame(4, b"d" * LARGE_BYTES)]
         self.stalled()
-        assert self.collector.transport is not None
         for frame in sent:
             self.collector.sendFrame(frame)
             self.network.flush()
-            self.assertLessEqual(len(self.collector.transport.unread), 2 * BUFFER_BYTES)  # type: ignore[attr-defined]
+            self.assertLessEqual(self.unread_bytes, 2 * BUFFER_BYTES)
         self.assertFalse(self.collector.is_writable)
         self.resumed()
         self.assertEqual(self.peer.received == b"".join(frame.encode() for frame in sent), True)
@@ -215,10 +216,9 @@ class FramingTests(NetworkTestCase):
         sizes = (LARGE_BYTES, LARGE_BYTES + 1, 5 * PIECE - 9, 5 * PIECE, 5 * PIECE + 1)
         for frame in (*(Frame(1, bytes(size)) for size in sizes), Frame(1, (bytes(LARGE_BYTES), b"x" * 9, b"y"))):
             self.collector.sendFrame(frame)
-            assert self.collector.transport is not None
             while not self.collector.is_writable:
                 self.assertTrue(self.network.pump())
-            self.assertEqual(len(self.collector.transport.unread), 0)  # type: ignore[attr-defined]
+            self.assertEqual(self.unread_bytes, 0)
             self.network.flush()
 
     def test_large_is_not_read_meanwhile(self) -> None:
@@ -340,8 +340,7 @@ class FramingTests(NetworkTestCase):
 
     def test_does_not_close(self) -> None:
         """A connection whose peer does not take our last bytes is aborted after the close time-out."""
-        assert self.peer.transport is not None
-        self.peer.transport.pauseProducing()  # type: ignore[attr-defined]
+        self.stalled()
         self.collector.sendFrame(Frame(1, b"x"))
         self.collector.close()
         self.advance(9.9)

@@ -271,7 +271,7 @@ class StreamTests(SynchronousTestCase):
             stream = BytesIO(b"".join(frame.encode() for frame in frames))
             buffer = bytearray(length)
             while count := stream.readinto(buffer):
-                found += decoder.feed(memoryview(buffer)[:count])  # type: ignore[arg-type]  # works all the same
+                found += decoder.feed(memoryview(buffer)[:count])
                 buffer[:] = bytes(length)
             self.assertEqual(found == frames, True)
             self.assertEqual({type(frame.payload) for frame in found}, {bytes})
