@@ -110,10 +110,11 @@ class ITaskHandler(Interface):
 
 @frozen
 class SavedResult:
-    """A result that a store keeps: its name there, and the SHA-256 of its content in hexadecimal digits."""
+    """A result that a store keeps: its name there, the SHA-256 of its content in hexadecimal digits, and its size."""
 
     name: str
     sha256: str
+    size_bytes: int
 
 
 class ITaskStore(Interface):

@@ -30,7 +30,6 @@ from tasksubmit.interfaces import (
 )
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
-from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import TRANSITIONS, Event, Lease, Side, TaskStatus, Timeouts, advance
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
@@ -66,18 +65,15 @@ class Inbox:
         timeouts: Timeouts,
         announced: Callable[[Address, Sequence[str]], None],
         created: Callable[[Task], None],
-        elsewhere: Callable[[int, Callable[[], int]], Deferred[int]],
         may_speak_for: Callable[[Peer, Address], bool],
     ) -> None:
         """
         :param announced: is called with a submitter and the features that it announced.
         :param created: is called with each task that is new.
-        :param elsewhere: does what is about so many bytes.
         :param may_speak_for: whether a peer may say that it is somebody.
         """
         self._log = quiet_logger(__name__)
         self._may_speak_for = may_speak_for
-        self._elsewhere = elsewhere
         self._records = records
         self._store = records.store
         self._policy = policy
@@ -330,20 +326,19 @@ class Inbox:
             ack=True,
         )
         message.validate()
-        if await self._elsewhere(len(text) + len(content), message.frame_bytes) > MAX_FRAME:
+        if await self._records.elsewhere(len(text) + len(content), message.frame_bytes) > MAX_FRAME:
             raise TooLarge(
                 "the results do not fit into one frame of 16 MiB, which takes a file of just under 12 MiB: send less, "
                 "or a reference"
             )
-        data = content if filename else text.encode()
-        saved = await self._records.save_result(key.task_id, filename or TEXT_RESULT, data)
+        saved = await self._records.save_result(message)
         fields = {
             "justification": "The results were given",
             "result_type": message.result_type,
             "result_filename": filename,
             "result_file": saved.name,
             "result_sha256": saved.sha256,
-            "result_bytes": len(data),
+            "result_bytes": saved.size_bytes,
         }
         try:
             return await self._records.change(task, _during(attempt, always(Event.COMPLETE, **fields)))

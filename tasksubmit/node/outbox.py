@@ -10,7 +10,6 @@ from tasksubmit.errors import IllegalTransition, InvalidTime, StoreUncertain, Ta
 from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
-from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
@@ -153,12 +152,11 @@ class Outbox:
         """Keep results, book the scores once, and tell the reward; repeated ones are acknowledged again."""
         if task.is_settled:
             return await self._late(task, message)
-        saved = await self._save(message)
+        saved = await self._records.save_result(message)
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             events = (Event.RECEIVE_RESULTS, Event.HEAR_SUCCEEDED) if task.succeeded_heard else (Event.RECEIVE_RESULTS,)
-            named = {"result_file": saved.name, "result_sha256": saved.sha256}
-            return events, {**named, **self._result_fields(task, message, now)}
+            return events, self._result_fields(task, message, saved, now)
 
         try:
             after = await self._records.change(task, decide)
@@ -172,11 +170,9 @@ class Outbox:
             raise
         return acknowledgement(after, after.reward or 0)
 
-    async def _save(self, message: TaskResultMessage) -> SavedResult:
-        filename = message.filename if message.result_type == "file" else TEXT_RESULT
-        return await self._records.save_result(message.task_id, filename, _content(message))
-
-    def _result_fields(self, task: Task, message: TaskResultMessage, now: datetime) -> dict[str, Any]:
+    def _result_fields(
+        self, task: Task, message: TaskResultMessage, saved: SavedResult, now: datetime
+    ) -> dict[str, Any]:
         try:
             completed_at = recorded_time(message.completed_at)
         except InvalidTime:
@@ -196,14 +192,16 @@ class Outbox:
             "completed_at": completed_at,
             "result_type": message.result_type,
             "result_filename": message.filename,
-            "result_bytes": len(_content(message)),
+            "result_file": saved.name,
+            "result_sha256": saved.sha256,
+            "result_bytes": saved.size_bytes,
             "justification": "The results arrived",
         }
 
     async def _late(self, task: Task, message: TaskResultMessage) -> SubmitResponse:
         """Results for a settled task: those that it ended with, again, or late ones, which are kept and never paid."""
         if not task.result_file and not task.late_result_file:
-            name = (await self._save(message)).name
+            name = (await self._records.save_result(message)).name
             try:
                 task = await self._records.change(task, _keep_late(name), note=(Note.LATE_RESULTS, name))
             except StoreUncertain:
@@ -239,11 +237,6 @@ class Outbox:
             return (), anyway or {}
 
         return decide
-
-
-def _content(message: TaskResultMessage) -> bytes:
-    """The results themselves, as they are kept."""
-    return message.file_data if message.result_type == "file" else message.result_text.encode()
 
 
 def _keep_late(name: str) -> Decision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -12,10 +12,12 @@ from twisted.internet.defer import Deferred, DeferredLock
 from tasksubmit.errors import IllegalTransition, InvalidTime, StaleTask, UnknownTask
 from tasksubmit.interfaces import ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind, Note, TaskEvent
+from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import DECIDED_BY, Deadline, Effect, Event, Side, TaskStatus, advance
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.room import ResultRoom
+from tasksubmit.protocol.elsewhere import Elsewhere
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.timestamps import format_time, parse_time
@@ -66,6 +68,7 @@ class Records:
     :param owed: is called with a peer when something has become owed to it.
     :param is_fair: whether the submitters take turns in the queue.
     :param room: on the disk, for results.
+    :param elsewhere: does what is about much.
     :param booked: is called when something was booked that a score book is to be told; None if there is no score book.
     """
 
@@ -77,6 +80,7 @@ class Records:
         changed: Callable[[Task, Task], None],
         owed: Callable[[Address], None],
         room: ResultRoom,
+        elsewhere: Elsewhere,
         booked: Callable[[], None] | None = None,
         is_fair: bool = False,
     ) -> None:
@@ -86,14 +90,17 @@ class Records:
         self._changed = changed
         self._owed = owed
         self._room = room
+        self.elsewhere = elsewhere
         self._booked = booked
         self._is_fair = is_fair
         self._locks: dict[TaskKey, DeferredLock] = {}
         self._recent: dict[TaskKey, Task] = {}
 
-    def save_result(self, task_id: str, filename: str, content: bytes) -> Coroutine[Any, Any, SavedResult]:
-        """Keep a result, if there is room for it; see `ResultRoom.save`."""
-        return self._room.save(self.store, task_id, filename, content)
+    async def save_result(self, message: TaskResultMessage) -> SavedResult:
+        """Keep the results that a message carries, if there is room for them; see `ResultRoom.save`."""
+        filename = message.filename if message.result_type == "file" else TEXT_RESULT
+        content = await self.elsewhere(len(message.result_text), message.content)
+        return await self._room.save(self.store, message.task_id, filename, content)
 
     def create(self, task: Task) -> Deferred[tuple[Task, bool]]:
         """Keep a new task; fires with it and True, or with the record that has its key and False."""

@@ -166,6 +166,7 @@ class Node(MultiService):
             self._changed,
             lambda peer: self._delivery.owed(peer),
             room,
+            partial(do_elsewhere, clock),
             self._scores.booked if self._scores else None,
             is_fair,
         )
@@ -176,7 +177,6 @@ class Node(MultiService):
             timeouts,
             lambda peer, features: self._delivery.announced(peer, features),
             lambda task: self._acceptance.created(task) if self._acceptance else None,
-            partial(do_elsewhere, clock),
             self._may_speak_for,
         )
         self._outbox = Outbox(self._records, formula)

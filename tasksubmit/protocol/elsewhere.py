@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
@@ -18,6 +18,12 @@ LARGE_BYTES = 256 * 1024
 _locks: WeakKeyDictionary[IReactorThreads, DeferredLock] = WeakKeyDictionary()
 """With each reactor one at a time: it takes several times its size, and two would only wait for the interpreter, and
 keep the reactor from it."""
+
+
+class Elsewhere(Protocol):
+    """`do_elsewhere` of a clock."""
+
+    def __call__(self, size_bytes: int, call: Callable[[], T]) -> Deferred[T]: ...
 
 
 def do_elsewhere(clock: IReactorTime, size_bytes: int, call: Callable[[], T]) -> Deferred[T]:

@@ -225,7 +225,7 @@ def _write_durably(descriptor: int, content: bytes) -> None:
 def save(files: ResultFiles, wanted: Sequence[_Wanted]) -> list[SavedResult | Failure]:
     """The operation that keeps results, given the id of the task, the name and the content of each."""
     return [
-        name if isinstance(name, Failure) else SavedResult(name, sha256(content).hexdigest())
+        name if isinstance(name, Failure) else SavedResult(name, sha256(content).hexdigest(), len(content))
         for name, (_, _, content) in zip(files.write_all(wanted), wanted, strict=True)
     ]
 

@@ -24,6 +24,7 @@ from typing_extensions import Self, override
 from tasksubmit.errors import InvalidMessage, InvalidTime
 from tasksubmit.lifecycle.results import check_result_filename
 from tasksubmit.lifecycle.table import TaskStatus
+from tasksubmit.pieces import PIECE, in_pieces
 from tasksubmit.wire.frames import Frame, FrameType
 from tasksubmit.wire.records import Message, anything, base64, flag, integer, text, words
 from tasksubmit.wire.timestamps import parse_time
@@ -242,6 +243,15 @@ class TaskResultMessage(Message):
         for name in ("time_idle_ms", "time_staged_ms", "time_cpu_ms"):
             if getattr(self, name) < 0:
                 raise InvalidMessage(f"{name} is negative", name)
+
+    def content(self) -> bytes:
+        """The results themselves: what the file holds, or the text in UTF-8.
+
+        :raises UnicodeEncodeError: the text holds half a surrogate pair, and is none.
+        """
+        if self.result_type == "file":
+            return self.file_data
+        return b"".join([piece.encode() for piece in in_pieces(self.result_text, PIECE)])
 
     def frame_bytes(self) -> int:
         """The length of the payload that carries the message, without making all of it.

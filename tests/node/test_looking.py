@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from typing_extensions import override
@@ -156,8 +157,18 @@ class LargeTests(PairTestCase):
             self.clock.work()
             self.network.flush()
 
-    def test_life(self) -> None:
-        """A large task with large results ends like a small one, the results whole, and the reward booked once."""
+    def test_file(self) -> None:
+        """A large task with a large file ends like a small one, the file whole."""
+        content = bytes(range(256)) * (LARGE_BYTES // 256)
+        self.assertTrue(self.live(filename="a.md", content=content) == content)
+
+    def test_text(self) -> None:
+        """So does one with a large text, its characters whole wherever it is cut while it is read and written."""
+        text = "1é€😀" * (LARGE_BYTES // 4)
+        self.assertTrue(self.live(text=text) == text.encode())
+
+    def live(self, **results: Any) -> bytes:
+        """Submit a large task, and give it results in the end; returns what the submitter keeps of them."""
         submitted = self.alice.submit(BOB, "d" * LARGE_BYTES)
         self.network.flush()
         handle = self.successResultOf(submitted)
@@ -165,16 +176,17 @@ class LargeTests(PairTestCase):
         key = TaskKey(Side.RECEIVER, ALICE, handle.task_id)
         self.done(self.bob.accept(key))
         self.done(self.bob.execute(key))
-        content = bytes(range(256)) * (LARGE_BYTES // 256)
-        sent = self.bob.send_results(key, filename="a.md", content=content)
+        sent = self.bob.send_results(key, **results)
         self.network.flush()
         self.assertNoResult(sent)
         self.settle()
         self.successResultOf(sent)
         self.assertEqual(self.statuses(handle), (TaskStatus.SUCCEEDED, TaskStatus.SUCCEEDED))
         received = self.task(self.alice, handle.key)
-        self.assertTrue(self.done(self.alice.store.read_result(received.result_file)) == content)
+        kept: bytes = self.done(self.alice.store.read_result(received.result_file))
+        self.assertEqual(received.result_bytes, len(kept))
         self.assert_idle(self.alice, self.bob)
+        return kept
 
     def test_ends_meanwhile(self) -> None:
         """Large results of a task that is withdrawn while they are measured are refused, and none is kept."""

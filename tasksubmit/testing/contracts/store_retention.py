@@ -25,7 +25,7 @@ class RetentionContract(StoreCase):
         task = await self.change(await self.accepted("t-1"), Event.EXECUTE)
         saved = await self.store.save_result("t-1", "a.md", b"content")
         name, digest = saved.name, sha256(b"content").hexdigest()
-        self.assertEqual(saved, SavedResult("t-1_a.md", digest))
+        self.assertEqual(saved, SavedResult("t-1_a.md", digest, 7))
         self.assertEqual(await self.store.read_result(name), b"content")
         self.assertEqual(await self.store.read_result(name, digest), b"content")
         await self.change(task, Event.COMPLETE, 0, {"result_file": name})
