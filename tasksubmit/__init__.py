@@ -7,7 +7,6 @@ do are looked up when they are first used.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from tasksubmit.errors import ExecutionFailed, TaskSubmitError
@@ -78,10 +77,7 @@ if TYPE_CHECKING:
     from tasksubmit.stores.sqlite import SQLiteTaskStore
     from tasksubmit.tls.credentials import Credentials
 
-try:
-    __version__ = version("tasksubmit")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+unknown"
+__version__: str
 
 _POLICIES = ("AllOf", "Allow", "Deny", "PeerQuota", "PeersOnly", "QueueLimit", "RateLimit", "ScoreGate", "SizeLimit")
 
@@ -179,6 +175,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name not in _ON_TWISTED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_ON_TWISTED[name]), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # takes as long as all of the above
+
+    try:
+        return version("tasksubmit")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0+unknown"

@@ -28,6 +28,7 @@ from tasksubmit.node.retention import RETENTION
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.strings import split_description
+from tasksubmit.state_dir import CONTROL_SOCKET, MAX_SOCKET_PATH_BYTES, default_state_dir
 from tasksubmit.tls.files import is_set_up
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
@@ -38,25 +39,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-CONTROL_SOCKET = "control.sock"
-CONTROL_TOKEN = "control.token"
-MAX_SOCKET_PATH_BYTES = 107
-"""The longest path of a Unix socket that Linux takes; others take a few bytes less."""
-
 MAX_SECONDS = 10**9
 
 LEFT_ALONE = ("unix", "mtls")
 """The kinds of endpoints that a node with keys puts no TLS around: this machine's own, and that which has it."""
 
 Environment = Mapping[str, str]
-
-
-def default_state_dir(environ: Environment) -> Path:
-    """Where a node keeps its state unless told otherwise; the command line looks for it there, too."""
-    if directory := environ.get("TASKSUBMIT_STATE_DIR"):
-        return Path(directory)
-    base = environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "tasksubmit"
 
 
 # --- parsing: each takes the text of an option or the value of a TOML key -----------------------------------------

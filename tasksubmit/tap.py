@@ -49,7 +49,6 @@ from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
 from tasksubmit.settings import (
-    CONTROL_TOKEN,
     LEFT_ALONE,
     Settings,
     is_inherited,
@@ -58,6 +57,7 @@ from tasksubmit.settings import (
     needs_passing,
     with_defaults,
 )
+from tasksubmit.state_dir import CONTROL_TOKEN
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MAX_UNJUDGED

@@ -31,6 +31,7 @@ FLOORS = {
     "": FRONT_DOOR,
     "tap": FACES,
     "settings": FACES,
+    "state_dir": FACES,
     "cli": FACES,
     "web": FACES,
     "testing": FACES,

@@ -12,13 +12,12 @@ from tasksubmit.errors import ConfigurationError
 from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import Timeouts
 from tasksubmit.settings import (
-    MAX_SOCKET_PATH_BYTES,
     Settings,
-    default_state_dir,
     is_local,
     load_settings,
     with_defaults,
 )
+from tasksubmit.state_dir import MAX_SOCKET_PATH_BYTES, default_state_dir
 from tasksubmit.tls.keeping import make_identity
 from tasksubmit.wire.address import Address
 

@@ -12,6 +12,7 @@ import click
 from tasksubmit.cli.control import FAILED, Json
 from tasksubmit.cli.output import clean
 from tasksubmit.cli.session import Session
+from tasksubmit.state_dir import default_state_dir
 
 if TYPE_CHECKING:
     from tasksubmit.stores.check import Finding, Report
@@ -30,7 +31,6 @@ def check(session: Session, state_dir: Path | None, is_json: bool) -> None:
 
     Exits with 1 when something is damaged. What was merely left over is told, too, and is no reason to.
     """
-    from tasksubmit.settings import default_state_dir
     from tasksubmit.stores.check import check_state
 
     session.is_json |= is_json

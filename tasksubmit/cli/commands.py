@@ -11,7 +11,6 @@ from typing import Any
 import click
 from typing_extensions import override
 
-from tasksubmit import __version__
 from tasksubmit.cli import identity, output, work
 from tasksubmit.cli.check import check
 from tasksubmit.cli.control import CommandFailed, Control, Json
@@ -42,6 +41,14 @@ _SIDES = click.Choice([side.value for side in Side])
 _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive=False)
 
 
+def _print_version(context: click.Context, param: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted and not context.resilient_parsing:
+        from tasksubmit import __version__  # to look it up takes a while
+
+        click.echo(f"tasksubmit {__version__}")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--state-dir",
@@ -62,7 +69,14 @@ _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive
     help="The token of a node whose control API is on TCP.  [default: control.token in the state directory]",
 )
 @json_option
-@click.version_option(__version__, prog_name="tasksubmit", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def tasksubmit(
     context: click.Context, state_dir: Path | None, control: str | None, token_file: Path | None, is_json: bool

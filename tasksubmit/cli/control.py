@@ -13,6 +13,7 @@ from urllib.parse import quote
 from attrs import frozen
 
 from tasksubmit.errors import TaskSubmitError
+from tasksubmit.state_dir import MAX_SOCKET_PATH_BYTES
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -313,8 +314,6 @@ def connect_control(reactor: Any, where: str, token: str = "") -> Control:
 
 def _endpoint(reactor: Any, where: str) -> IStreamClientEndpoint:
     from twisted.internet.endpoints import UNIXClientEndpoint, clientFromString
-
-    from tasksubmit.settings import MAX_SOCKET_PATH_BYTES
 
     is_endpoint = re.match(r"[a-z0-9]+:", where) is not None
     path = where.removeprefix("unix:").split(":")[0]

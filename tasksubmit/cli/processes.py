@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from tasksubmit.cli.control import CommandFailed, Control, NodeUnreachable, connect_control
-from tasksubmit.settings import CONTROL_SOCKET
+from tasksubmit.state_dir import CONTROL_SOCKET
 
 START_SECONDS = 30
 STOP_SECONDS = 10

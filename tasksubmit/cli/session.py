@@ -16,6 +16,7 @@ from click.exceptions import Abort, Exit
 from tasksubmit.cli.control import FAILED, CommandFailed, Control, connect_control
 from tasksubmit.cli.output import error_line, json_line
 from tasksubmit.errors import TaskSubmitError
+from tasksubmit.state_dir import CONTROL_SOCKET, CONTROL_TOKEN, default_state_dir
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -42,14 +43,10 @@ class Session:
 
     def directory(self) -> Path:
         """The node's state directory."""
-        from tasksubmit.settings import default_state_dir
-
         return (self.state_dir or default_state_dir(os.environ)).expanduser().absolute()
 
     def where(self) -> str:
         """Where the node's control API is."""
-        from tasksubmit.settings import CONTROL_SOCKET
-
         return self.control or str(self.directory() / CONTROL_SOCKET)
 
     def token(self) -> str:
@@ -57,8 +54,6 @@ class Session:
 
         :raises CommandFailed: when the file that was named cannot be read.
         """
-        from tasksubmit.settings import CONTROL_TOKEN
-
         path = self.token_file or self.directory() / CONTROL_TOKEN
         try:
             return path.read_text("ascii").strip()

@@ -19,7 +19,8 @@ from tasksubmit.cli.commands import tasksubmit as command_line
 from tasksubmit.cli.identity import trust
 from tasksubmit.lifecycle.table import TRANSITIONS
 from tasksubmit.node.courier import WORTH_TRYING_AGAIN
-from tasksubmit.settings import CONTROL_SOCKET, Settings
+from tasksubmit.settings import Settings
+from tasksubmit.state_dir import CONTROL_SOCKET
 from tasksubmit.stores.results import INCOMING
 from tasksubmit.stores.sqlite import DATABASE, LOCK, RESULTS
 from tasksubmit.tap import Options
