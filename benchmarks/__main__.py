@@ -74,8 +74,8 @@ def _plan(options: argparse.Namespace, directory: Path) -> Plan:
     return Plan(
         directory,
         is_quick=options.quick,
-        seconds=options.seconds or (0.15 if options.quick else 3.0),
-        rounds=options.rounds or (1 if options.quick else 3),
+        seconds=(0.15 if options.quick else 3.0) if options.seconds is None else options.seconds,
+        rounds=(1 if options.quick else 3) if options.rounds is None else options.rounds,
         shapes=tuple(options.shape or SHAPES),
         left_out=frozenset(options.without),
     )
@@ -86,7 +86,7 @@ def _check(plan: Plan, sections: Sequence[str]) -> None:
 
     :raises BenchmarkError: naming each reason in a line.
     """
-    if plan.seconds <= 0 or plan.rounds < 1:
+    if not plan.seconds > 0 or plan.rounds < 1:  # nor is NaN
         raise BenchmarkError("--seconds and --rounds must be more than 0")
     if plan.warm_up + plan.seconds > LONGEST_SECONDS:
         raise BenchmarkError(

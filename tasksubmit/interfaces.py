@@ -110,7 +110,12 @@ class ITaskHandler(Interface):
 
 @frozen
 class SavedResult:
-    """A result that a store keeps: its name there, the SHA-256 of its content in hexadecimal digits, and its size."""
+    """A result that a store keeps.
+
+    :ivar name: its name there.
+    :ivar sha256: the SHA-256 of its content, in hexadecimal digits.
+    :ivar size_bytes: the length of its content, however the store keeps that.
+    """
 
     name: str
     sha256: str

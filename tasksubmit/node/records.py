@@ -68,7 +68,7 @@ class Records:
     :param owed: is called with a peer when something has become owed to it.
     :param is_fair: whether the submitters take turns in the queue.
     :param room: on the disk, for results.
-    :param elsewhere: does what is about much.
+    :param elsewhere: makes a call in a thread if it is about many bytes.
     :param booked: is called when something was booked that a score book is to be told; None if there is no score book.
     """
 

@@ -247,7 +247,7 @@ class TaskResultMessage(Message):
     def content(self) -> bytes:
         """The results themselves: what the file holds, or the text in UTF-8.
 
-        :raises UnicodeEncodeError: the text holds half a surrogate pair, and is none.
+        :raises UnicodeEncodeError: the text holds half a surrogate pair.
         """
         if self.result_type == "file":
             return self.file_data

@@ -43,6 +43,13 @@ class BenchmarksTests(SynchronousTestCase):
         self.assertNotIn("Traceback", done.stderr)
         self.assertNotIn("per second", done.stdout)
 
+    def test_nothing_to_measure(self) -> None:
+        """Numbers that leave nothing to measure are refused, and not taken for none that were given."""
+        for wrong in (("--rounds", "0"), ("--seconds", "nan")):
+            done = self.run_benchmarks("--quick", "--only", "results", *wrong)
+            expected = (1, "benchmarks: --seconds and --rounds must be more than 0\n")
+            self.assertEqual((done.returncode, done.stderr), expected, wrong)
+
     def test_documented_options(self) -> None:
         """Every option that the page on it names is there."""
         page = (ROOT / "docs" / "benchmarks.rst").read_text()
