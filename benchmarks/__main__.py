@@ -86,7 +86,7 @@ def _check(plan: Plan, sections: Sequence[str]) -> None:
 
     :raises BenchmarkError: naming each reason in a line.
     """
-    if not plan.seconds > 0 or plan.rounds < 1:  # nor is NaN
+    if not (plan.seconds > 0 and plan.rounds > 0):  # what is not a number is not over 0 either
         raise BenchmarkError("--seconds and --rounds must be more than 0")
     if plan.warm_up + plan.seconds > LONGEST_SECONDS:
         raise BenchmarkError(

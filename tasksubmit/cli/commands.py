@@ -43,7 +43,7 @@ _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive
 
 def _print_version(context: click.Context, param: click.Parameter, is_wanted: bool) -> None:
     if is_wanted and not context.resilient_parsing:
-        from tasksubmit import __version__  # to look it up takes a while
+        from tasksubmit import __version__  # slow to look up
 
         click.echo(f"tasksubmit {__version__}")
         context.exit()

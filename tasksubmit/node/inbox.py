@@ -36,7 +36,7 @@ from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.load import Load
 from tasksubmit.node.policy import eventual
-from tasksubmit.node.records import Decision, Records, always, clipped, described, overdue, recorded_time
+from tasksubmit.node.records import Decision, Records, always, clipped, described, kept_as, overdue, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.messages import (
@@ -332,14 +332,7 @@ class Inbox:
                 "or a reference"
             )
         saved = await self._records.save_result(message)
-        fields = {
-            "justification": "The results were given",
-            "result_type": message.result_type,
-            "result_filename": filename,
-            "result_file": saved.name,
-            "result_sha256": saved.sha256,
-            "result_bytes": saved.size_bytes,
-        }
+        fields = {"justification": "The results were given", **kept_as(message, saved)}
         try:
             return await self._records.change(task, _during(attempt, always(Event.COMPLETE, **fields)))
         except StoreUncertain:

@@ -7,14 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from tasksubmit.errors import IllegalTransition, InvalidTime, StoreUncertain, TaskConflict
-from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.inbox import acknowledgement, given_up
-from tasksubmit.node.records import Decision, Records, always, clipped, described, recorded_time
+from tasksubmit.node.records import Decision, Records, always, clipped, described, kept_as, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
     ACK,
@@ -156,7 +155,7 @@ class Outbox:
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             events = (Event.RECEIVE_RESULTS, Event.HEAR_SUCCEEDED) if task.succeeded_heard else (Event.RECEIVE_RESULTS,)
-            return events, self._result_fields(task, message, saved, now)
+            return events, {**kept_as(message, saved), **self._result_fields(task, message, now)}
 
         try:
             after = await self._records.change(task, decide)
@@ -170,9 +169,7 @@ class Outbox:
             raise
         return acknowledgement(after, after.reward or 0)
 
-    def _result_fields(
-        self, task: Task, message: TaskResultMessage, saved: SavedResult, now: datetime
-    ) -> dict[str, Any]:
+    def _result_fields(self, task: Task, message: TaskResultMessage, now: datetime) -> dict[str, Any]:
         try:
             completed_at = recorded_time(message.completed_at)
         except InvalidTime:
@@ -190,11 +187,6 @@ class Outbox:
             "is_time_disputed": bounded.is_time_disputed,
             "reward": polo_score(scored, self._formula).final_reward,
             "completed_at": completed_at,
-            "result_type": message.result_type,
-            "result_filename": message.filename,
-            "result_file": saved.name,
-            "result_sha256": saved.sha256,
-            "result_bytes": saved.size_bytes,
             "justification": "The results arrived",
         }
 

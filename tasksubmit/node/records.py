@@ -43,6 +43,17 @@ def clipped(text: str) -> str:
     return text[:MAX_KEPT_TEXT]
 
 
+def kept_as(message: TaskResultMessage, saved: SavedResult) -> dict[str, Any]:
+    """The fields of a record that name its results, which a message carried and the store has saved."""
+    return {
+        "result_type": message.result_type,
+        "result_filename": message.filename,
+        "result_file": saved.name,
+        "result_sha256": saved.sha256,
+        "result_bytes": saved.size_bytes,
+    }
+
+
 def overdue(task: Task, deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
     """What happens to a task whose ``deadline`` has passed."""
     return (task.event_of(deadline),), {"justification": deadline.reason} if deadline.reason else {}
