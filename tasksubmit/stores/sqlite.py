@@ -38,6 +38,9 @@ RESULTS = "results"
 OLDEST_SQLITE = (3, 33)
 """Of August 2020: the first that changes many rows to different values with one statement."""
 
+_BUSY_SECONDS = 5.0
+"""For how long SQLite waits for a lock that another connection has."""
+
 _LOG_BYTES = 16 * 1024 * 1024
 """A log that is longer takes too long to look through at a start; ``tasksubmit check`` does it."""
 
@@ -146,6 +149,10 @@ class SQLiteTaskStore:
     def close(self) -> Deferred[None]:
         """See `ITaskStore.close`."""
         return Deferred.fromCoroutine(self._close())
+
+    def confirm(self) -> Deferred[None]:
+        """See `ITaskStore.confirm`; after a failed commit, the next use of the writer's connection is a new one."""
+        return self._write(_nothing_to_write)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -308,7 +315,7 @@ class SQLiteTaskStore:
 
     def load(self) -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
         """See `ITaskStore.load`."""
-        return self._read(queries.load)
+        return self._write(queries.load)
 
     def note(self, name: str) -> Deferred[str]:
         """See `ITaskStore.note`."""
@@ -365,6 +372,10 @@ def _nothing() -> None:
     """There is nothing to let go of."""
 
 
+def _nothing_to_write(connection: sqlite3.Connection) -> None:
+    """The statement of a transaction that only finds out that there can be one."""
+
+
 def _run(worker: Worker | None, operation: Operation[A, T], argument: A) -> Deferred[T]:
     return _refuse() if worker is None else worker.run(operation, argument)
 
@@ -396,7 +407,7 @@ def _refuse_losses(path: Path) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Once open, each connection is used by its worker's thread alone.
-    return sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
+    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256)
 
 
 def _write_safely(connection: sqlite3.Connection) -> None:
@@ -417,7 +428,25 @@ def _reopen(path: Path) -> sqlite3.Connection:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise StoreDamaged(damaged(str(path), found))
+        _resolve_doubt(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _resolve_doubt(connection: sqlite3.Connection, path: Path) -> None:
+    """Have the database file hold, durably, what reads show, and the log nothing else.
+
+    A commit that failed may have left its frames in the log: readers do not see them, but a restart, which reads the
+    log from the file, would. And a sync that has failed may report success the next time without having written. A
+    checkpoint copies what readers see into the database file and syncs that; then the log is cut to nothing.
+
+    :raises StoreError: when another program reads the database, so that the log is still needed.
+    """
+    (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise StoreError(
+            f"{path} cannot be written to after a failure while another program reads it: end that program's transaction"
+        )
+    disk.sync_log(path)
