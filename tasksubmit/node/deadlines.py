@@ -9,7 +9,6 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from typing_extensions import override
 
 from tasksubmit.errors import StoreError
@@ -17,6 +16,7 @@ from tasksubmit.lifecycle.table import ASK_AGAIN, DEADLINES, LEASE_LOST, Deadlin
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.clock import NodeClock
+from tasksubmit.node.periodic import Periodic
 from tasksubmit.node.records import Records, overdue
 
 _AT_ONCE = 1000
@@ -24,7 +24,7 @@ _AT_ONCE = 1000
 
 
 class Deadlines(Service):
-    """The ``LoopingCall`` that moves tasks because time passed."""
+    """The scan that moves tasks because time passed."""
 
     def __init__(
         self, records: Records, clock: NodeClock, timeouts: Timeouts, interval_seconds: float, timers: IReactorTime
@@ -34,30 +34,19 @@ class Deadlines(Service):
         self._records = records
         self._clock = clock
         self._timeouts = timeouts
-        self._interval = interval_seconds
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = timers
-        self._stopped: Deferred[LoopingCall] | None = None
+        self._scan = Periodic(self._look, "scan for passed deadlines", interval_seconds, timers)
         self._started_at = records.now()
 
     @override
     def startService(self) -> None:
         super().startService()
         self._started_at = self._records.now()
-        self._stopped = self._loop.start(self._interval)
+        self._scan.start()
 
     @override
-    def stopService(self) -> Deferred[LoopingCall] | None:
+    def stopService(self) -> Deferred[None]:
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        return self._stopped
-
-    def _tick(self) -> Deferred[None]:
-        # A LoopingCall whose call fails never runs again.
-        return Deferred.fromCoroutine(self._look()).addErrback(
-            lambda failure: self._log.failure("deadlines could not be looked at, will try again", failure)
-        )
+        return self._scan.stop()
 
     async def _look(self) -> None:
         await self._follow_clock()

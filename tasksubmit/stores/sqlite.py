@@ -407,7 +407,9 @@ def _refuse_losses(path: Path) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Once open, each connection is used by its worker's thread alone.
-    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256)
+    return sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
 
 
 def _write_safely(connection: sqlite3.Connection) -> None:

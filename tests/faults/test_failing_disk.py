@@ -339,7 +339,6 @@ class FailingSyncTests(FailingDatabaseContract, FailingDiskTestCase):
         self.assertGreater(self.disk.opened_paths.count("bob/tasks.db"), opened)
         await self.assert_survives()
 
-
     async def test_confirm(self) -> None:
         """A commit whose sync failed is in doubt until `confirm` has fired; no kill then brings back what is not shown.
 

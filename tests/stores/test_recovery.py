@@ -174,7 +174,9 @@ class ReopenTests(DirectoryCase):
             await self.store.create(new_task("after"), [])
             await self.lose()
             for ask in (self.store.confirm, lambda: self.store.create(new_task("during"), [])):
-                with self.assertRaisesRegex(StoreError, f"{self.path} cannot be written to .* another program reads it"):
+                with self.assertRaisesRegex(
+                    StoreError, f"{self.path} cannot be written to .* another program reads it"
+                ):
                     await ask()
             self.assertEqual(len(await self.store.list_tasks()), 2)
         await self.store.confirm()
