@@ -449,6 +449,6 @@ def _resolve_doubt(connection: sqlite3.Connection, path: Path) -> None:
     (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if is_busy:
         raise StoreError(
-            f"{path} cannot be written to after a failure while another program reads it: end that program's transaction"
+            f"{path} cannot be written to after a failure while another program reads it: end its transaction"
         )
     disk.sync_log(path)
