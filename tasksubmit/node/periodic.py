@@ -8,7 +8,7 @@ well. The invariant: while a service runs, all work of it that has failed is sch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred, succeed
@@ -94,6 +94,7 @@ class Retrier:
         self._is_running = False
         self._steps: dict[str, Deferred[None]] = {}
         self._waiting: dict[str, list[Deferred[None]]] = {}
+        self._waiting_for_attempt: dict[str, list[Deferred[None]]] = {}
         self.unfinished: dict[str, str] = {}
 
     def start(self) -> None:
@@ -125,11 +126,12 @@ class Retrier:
 
     def wait(self, name: str) -> Deferred[None]:
         """Return a Deferred that fires when no step of this name is left, because it has succeeded or was given up."""
-        if name not in self._steps:
-            return succeed(None)
-        waiting: Deferred[None] = Deferred()
-        self._waiting.setdefault(name, []).append(waiting)
-        return waiting
+        return _waiting(self._waiting, name) if name in self._steps else succeed(None)
+
+    def attempt(self, name: str) -> Deferred[None]:
+        """Return a Deferred that fires when the step of this name was tried once, whether or not it succeeded."""
+        is_first = name in self._steps and name not in self.unfinished
+        return _waiting(self._waiting_for_attempt, name) if is_first else succeed(None)
 
     async def _repeat(self, name: str, step: Work) -> None:
         streak = Streak(name)
@@ -142,6 +144,7 @@ class Retrier:
             except Exception as error:
                 streak.fail(Failure(), seconds)
                 self.unfinished[name] = str(error) or type(error).__name__
+                _fire(self._waiting_for_attempt.pop(name, ()))
             else:
                 return streak.succeed()
             await deferLater(self._clock, seconds)
@@ -151,5 +154,15 @@ class Retrier:
         if self._steps.get(name) is over:  # else another took its place
             del self._steps[name]
             self.unfinished.pop(name, None)
-            for waiting in self._waiting.pop(name, ()):
-                waiting.callback(None)
+            _fire((*self._waiting_for_attempt.pop(name, ()), *self._waiting.pop(name, ())))
+
+
+def _waiting(waiting: dict[str, list[Deferred[None]]], name: str) -> Deferred[None]:
+    one: Deferred[None] = Deferred()
+    waiting.setdefault(name, []).append(one)
+    return one
+
+
+def _fire(waiting: Iterable[Deferred[None]]) -> None:
+    for one in waiting:
+        one.callback(None)

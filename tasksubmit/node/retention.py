@@ -16,6 +16,7 @@ from typing_extensions import override
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.clock import NodeClock
+from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.periodic import Periodic
 from tasksubmit.node.room import ResultRoom
 
@@ -46,6 +47,7 @@ class RetentionService(Service):
     :param room: for results, which is made when there is too little.
     :param keep_tombstones: longer than anybody may go on to repeat a message.
     :param forgotten: is called with the key of each task that was removed.
+    :param doubts: are told of each task of which it is unknown whether it was removed.
     """
 
     _log = Logger()
@@ -59,6 +61,7 @@ class RetentionService(Service):
         keep_tombstones: timedelta,
         timers: IReactorTime,
         forgotten: Callable[[TaskKey], None],
+        doubts: Doubts,
     ) -> None:
         self.setName("retention")
         self._store = store
@@ -67,6 +70,7 @@ class RetentionService(Service):
         self._room = room
         self._keep_tombstones = keep_tombstones
         self._forgotten = forgotten
+        self._doubts = doubts
         self._scan = Periodic(self._look, "scan for ended tasks to remove", _INTERVAL_SECONDS, timers)
 
     @override
@@ -128,7 +132,8 @@ class RetentionService(Service):
         return forgotten
 
     def _forget_one(self, task: Task, now: datetime) -> Deferred[bool]:
-        return self._store.forget(task, now).addCallback(self._tell, task.key)
+        forgotten = self._store.forget(task, now).addCallback(self._tell, task.key)
+        return forgotten.addErrback(self._doubts.note, task.key)
 
     def _tell(self, is_forgotten: bool, key: TaskKey) -> bool:
         if is_forgotten:

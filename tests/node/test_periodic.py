@@ -129,6 +129,20 @@ class RetrierTests(RepeatedTestCase):
         self.assertEqual(self.retrier.unfinished, {})
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
+    def test_attempt(self) -> None:
+        """Those who wait for an attempt wait for the first one only; with none to wait for, for nothing."""
+        attempts: list[Deferred[None]] = []
+        self.retrier.run("count the load", lambda: attempts.append(Deferred()) or attempts[-1])
+        tried = self.retrier.attempt("count the load")
+        self.assertNoResult(tried)
+        attempts[0].errback(OSError("the disk is gone"))
+        self.successResultOf(tried)
+        self.successResultOf(self.retrier.attempt("count the load"))
+        self.clock.advance(1)
+        attempts[1].callback(None)
+        self.successResultOf(self.retrier.attempt("count the load"))
+        self.flushLoggedErrors(OSError)
+
     def test_longest(self) -> None:
         """However long it fails, it is repeated every minute."""
         self.failures = 100
