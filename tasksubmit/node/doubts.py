@@ -53,7 +53,8 @@ class Doubts:
             self._keys.add(key)
         if not self._is_confirming:
             self._is_confirming = True
-            self._retrier.run(_STEP, self._confirm)
+            # Later: all writes of the batch have failed by then, and their callers have noted what they leave undone.
+            self._retrier.run(_STEP, self._confirm, is_immediate=False)
 
     def clear(self) -> None:
         """Forget every doubt: the store was opened, which resolves them."""

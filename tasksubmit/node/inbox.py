@@ -249,21 +249,28 @@ class Inbox:
         await self._started()
         return await self._hand_out.begin(key, lease)
 
-    async def requeue_unreported(self, task: Task) -> None:
+    async def requeue_unreported(self, key: TaskKey) -> None:
         """Have a task begun again that was begun by a commit in doubt: the caller was told that this had failed."""
-        if task.key in self._unreported:
-            if task.status is TaskStatus.EXECUTING and task.put_back_at is None:
-                await self.put_back(task.key, "It was unknown whether the execution had begun", task.attempt)
-            self._unreported.discard(task.key)
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            is_begun = task.status is TaskStatus.EXECUTING and task.put_back_at is None
+            if not is_begun or key not in self._unreported:
+                return (), {}
+            reason = "It was unknown whether the execution had begun"
+            return (Event.PUT_BACK,), {"justification": reason, "max_attempts": task.max_attempts + 1}
+
+        if key in self._unreported:
+            with suppress(UnknownTask):
+                await self._records.change(key, decide)
+            self._unreported.discard(key)
 
     async def _take(self, task: Task, lease: Lease) -> Task:
+        self._unreported.discard(task.key)
         try:
-            taken = await self._take_now(task, lease)
+            return await self._take_now(task, lease)
         except StoreUncertain:
             self._unreported.add(task.key)
             raise
-        self._unreported.discard(task.key)
-        return taken
 
     async def _take_now(self, task: Task, lease: Lease) -> Task:
         terms = {

@@ -109,10 +109,12 @@ class Retrier:
             step.cancel()
         return DeferredList(steps).addCallback(lambda _: None)
 
-    def run(self, name: str, step: Work) -> None:
+    def run(self, name: str, step: Work, *, is_immediate: bool = True) -> None:
         """Repeat ``step`` until it succeeds; one of the same name that has not succeeded yet is given up before.
 
         Does nothing when stopped: each start takes its own steps.
+
+        :param is_immediate: call ``step`` before this returns; else in a later turn of the reactor.
         """
         if not self._is_running:
             return
@@ -120,7 +122,7 @@ class Retrier:
         over = self._steps[name] = Deferred(lambda _: work.cancel())
         if before is not None:
             before.cancel()
-        work = Deferred.fromCoroutine(self._repeat(name, step))
+        work = Deferred.fromCoroutine(self._repeat(name, step, is_immediate))
         work.addBoth(lambda _: over.callback(None))
         over.addCallback(lambda _: self._end(name, over))
 
@@ -133,7 +135,9 @@ class Retrier:
         is_first = name in self._steps and name not in self.unfinished
         return _waiting(self._waiting_for_attempt, name) if is_first else succeed(None)
 
-    async def _repeat(self, name: str, step: Work) -> None:
+    async def _repeat(self, name: str, step: Work, is_immediate: bool) -> None:
+        if not is_immediate:
+            await deferLater(self._clock, 0)
         streak = Streak(name)
         seconds = FIRST_RETRY_SECONDS
         while True:

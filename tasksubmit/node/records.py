@@ -147,6 +147,11 @@ class Records:
             raise UnknownTask(f"there is no task {key.task_id} {role} {key.peer} here")
         return task
 
+    async def reread(self, key: TaskKey, found: Callable[[Task | None], None]) -> None:
+        """Read a record, and call ``found`` with it before anything else changes it."""
+        async with self._one_at_a_time(key):
+            found(await self.store.get(key))
+
     async def change(
         self,
         what: Task | TaskKey,

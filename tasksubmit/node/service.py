@@ -276,18 +276,21 @@ class Node(MultiService):
     async def _follow_up(self) -> None:
         while self._unresolved:
             key = next(iter(self._unresolved))
-            task = await self.store.get(key)
-            if task is None:
-                self._live.forgotten(key)
-            else:
-                await self._inbox.requeue_unreported(task)
-                self._live.changed(task)
-                self._delivery.owed(task.peer)
-                if self.workers is not None:
-                    self.workers.changed(task)
+            await self._records.reread(key, partial(self._found, key))
+            await self._inbox.requeue_unreported(key)
             self._unresolved.discard(key)
         if self._scores is not None:
             self._scores.booked()
+
+    def _found(self, key: TaskKey, task: Task | None) -> None:
+        """The record is as it is after commits that were in doubt, whose success or failure nobody was told."""
+        if task is None:
+            self._live.forgotten(key)
+            return
+        self._live.changed(task)
+        self._delivery.owed(task.peer)
+        if self.workers is not None:
+            self.workers.changed(task)
 
     @property
     def retrying(self) -> Mapping[str, str]:

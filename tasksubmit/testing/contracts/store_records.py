@@ -179,10 +179,8 @@ class RecordContract(StoreCase):
     async def test_confirm(self) -> None:
         """With nothing in doubt `confirm` fires after the changes that were asked for before, and changes nothing."""
         created = self.store.create(new_task(), [])
-        ended: list[str] = []
-        created.addBoth(lambda result: ended.append("create") or result)
         await self.store.confirm()
-        self.assertEqual(ended, ["create"])
+        self.assertTrue(created.called)
         task, _ = await created
         await self.store.confirm()
         await self.reopen()
