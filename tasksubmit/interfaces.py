@@ -122,6 +122,10 @@ class SavedResult:
     size_bytes: int
 
 
+SHIFTED = "clock_shift_ms"
+"""The name of the note about `ITaskStore.shift_times`."""
+
+
 class ITaskStore(Interface):
     """Where a node keeps its tasks, their stories, what it owes to peers, and the ledger.
 
@@ -253,7 +257,9 @@ class ITaskStore(Interface):
     def shift_times(by: timedelta) -> Deferred[None]:
         """Move the times of what is under way, and those from which ages are counted: the clock was set by so much.
 
-        Times that were agreed on (``expires_at``, ``result_due_at``) stay, and the stamps of what has ended.
+        Times that were agreed on (``expires_at``, ``result_due_at``) stay, and the stamps of what has ended. The sum of
+        all shifts is kept in the note `SHIFTED`, in milliseconds, so that a shift whose commit was in doubt is not made
+        twice.
         """
 
     def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:

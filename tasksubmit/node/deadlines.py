@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from typing_extensions import override
 
-from tasksubmit.errors import StoreError
+from tasksubmit.errors import StoreError, StoreUncertain
+from tasksubmit.interfaces import SHIFTED
 from tasksubmit.lifecycle.table import ASK_AGAIN, DEADLINES, LEASE_LOST, Deadline, Event, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
@@ -36,11 +37,13 @@ class Deadlines(Service):
         self._timeouts = timeouts
         self._scan = Periodic(self._look, "scan for passed deadlines", interval_seconds, timers)
         self._started_at = records.now()
+        self._doubtful_shift: tuple[timedelta, str] | None = None
 
     @override
     def startService(self) -> None:
         super().startService()
         self._started_at = self._records.now()
+        self._doubtful_shift = None
         self._scan.start()
 
     @override
@@ -70,18 +73,31 @@ class Deadlines(Service):
 
     async def _follow_clock(self) -> None:
         """When the wall clock was set, set the times of what is under way as well: no deadline comes nearer by that."""
+        if self._doubtful_shift is not None:
+            await self._resolve_shift(*self._doubtful_shift)
         by = self._clock.jump()
         if not by:
             self._clock.adopt()
             return
         self._log.warn("the clock was set by {seconds} s; what is under way goes with it", seconds=by.total_seconds())
+        shifted = await self._records.store.note(SHIFTED)
         # The clock goes first: a change that is planned on a record as it was before is then refused as stale.
         self._move(by)
         try:
             await self._records.store.shift_times(by)
-        except BaseException:
+        except BaseException as error:
             self._move(-by)
-            raise
+            if not isinstance(error, StoreUncertain):
+                raise
+            await self._resolve_shift(by, shifted)
+
+    async def _resolve_shift(self, by: timedelta, shifted: str) -> None:
+        """Find out whether the times in the store were moved, and move the clock if they were."""
+        self._doubtful_shift = by, shifted
+        await self._records.store.confirm()
+        if await self._records.store.note(SHIFTED) != shifted:
+            self._move(by)
+        self._doubtful_shift = None
 
     def _move(self, by: timedelta) -> None:
         self._clock.move(by)

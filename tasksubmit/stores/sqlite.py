@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
-from tasksubmit.interfaces import ITaskStore, SavedResult
+from tasksubmit.interfaces import SHIFTED, ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Change, Delivery, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
@@ -195,7 +195,12 @@ class SQLiteTaskStore:
 
     def shift_times(self, by: timedelta) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""
-        return self._write(lambda connection: queries.shift_times(connection, by))
+
+        def shift(connection: sqlite3.Connection) -> None:
+            queries.shift_times(connection, by)
+            queries.add_to_note(connection, SHIFTED, by // timedelta(milliseconds=1))
+
+        return self._write(shift)
 
     def end_bound_leases(self) -> Deferred[None]:
         """See `ITaskStore.end_bound_leases`."""
