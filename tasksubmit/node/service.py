@@ -201,6 +201,7 @@ class Node(MultiService):
             interval_seconds=tick_seconds,
             clock=clock,
             random=self._random,
+            retrier=self._retrier,
         )
         self._drains: list[Deferred[Drained]] = []
         self._draining: Deferred[Any] = succeed(None)

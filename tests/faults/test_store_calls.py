@@ -31,7 +31,7 @@ from tasksubmit.testing import Agents, FakeExecutor, MemoryScoreBook, MemoryTask
 from tasksubmit.testing.faults import CERTAIN, FaultyTaskStore, StoreFault
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest
-from tests.node.helpers import ALICE, BOB
+from tests.node.helpers import ALICE, BOB, OURS
 
 LIMIT_SECONDS = 300
 """Within which every task has ended as it should, of the test's clock, after the last command of a scenario."""
@@ -533,7 +533,10 @@ class Walk:
             MemoryTaskStore.scores(store).addCallback(read.append)
             MemoryTaskStore.load(store).addCallback(read.append)
             MemoryTaskStore.owed_bookings(store, 1).addCallback(read.append)
-            owed, scores, load, bookings = read
+            MemoryTaskStore.peer_features(store).addCallback(read.append)
+            owed, scores, load, bookings, features = read
+            if set(features.values()) != {OURS}:
+                yield f"{node.address} remembers the features {features}"
             if owed or bookings:
                 yield f"{node.address} still has something to deliver"
             if dict(scores) != dict(self.scenario.scores):
