@@ -80,16 +80,20 @@ class Deadlines(Service):
         return is_outside and now < self._started_at + timedelta(milliseconds=task.lease_ms)
 
     async def _follow_clock(self) -> None:
-        """When the wall clock was set, set the times of what is under way as well: no deadline comes nearer by that."""
+        """When the wall clock was set, set the times of what is under way as well: no deadline comes nearer by that.
+
+        Times that lie ahead of the clock were stored before a start, by a clock that was right then: they stay.
+        """
         by = self._clock.jump()
         if not by:
             self._clock.adopt()
             return
         self._log.warn("the clock was set by {seconds} s; what is under way goes with it", seconds=by.total_seconds())
         # The clock goes first: a change that is planned on a record as it was before is then refused as stale.
+        before = self._records.now()
         self._move(by)
         try:
-            await self._records.store.shift_times(by)
+            await self._records.store.shift_times(by, before)
         except BaseException:
             self._move(-by)
             raise

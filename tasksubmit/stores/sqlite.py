@@ -186,9 +186,13 @@ class SQLiteTaskStore:
         """See `ITaskStore.hasten`."""
         return self._write(lambda connection: deliveries.hasten(connection, now))
 
-    def shift_times(self, by: timedelta) -> Deferred[None]:
+    def limit_waits(self, now: datetime) -> Deferred[None]:
+        """See `ITaskStore.limit_waits`."""
+        return self._write(lambda connection: queries.limit_waits(connection, now))
+
+    def shift_times(self, by: timedelta, now: datetime | None = None) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""
-        return self._write(lambda connection: queries.shift_times(connection, by))
+        return self._write(lambda connection: queries.shift_times(connection, by, now))
 
     def end_bound_leases(self) -> Deferred[None]:
         """See `ITaskStore.end_bound_leases`."""

@@ -187,6 +187,7 @@ class RecordContract(StoreCase):
             lambda: self.store.postpone(owed(task), told("failed"), START, ""),
             lambda: self.store.mark_sent(1, START),
             lambda: self.store.shift_times(timedelta(seconds=1)),
+            lambda: self.store.limit_waits(START),
             lambda: self.store.end_bound_leases(),
             lambda: self.store.forget(task, START),
             lambda: self.store.drop_tombstones(START, 1),
