@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
+from os.path import splitext
 
 from tasksubmit.errors import StoreError
 from tasksubmit.lifecycle.change import LONGEST_WAIT, Delivery, TaskEvent, Tombstone
@@ -184,9 +185,11 @@ def peer_features(connection: sqlite3.Connection) -> dict[Address, frozenset[str
 
 def is_result_named(connection: sqlite3.Connection, name: str) -> bool:
     """Whether a record names this result file."""
-    # The name begins with the task's id and an underscore, which ids may have, too.
+    # The name begins with the task's id and an underscore, which ids may have, too. A plain one is the id and an
+    # extension, perhaps with a number between.
     parts = name.split("_")
-    task_ids = ["_".join(parts[:length]) for length in range(1, len(parts))]
+    plain = splitext(name)[0]
+    task_ids = [*("_".join(parts[:length]) for length in range(1, len(parts))), plain, plain.rpartition("-")[0]]
     sql = "SELECT 1 FROM tasks WHERE task_id = ? AND ? IN (result_file, late_result_file) LIMIT 1"
     return any(connection.execute(sql, (task_id, name)).fetchone() for task_id in task_ids)
 

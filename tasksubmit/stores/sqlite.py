@@ -92,6 +92,14 @@ class SQLiteTaskStore:
         self._reader = InlineWorker(partial(run_reads, connection), _nothing)
         self._files = InlineWorker(partial(run_files, self._results), _nothing)
 
+    def _log_limits(self) -> None:
+        if limits := str(self._results.limits):
+            self._log.warn(
+                "the disk of the results directory has limits: {limits}; results whose names it does not accept are"
+                " kept as <task_id>.<ext>, and records keep their names",
+                limits=limits,
+            )
+
     def _prepare(self, connection: sqlite3.Connection, name: str, owner: Address | None) -> None:
         version = migrate(connection, name, self._schema)
         if 0 < version < len(self._schema):
@@ -116,6 +124,7 @@ class SQLiteTaskStore:
                 self._prepare(connection, str(path), owner)  # before anything is written: it may be another's
                 _write_safely(connection)
                 self._results.open(partial(queries.is_result_named, connection))
+                self._log_limits()
                 disk.sync_directory(directory)
                 reader = _connect(path)
                 undo.pop_all()
