@@ -253,12 +253,24 @@ class ITaskStore(Interface):
     def end_bound_leases() -> Deferred[None]:
         """Let every lease run out that does not outlive its node: the node has just been started."""
 
-    def shift_times(by: timedelta) -> Deferred[None]:
+    def limit_waits(now: datetime) -> Deferred[None]:
+        """Limit every wait to its maximum, because the clock may have been set back since the times were stored.
+
+        A delivery waits `LONGEST_WAIT` at most, and not at all if the clock was certainly set back: if the delivery, or
+        what last happened to its task, lies ahead of ``now``. A lease lasts at most as long as a new one. The head of
+        the queue waits from ``now`` on at the latest, and so does a NEW task that was received. To be called when the
+        node was started.
+        """
+
+    def shift_times(by: timedelta, now: datetime | None = None) -> Deferred[None]:
         """Move the times of what is under way, and those from which ages are counted: the clock was set by so much.
 
         Times that were agreed on (``expires_at``, ``result_due_at``, ``deliver_by``) stay, and so do the stamps of
         what has ended. The sum of all shifts is kept in the note `SHIFTED`, in milliseconds, so that a shift whose
-        commit was in doubt is not made twice.
+        commit was in doubt is not made twice. No time leaves the years 1900 to 9000.
+
+        :param now: the time before the clock was set. Times that lie ahead of it were stored by another setting of the
+            clock, and stay. None moves all of them.
         """
 
     def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:

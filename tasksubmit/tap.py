@@ -274,7 +274,7 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
     }
     if not settings.has_tls:
         return StaticPeers(endpoints)
-    credentials = Credentials.of_directory(settings.state_dir)
+    credentials = Credentials.of_directory(settings.state_dir, str(settings.address))
     credentials.load()
     claimed = claimed_addresses(credentials.identity.certificate)
     if claimed and settings.address not in claimed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from hashlib import sha256
 
@@ -11,6 +11,9 @@ from attrs import frozen
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import NO_REASON, Reason, Task, TaskKey
 from tasksubmit.wire.address import Address
+
+LONGEST_WAIT = timedelta(hours=1)
+"""The longest time between two attempts to deliver a message: what a peer may ask for (wire.md, section 6)."""
 
 
 class DeliveryKind(str, Enum):

@@ -222,6 +222,10 @@ class QueueLimit:
 _FEW = 1024
 
 
+_SECOND = 1_000_000_000
+_CLOCK_ERROR = 1000  # nanoseconds; a float has no more precise times of this century
+
+
 @implementer(IPureAdmissionPolicy, ICountingAdmissionPolicy)
 @define(slots=False)
 class RateLimit:
@@ -237,7 +241,8 @@ class RateLimit:
     clock: IReactorTime
     rate: float
     burst: int
-    _full_at: dict[Address, float] = field(factory=dict, init=False)
+    # In nanoseconds, as integers: sums of fractions of a second depend on the value of the clock.
+    _full_at: dict[Address, int] = field(factory=dict, init=False)
     _most: int = field(default=_FEW, init=False)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
@@ -245,19 +250,26 @@ class RateLimit:
         full_at = self._full_at.get(submitter(request))
         if full_at is None:
             return None
-        too_early = full_at - self.clock.seconds() - (self.burst - 1) / self.rate
-        if too_early <= 0:
+        too_early = full_at - self._now() - (self.burst - 1) * self._interval()
+        if too_early <= _CLOCK_ERROR:
             return None
         return Refusal(
             "rate_limited",
             f"you submit more than {self.rate:g} tasks a second, {self.burst} at once: slow down",
-            ceil(too_early),
+            ceil(too_early / _SECOND),
         )
 
     def created(self, peer: Peer, request: SubmitRequest) -> None:
         """See `ICountingAdmissionPolicy.created`."""
-        address, now = submitter(request), self.clock.seconds()
-        self._full_at[address] = max(self._full_at.get(address, now), now) + 1 / self.rate
+        address, now = submitter(request), self._now()
+        self._full_at[address] = max(self._full_at.get(address, now), now) + self._interval()
         if len(self._full_at) > self._most:
             self._full_at = {one: full_at for one, full_at in self._full_at.items() if full_at > now}
             self._most = max(_FEW, 2 * len(self._full_at))
+
+    def _now(self) -> int:
+        return round(self.clock.seconds() * _SECOND)
+
+    def _interval(self) -> int:
+        """Return the time between two submissions at the full rate, in nanoseconds."""
+        return round(_SECOND / self.rate)

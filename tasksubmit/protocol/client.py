@@ -328,7 +328,7 @@ class Client:
         await connection.ready
 
     def _connect_timed_out(self, result: object, seconds: float) -> Failure:
-        return Failure(PeerUnreachable(f"{self.name} could not be reached within {seconds:g} s"))
+        return Failure(PeerUnreachable(f"timed out: {self.name} could not be reached within {seconds:g} s"))
 
     def _connected(self, _: None) -> None:
         self._dialling = None

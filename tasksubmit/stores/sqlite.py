@@ -95,6 +95,14 @@ class SQLiteTaskStore:
         self._reader = InlineWorker(partial(run_reads, connection), _nothing)
         self._files = InlineWorker(partial(run_files, self._results), _nothing)
 
+    def _log_limits(self) -> None:
+        if limits := str(self._results.limits):
+            self._log.warn(
+                "the disk of the results directory has limits: {limits}; results whose names it does not accept are"
+                " kept as <task_id>.<ext>, and records keep their names",
+                limits=limits,
+            )
+
     def _prepare(self, connection: sqlite3.Connection, name: str, owner: Address | None) -> None:
         version = migrate(connection, name, self._schema)
         if 0 < version < len(self._schema):
@@ -119,6 +127,7 @@ class SQLiteTaskStore:
                 self._prepare(connection, str(path), owner)  # before anything is written: it may be another's
                 _write_safely(connection)
                 self._results.open(partial(queries.is_result_named, connection))
+                self._log_limits()
                 disk.sync_directory(directory)
                 reader = _connect(path)
                 undo.pop_all()
@@ -185,11 +194,15 @@ class SQLiteTaskStore:
         """See `ITaskStore.hasten`."""
         return self._write(lambda connection: deliveries.hasten(connection, now))
 
-    def shift_times(self, by: timedelta) -> Deferred[None]:
+    def limit_waits(self, now: datetime) -> Deferred[None]:
+        """See `ITaskStore.limit_waits`."""
+        return self._write(lambda connection: queries.limit_waits(connection, now))
+
+    def shift_times(self, by: timedelta, now: datetime | None = None) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""
 
         def shift(connection: sqlite3.Connection) -> None:
-            queries.shift_times(connection, by)
+            queries.shift_times(connection, by, now)
             queries.add_to_note(connection, SHIFTED, by // timedelta(milliseconds=1))
 
         return self._write(shift)

@@ -93,10 +93,12 @@ class Credentials:
     """A key, its certificate, and those who are trusted: for any number of endpoints, over which they outlive a change.
 
     :ivar find_files: says where they are; asked at each reading, since some need not be there.
+    :ivar own_name: the address or the host name that the certificate should be for; empty if unknown.
     :ivar connections: those that were admitted and are open. Whom a new reading does not admit any more is cut off.
     """
 
     find_files: Callable[[], Files]
+    own_name: str = ""
     connections: set[Connection] = field(factory=set, init=False)
     _loaded: _Loaded | None = field(default=None, init=False)
     _stamps: tuple[object, ...] = field(default=(), init=False)
@@ -105,9 +107,9 @@ class Credentials:
     _log = Logger()
 
     @classmethod
-    def of_directory(cls, directory: Path) -> Credentials:
+    def of_directory(cls, directory: Path, own_name: str = "") -> Credentials:
         """Those of the node that has this state directory."""
-        return cls(lambda: Files.of_directory(directory))
+        return cls(lambda: Files.of_directory(directory), own_name)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,12 @@ _MAX_NETWORK = 2**16 - 1
 _MAX_NODE = 2**32 - 1
 _MAX_PORT = 2**16 - 1
 
-_ADDRESS = re.compile(r"([0-9]{1,10}):([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})")
-_PORT = re.compile(r"[0-9]{1,10}")
+# Leading zeros are not captured: however many there are, no number is made of them.
+_ADDRESS = re.compile(r"(?=[0-9])0*([0-9]{0,5}):([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})")
+_PORT = re.compile(r"(?=[0-9])0*([0-9]{0,5})")
+
+_LONGEST_KEPT = 64
+"""Characters of the longest text that is worth remembering; a longer one has zeros without end."""
 
 
 @frozen(order=True, cache_hash=True)
@@ -43,26 +47,30 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Read an address.
 
-        :param text: as printed, or with leading zeros in the first part, or with lower-case hex digits.
+        :param text: as printed, or with any number of leading zeros in the first part, or with lower-case hex digits.
         :raises InvalidAddress: it is no such text, or its two spellings of the network differ.
         """
-        return _parse(text)
+        return _parse_again(text) if len(text) <= _LONGEST_KEPT else _parse(text)
 
     def __str__(self) -> str:
         """Print the canonical text, for example ``1:0001.F291.0004``."""
         return self._text
 
 
-# Peers are few and messages many: nearly every address that is read has been read before.
-@lru_cache(maxsize=4096)
 def _parse(text: str) -> Address:
     match = _ADDRESS.fullmatch(text)
     if match is None:
         raise InvalidAddress(f"{text[:80]!r} is not an address like 1:0001.F291.0004")
     decimal, network, high, low = match.groups()
-    if int(decimal) != int(network, 16):
-        raise InvalidAddress(f"{text!r} names two networks, {decimal} and {int(network, 16)}; they must agree")
-    return Address(int(decimal), int(high + low, 16))
+    if int(decimal or "0") != int(network, 16):
+        raise InvalidAddress(
+            f"{text[:80]!r} names two networks, {decimal or 0} and {int(network, 16)}; they must agree"
+        )
+    return Address(int(network, 16), int(high + low, 16))
+
+
+# Peers are few and messages many: nearly every address that is read has been read before.
+_parse_again = lru_cache(maxsize=4096)(_parse)
 
 
 @frozen(order=True)
@@ -89,9 +97,10 @@ class SocketAddress:
         :raises InvalidAddress: it is no such text.
         """
         address, _, port = text.rpartition(":")
-        if not _PORT.fullmatch(port):
+        match = _PORT.fullmatch(port)
+        if match is None:
             raise InvalidAddress(f"{text[:80]!r} is not an address and a port like 1:0001.F291.0004:1003")
-        return cls(Address.parse(address), int(port))
+        return cls(Address.parse(address), int(match.group(1) or "0"))
 
     def __str__(self) -> str:
         """Print the canonical text, for example ``1:0001.F291.0004:1003``."""

@@ -5,8 +5,8 @@ what no honest peer sends. Addresses and times are plain text in messages; see `
 
 Decoding refuses some sloppy input that deployed peers read, and that none of them writes: a key in another letter
 case, a key that comes twice, text that is not UTF-8 or has half a surrogate pair, the document ``null``, base64 with
-line breaks, bytes as an array of integers, numbers of over 300 characters, and more than 200 levels. Null in place of a
-value reads as the field's zero value, and loose bits at the end of base64 are ignored, as they do.
+line breaks, bytes as an array of integers, numbers of over 300 characters, and more than 100,000 values. Null in place
+of a value reads as the field's zero value, and loose bits at the end of base64 are ignored, as they do.
 """
 
 from __future__ import annotations

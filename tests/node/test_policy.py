@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -149,6 +151,23 @@ class RateTests(SynchronousTestCase):
         self.assertIsNotNone(self.submit())
         self.clock.advance(100)
         self.assertEqual([self.submit() is None for _ in range(6)], [True] * 5 + [False])
+
+    @settings(deadline=None)
+    @given(
+        st.floats(0, 4e9),
+        st.sampled_from((0.1, 0.3, 1 / 3, 1, 3, 5, 7, 30, 1000)) | st.floats(0.01, 10_000),
+        st.integers(1, 50),
+    )
+    def test_burst_at_any_time(self, now: float, rate: float, burst: int) -> None:
+        """The whole burst is admitted at one instant, wherever the clock stands, and again once it is earned."""
+        self.clock = Clock()
+        self.clock.rightNow = now
+        self.policy = RateLimit(self.clock, rate=rate, burst=burst)
+        self.assertEqual([self.submit() is None for _ in range(burst + 1)], [True] * burst + [False])
+        self.clock.advance(1 / rate)
+        self.assertIsNone(self.submit())
+        self.clock.advance(burst / rate)
+        self.assertEqual([self.submit() is None for _ in range(burst + 1)], [True] * burst + [False])
 
     def test_peers(self) -> None:
         """One peer's bucket is not another's."""

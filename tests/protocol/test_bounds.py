@@ -85,6 +85,26 @@ class IntakeTests(SynchronousTestCase):
         self.grow(ROOM + 1)
         self.assertEqual([holder for holder in small if holder.gone], [])
 
+    def test_young_frame_is_not_slow(self) -> None:
+        """A frame that began a moment ago and arrives fast stays; older and slower ones go."""
+        slow = [self.grow(2 * MIB) for _ in range(7)]
+        self.clock.advance(4)
+        young = self.grow(SMALL_BYTES + 1)
+        self.clock.advance(0.1)
+        self.intake.grow(young, MIB // 4)
+        self.grow(2 * MIB)
+        self.assertTrue(any(holder.gone for holder in slow))
+        self.assertEqual(young.gone, [])
+
+    def test_one_frame_of_a_host_outlasts_many(self) -> None:
+        """When all frames arrive equally fast, a host with a single one keeps it, and hosts with many lose some."""
+        many = [self.grow(MIB, f"10.0.1.{number % 5}") for number in range(15)]
+        single = self.grow(MIB * 0.9, "10.0.0.2")
+        self.clock.advance(10)
+        self.intake.grow(many[0], MIB * 6 // 5)
+        self.assertTrue(any(holder.gone for holder in many))
+        self.assertEqual(single.gone, [])
+
     def test_greedy_host(self) -> None:
         """A host that holds more than half of all gives way first, however fast it is."""
         slow = self.grow(MIB, "10.0.0.2")
