@@ -6,11 +6,14 @@ The network comes first in decimal and then again in hex; the two must agree. Th
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from tasksubmit.errors import InvalidAddress
+from tasksubmit.validation import INTEGER, TEXT, instance_of, iterable, name_of, wrong_type
 
 _MAX_NETWORK = 2**16 - 1
 _MAX_NODE = 2**32 - 1
@@ -27,6 +30,7 @@ class Address:
     :ivar network: 0 to 65535.
     :ivar node: 0 to 2**32 - 1.
     :raises InvalidAddress: one of the two is out of its range.
+    :raises TypeError: one of the two is no whole number; a string is read by `parse`.
     """
 
     network: int
@@ -35,6 +39,8 @@ class Address:
 
     @_text.default
     def _print(self) -> str:
+        INTEGER.check("network", self.network)
+        INTEGER.check("node", self.node)
         if not (0 <= self.network <= _MAX_NETWORK and 0 <= self.node <= _MAX_NODE):
             raise InvalidAddress(f"network {self.network}, node {self.node}: out of range")
         return f"{self.network}:{self.network:04X}.{self.node >> 16:04X}.{self.node & 0xFFFF:04X}"
@@ -45,12 +51,17 @@ class Address:
 
         :param text: as printed, or with leading zeros in the first part, or with lower-case hex digits.
         :raises InvalidAddress: it is no such text, or its two spellings of the network differ.
+        :raises TypeError: it is no string.
         """
+        TEXT.check("text", text)
         return _parse(text)
 
     def __str__(self) -> str:
         """Print the canonical text, for example ``1:0001.F291.0004``."""
         return self._text
+
+
+_ADDRESSES = instance_of(Address)
 
 
 # Peers are few and messages many: nearly every address that is read has been read before.
@@ -78,6 +89,8 @@ class SocketAddress:
     port: int
 
     def __attrs_post_init__(self) -> None:
+        _ADDRESSES.check("address", self.address)
+        INTEGER.check("port", self.port)
         if not 0 <= self.port <= _MAX_PORT:
             raise InvalidAddress(f"port {self.port}: out of range")
 
@@ -87,7 +100,9 @@ class SocketAddress:
 
         :param text: for example ``1:0001.F291.0004:1003``.
         :raises InvalidAddress: it is no such text.
+        :raises TypeError: it is no string.
         """
+        TEXT.check("text", text)
         address, _, port = text.rpartition(":")
         if not _PORT.fullmatch(port):
             raise InvalidAddress(f"{text[:80]!r} is not an address and a port like 1:0001.F291.0004:1003")
@@ -96,3 +111,34 @@ class SocketAddress:
     def __str__(self) -> str:
         """Print the canonical text, for example ``1:0001.F291.0004:1003``."""
         return f"{self.address}:{self.port}"
+
+
+# --- what callers give in place of addresses ----------------------------------------------------------------------
+
+
+def to_address(value: Address | str, where: str | Attribute[Any]) -> Address:
+    """Return an address, given as one or as a string; see `tasksubmit.validation`.
+
+    :param where: the name of the parameter, or its field.
+    :raises TypeError: it is neither.
+    :raises InvalidAddress: it is a string of another form.
+    """
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise wrong_type(where, "an Address or a string such as '0:0000.0000.0002'", value)
+    try:
+        return _parse(value)
+    except InvalidAddress as error:
+        raise InvalidAddress(f"{name_of(where)}: {error}") from None
+
+
+def to_address_or_none(value: Address | str | None, where: str | Attribute[Any]) -> Address | None:
+    """Return an address like `to_address`, or None."""
+    return None if value is None else to_address(value, where)
+
+
+def to_addresses(value: Iterable[Address | str], where: str | Attribute[Any]) -> frozenset[Address]:
+    """Return the set of some addresses, each of which is given as `to_address` takes it."""
+    items = iterable(value, where, "a collection of addresses")
+    return frozenset([to_address(item, f"{name_of(where)}: each") for item in items])

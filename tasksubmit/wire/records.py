@@ -10,12 +10,17 @@ A record is a frozen attrs class below `Record`, whose fields are made by the he
 The order of the fields is their order on the wire. A field's helper fixes its JSON type; its JSON name is its own
 unless another is given; with ``omit=True`` it is left out while it is empty, zero or false. Every field has such a
 zero value as its default, which is also what a missing key, or null, reads as.
+
+Two ways lead to a record. Callers construct it, and a value of another type than the field's is a ``TypeError``: the
+constructor that attrs made is wrapped for that. `Record.from_json` has checked every type as it read, and fills the
+record with the constructor as attrs made it; so reading costs nothing more.
 """
 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, ClassVar, cast
 
 import attrs
@@ -24,6 +29,7 @@ from typing_extensions import Self
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
 from tasksubmit.pieces import PIECE, in_pieces
+from tasksubmit.validation import FLAG, INTEGER, NUMBER, TEXT, Kind, to_bytes as to_content, to_texts
 from tasksubmit.wire.frames import Frame, FrameType, type_name
 from tasksubmit.wire.jsontext import (
     MAX_DEPTH,
@@ -50,12 +56,16 @@ class _Kind:
     :ivar write: takes the value; returns its JSON text, or the finished bytes of that in pieces. Raises
         `InvalidMessage`.
     :ivar read: takes the key and the decoded JSON value, never None; returns the value. Raises `MalformedMessage`.
+    :ivar takes: the value that a caller gave, as the field keeps it. Raises ``TypeError``.
+    :ivar type: of values that are kept as they are, without asking `takes`.
     :ivar reads_bytes: whether `read` also takes a string as the bytes that stand between its quotes.
     """
 
     zero: object
     write: Callable[[Any], str | list[bytes]]
     read: Callable[[str, object], object]
+    takes: Callable[[Any, str], object]
+    type: type | None = None
     reads_bytes: bool = False
 
 
@@ -123,14 +133,26 @@ def _write_base64(value: bytes) -> list[bytes]:
     return [b'"', *pieces, b'"']
 
 
-_TEXT = _Kind("", _write_text, _read_text)
-_INTEGER = _Kind(0, _write_integer, _read_integer)
-_DOUBLE = _Kind(0.0, double_text, _read_double)
-_FLAG = _Kind(False, value_text, _read_flag)
-_WORDS = _Kind((), _write_words, _read_words)
-_BASE64 = _Kind(b"", _write_base64, _read_base64, reads_bytes=True)
-# The document around it is one level more.
-_ANYTHING = _Kind(None, lambda value: value_text(value, MAX_DEPTH - 1), lambda _, value: value)
+def _same(kind: Kind[Any]) -> Callable[[Any, str], object]:
+    """The value as it is, if it is of this kind."""
+
+    def take(value: Any, name: str) -> object:
+        kind.check(name, value)
+        return value
+
+    return take
+
+
+_TEXT = _Kind("", _write_text, _read_text, _same(TEXT), str)
+_INTEGER = _Kind(0, _write_integer, _read_integer, _same(INTEGER), int)
+_DOUBLE = _Kind(0.0, double_text, _read_double, _same(NUMBER), float)
+_FLAG = _Kind(False, value_text, _read_flag, _same(FLAG), bool)
+_WORDS = _Kind((), _write_words, _read_words, to_texts)
+_BASE64 = _Kind(b"", _write_base64, _read_base64, to_content, bytes, reads_bytes=True)
+# The document around it is one level more. Values of any type are kept: `value_text` refuses what is not JSON.
+_ANYTHING = _Kind(
+    None, lambda value: value_text(value, MAX_DEPTH - 1), lambda _, value: value, lambda value, _: value
+)
 
 
 @frozen
@@ -201,6 +223,24 @@ INDENTED = Layout("{\n  ", ": ", ",\n  ", "\n}")
 """Each member on a line of its own, indented by two spaces; no newline at the end: what goes into files."""
 
 
+def _checking(
+    fill: Callable[..., None], fields: Sequence[tuple[str, type | None, Callable[[Any, str], object]]]
+) -> Callable[..., None]:
+    """The constructor that refuses values of wrong types, around the one that attrs made."""
+
+    @wraps(fill)
+    def __init__(self: Record, *args: Any, **kwargs: Any) -> None:
+        fill(self, *args, **kwargs)
+        for name, exact, takes in fields:
+            value = getattr(self, name)
+            if type(value) is not exact:
+                taken = takes(value, name)
+                if taken is not value:
+                    object.__setattr__(self, name, taken)
+
+    return __init__
+
+
 class Record:
     """The base of every record. Subclasses are frozen attrs classes whose fields the helpers of this module made."""
 
@@ -214,22 +254,29 @@ class Record:
     _read: ClassVar[dict[str, tuple[str, Callable[[str, object], object]]]]
     _read_as_bytes: ClassVar[frozenset[str]]
 
+    # The constructor as attrs made it: for values whose types are known to be right.
+    _fill: ClassVar[Callable[..., None]]
+
     @classmethod
     def __attrs_init_subclass__(cls) -> None:
         # attrs calls this once it has finished a subclass.
         written = []
         read = {}
         read_as_bytes = set()
+        taken = []
         for attribute in attrs.fields(cast(Any, cls)):
             wire: _OnTheWire = attribute.metadata[_OnTheWire]
             key = wire.key or attribute.name
             written.append((attribute.name, f'"{key}"{cls.layout.colon}', wire.kind.write, wire.omit))
             read[key] = (attribute.name, wire.kind.read)
+            taken.append((attribute.name, wire.kind.type, wire.kind.takes))
             if wire.kind.reads_bytes:
                 read_as_bytes.add(key)
         cls._written = tuple(written)
         cls._read = read
         cls._read_as_bytes = frozenset(read_as_bytes)
+        cls._fill = cls.__init__
+        cls.__init__ = _checking(cls._fill, taken)  # type: ignore[method-assign]  # see the module's docstring
 
     def to_json(self) -> bytes:
         """Write the record.
@@ -287,7 +334,9 @@ class Record:
             elif value is not None:
                 name, read = entry
                 values[name] = read(key, value)
-        return cls(**values)
+        record = cls.__new__(cls)
+        record._fill(**values)
+        return record
 
 
 def _check_unknown(key: str, known: dict[str, Any]) -> None:

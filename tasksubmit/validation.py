@@ -1,0 +1,234 @@
+"""Checks and conversions of what callers pass to public classes and functions.
+
+A `Kind` says which values a parameter takes. It is a validator of attrs, for a field, and has `Kind.check`, for the
+parameter of a function. The functions ``to_...`` convert as well, where only one meaning is possible: a string to a
+member of an enumeration or a path, an iterable to a tuple (`tasksubmit.wire.address` has those for addresses). They take
+the parameter's name, or the field, so that they are converters of attrs, too:
+``field(converter=Converter(to_texts, takes_field=True))``.
+
+Every refusal names the parameter, what is needed and what was given. A value of the wrong type is a ``TypeError``; one
+of the right type that makes no sense is a ``ValueError``. This module imports nothing of the package: all others may
+use it.
+
+A component counts as left out when it is None, and never because it is false: an empty container, or an object with a
+length of 0, is a component.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from attrs import Attribute, frozen
+
+if TYPE_CHECKING:
+    from zope.interface import Interface
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+
+MAX_SECONDS = 10**9
+"""The longest time-out, in seconds: about 31 years."""
+
+MAX_DURATION = timedelta(days=36525)
+"""The longest duration, 100 years: with it, times stay within the years that a datetime can have."""
+
+MAX_INTEGER = 2**63 - 1
+"""The largest whole number, which messages and the store can hold."""
+
+_LONGEST_SHOWN = 80
+_ONLY_STRINGS = frozenset({str})
+
+
+def _shown(value: object) -> str:
+    """The value, for people; an object without a text of its own is shown by its type alone."""
+    if value is None or type(value).__repr__ is object.__repr__:
+        return "None" if value is None else f"an object of type {type(value).__qualname__}"
+    try:
+        shown = repr(value)
+    except Exception:  # of somebody else's making
+        return f"an object of type {type(value).__qualname__}"
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+
+
+def name_of(where: str | Attribute[Any]) -> str:
+    """Return the name of a parameter, given as that or as the field of an attrs class."""
+    return where if isinstance(where, str) else where.alias or where.name
+
+
+def wrong_type(where: str | Attribute[Any], needed: str, value: object) -> TypeError:
+    """Make the error for a value of another type than is needed."""
+    return TypeError(f"{name_of(where)} must be {needed}, not {_shown(value)} ({type(value).__qualname__})")
+
+
+def wrong_value(where: str | Attribute[Any], needed: str, value: object) -> ValueError:
+    """Make the error for a value of the right type that makes no sense."""
+    return ValueError(f"{name_of(where)} must be {needed}, not {_shown(value)}")
+
+
+@frozen
+class Kind(Generic[T]):
+    """The values that a parameter takes. Calling it validates a field of an attrs class.
+
+    :ivar needed: the values in words, as the end of the sentence "it must be ...".
+    :ivar is_type: true of values of the right type.
+    :ivar is_in_range: true of those that make sense; None if all do.
+    """
+
+    needed: str
+    is_type: Callable[[object], bool]
+    is_in_range: Callable[[Any], bool] | None = None
+
+    def check(self, where: str | Attribute[Any], value: object) -> None:
+        """Refuse a value that is not of this kind.
+
+        :param where: the name of the parameter.
+        :raises TypeError: it has another type.
+        :raises ValueError: it makes no sense.
+        """
+        if not self.is_type(value):
+            raise wrong_type(where, self.needed, value)
+        if self.is_in_range is not None and not self.is_in_range(value):
+            raise wrong_value(where, self.needed, value)
+
+    def __call__(self, instance: object, attribute: Attribute[T], value: T) -> None:
+        """Validate a field of an attrs class; see `check`."""
+        self.check(attribute, value)
+
+
+def optional(kind: Kind[T]) -> Kind[T | None]:
+    """Return the same kind with None."""
+    return Kind(
+        f"{kind.needed}, or None",
+        lambda value: value is None or kind.is_type(value),
+        lambda value: value is None or kind.is_in_range is None or kind.is_in_range(value),
+    )
+
+
+def instance_of(cls: type[T], needed: str = "") -> Kind[T]:
+    """Return the kind of the instances of a class."""
+    return Kind(needed or f"an instance of {cls.__qualname__}", lambda value: isinstance(value, cls))
+
+
+def provides(interface: type[Interface] | Any, hint: str = "") -> Kind[Any]:
+    """Return the kind of the providers of an interface of zope.interface.
+
+    :param hint: what a caller can do who has none.
+    """
+    name = interface.__name__
+    return Kind(f"a provider of {name}{hint and f' ({hint})'}", interface.providedBy)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def whole_number(least: int, most: int = MAX_INTEGER) -> Kind[int]:
+    """Return the kind of the whole numbers of a range, both ends in it."""
+    limits = f" up to {most}" if most != MAX_INTEGER else ""
+    needed = f"a whole number from {least}{limits}"
+    return Kind(needed, _is_integer, lambda value: least <= value <= most)
+
+
+TEXT: Kind[str] = Kind("a string", lambda value: isinstance(value, str))
+BYTES: Kind[bytes] = Kind("bytes", lambda value: isinstance(value, bytes))
+FLAG: Kind[bool] = Kind("True or False", lambda value: isinstance(value, bool))
+INTEGER: Kind[int] = Kind("a whole number", _is_integer)
+COUNT = whole_number(1)
+SIZE = whole_number(0)
+FUNCTION: Kind[Callable[..., Any]] = Kind("a function", callable)
+RATE: Kind[float] = Kind("a number over 0", _is_number, lambda value: 0 < value < math.inf)
+NUMBER: Kind[float] = Kind("a number", _is_number)
+SECONDS: Kind[float] = Kind(
+    f"a number of seconds over 0 and up to {MAX_SECONDS}", _is_number, lambda value: 0 < value <= MAX_SECONDS
+)
+DELAY: Kind[float] = Kind(
+    f"a number of seconds from 0 to {MAX_SECONDS}", _is_number, lambda value: 0 <= value <= MAX_SECONDS
+)
+DURATION: Kind[timedelta] = Kind(
+    "a datetime.timedelta over 0 and up to 100 years, such as timedelta(seconds=90)",
+    lambda value: isinstance(value, timedelta),
+    lambda value: timedelta(0) < value <= MAX_DURATION,
+)
+MOMENT: Kind[datetime] = Kind(
+    "a datetime.datetime with a time zone",
+    lambda value: isinstance(value, datetime),
+    lambda value: value.tzinfo is not None,
+)
+
+
+# --- conversions --------------------------------------------------------------------------------------------------
+
+
+def iterable(value: Iterable[T], where: str | Attribute[Any], needed: str) -> Iterable[T]:
+    """Refuse a value that is not iterable, and a string: its items would be its characters.
+
+    :raises TypeError: it is one of these.
+    """
+    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        raise wrong_type(where, needed, value)
+    return value
+
+
+def to_texts(value: Iterable[str], where: str | Attribute[Any]) -> tuple[str, ...]:
+    """Return the tuple of some strings."""
+    if type(value) is tuple and _ONLY_STRINGS.issuperset(map(type, value)):
+        return value  # the common case, soon
+    texts = tuple(iterable(value, where, "a sequence of strings"))
+    for text in texts:
+        TEXT.check(f"{name_of(where)}: each", text)
+    return texts
+
+
+def to_bytes(value: bytes | bytearray | memoryview, where: str | Attribute[Any]) -> bytes:
+    """Return bytes, given as such or in a buffer, which may change afterwards."""
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    BYTES.check(where, value)
+    return value
+
+
+def to_tuple(value: Iterable[T], where: str | Attribute[Any], kind: Kind[T]) -> tuple[T, ...]:
+    """Return the tuple of some values of one kind."""
+    values = tuple(iterable(value, where, f"a sequence, each item {kind.needed}"))
+    for one in values:
+        kind.check(f"{name_of(where)}: each", one)
+    return values
+
+
+def to_member(value: E | str, where: str | Attribute[Any], members: type[E]) -> E:
+    """Return a member of an enumeration whose values are strings, given as the member or as its value.
+
+    :raises ValueError: there is none with this value; the error has the list.
+    """
+    if isinstance(value, members):
+        return value
+    needed = f"one of {', '.join(repr(member.value) for member in members)} ({members.__qualname__})"
+    if not isinstance(value, str):
+        raise wrong_type(where, needed, value)
+    try:
+        return members(value)
+    except ValueError:
+        raise wrong_value(where, needed, value) from None
+
+
+def to_path(value: Path | str, where: str | Attribute[Any]) -> Path:
+    """Return a path, given as one or as a string."""
+    if isinstance(value, str) and not value:
+        raise wrong_value(where, "the path of a directory", value)
+    if not isinstance(value, Path | str):
+        raise wrong_type(where, "a pathlib.Path or a string", value)
+    return Path(value)
+
+
+def to_path_or_none(value: Path | str | None, where: str | Attribute[Any]) -> Path | None:
+    """Return a path like `to_path`, or None."""
+    return None if value is None else to_path(value, where)
