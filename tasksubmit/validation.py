@@ -1,10 +1,10 @@
 """Checks and conversions of what callers pass to public classes and functions.
 
-A `Kind` says which values a parameter takes. It is a validator of attrs, for a field, and has `Kind.check`, for the
-parameter of a function. The functions ``to_...`` convert as well, where only one meaning is possible: a string to a
-member of an enumeration or a path, an iterable to a tuple (`tasksubmit.wire.address` has those for addresses). They take
-the parameter's name, or the field, so that they are converters of attrs, too:
-``field(converter=Converter(to_texts, takes_field=True))``.
+A `Kind` says which values a parameter takes. It is a validator of attrs, for a field; `checked` is the decorator that
+checks the arguments of functions, methods and constructors by kinds. The functions ``to_...`` convert as well, where
+only one meaning is possible: a string to a member of an enumeration or a path, an iterable to a tuple. Those for
+addresses are in `tasksubmit.wire.address`. A converter of attrs is a named function that calls one of them with the
+name of its field, since mypy knows no other kind of converter.
 
 Every refusal names the parameter, what is needed and what was given. A value of the wrong type is a ``TypeError``; one
 of the right type that makes no sense is a ``ValueError``. This module imports nothing of the package: all others may
@@ -20,15 +20,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attrs import Attribute, frozen
+from typing_extensions import ParamSpec
 
 if TYPE_CHECKING:
     from zope.interface import Interface
 
 T = TypeVar("T")
+P = ParamSpec("P")
 E = TypeVar("E", bound=Enum)
 
 MAX_SECONDS = 10**9
@@ -55,19 +59,14 @@ def _shown(value: object) -> str:
     return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
 
 
-def name_of(where: str | Attribute[Any]) -> str:
-    """Return the name of a parameter, given as that or as the field of an attrs class."""
-    return where if isinstance(where, str) else where.alias or where.name
-
-
-def wrong_type(where: str | Attribute[Any], needed: str, value: object) -> TypeError:
+def wrong_type(name: str, needed: str, value: object) -> TypeError:
     """Make the error for a value of another type than is needed."""
-    return TypeError(f"{name_of(where)} must be {needed}, not {_shown(value)} ({type(value).__qualname__})")
+    return TypeError(f"{name} must be {needed}, not {_shown(value)} ({type(value).__qualname__})")
 
 
-def wrong_value(where: str | Attribute[Any], needed: str, value: object) -> ValueError:
+def wrong_value(name: str, needed: str, value: object) -> ValueError:
     """Make the error for a value of the right type that makes no sense."""
-    return ValueError(f"{name_of(where)} must be {needed}, not {_shown(value)}")
+    return ValueError(f"{name} must be {needed}, not {_shown(value)}")
 
 
 @frozen
@@ -83,24 +82,24 @@ class Kind(Generic[T]):
     is_type: Callable[[object], bool]
     is_in_range: Callable[[Any], bool] | None = None
 
-    def check(self, where: str | Attribute[Any], value: object) -> None:
+    def check(self, name: str, value: object) -> None:
         """Refuse a value that is not of this kind.
 
-        :param where: the name of the parameter.
+        :param name: the name of the parameter.
         :raises TypeError: it has another type.
         :raises ValueError: it makes no sense.
         """
         if not self.is_type(value):
-            raise wrong_type(where, self.needed, value)
+            raise wrong_type(name, self.needed, value)
         if self.is_in_range is not None and not self.is_in_range(value):
-            raise wrong_value(where, self.needed, value)
+            raise wrong_value(name, self.needed, value)
 
     def __call__(self, instance: object, attribute: Attribute[T], value: T) -> None:
         """Validate a field of an attrs class; see `check`."""
-        self.check(attribute, value)
+        self.check(attribute.alias or attribute.name, value)
 
 
-def optional(kind: Kind[T]) -> Kind[T | None]:
+def optional(kind: Kind[Any]) -> Kind[Any]:
     """Return the same kind with None."""
     return Kind(
         f"{kind.needed}, or None",
@@ -119,11 +118,11 @@ def provides(interface: type[Interface] | Any, hint: str = "") -> Kind[Any]:
 
     :param hint: what a caller can do who has none.
     """
-    name = interface.__name__
-    return Kind(f"a provider of {name}{hint and f' ({hint})'}", interface.providedBy)
+    return Kind(f"a provider of {interface.__name__}{hint and f' ({hint})'}", interface.providedBy)
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """True of whole numbers. True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -135,13 +134,13 @@ def whole_number(least: int, most: int = MAX_INTEGER) -> Kind[int]:
     """Return the kind of the whole numbers of a range, both ends in it."""
     limits = f" up to {most}" if most != MAX_INTEGER else ""
     needed = f"a whole number from {least}{limits}"
-    return Kind(needed, _is_integer, lambda value: least <= value <= most)
+    return Kind(needed, is_integer, lambda value: least <= value <= most)
 
 
 TEXT: Kind[str] = Kind("a string", lambda value: isinstance(value, str))
 BYTES: Kind[bytes] = Kind("bytes", lambda value: isinstance(value, bytes))
 FLAG: Kind[bool] = Kind("True or False", lambda value: isinstance(value, bool))
-INTEGER: Kind[int] = Kind("a whole number", _is_integer)
+INTEGER: Kind[int] = Kind("a whole number", is_integer)
 COUNT = whole_number(1)
 SIZE = whole_number(0)
 FUNCTION: Kind[Callable[..., Any]] = Kind("a function", callable)
@@ -165,46 +164,99 @@ MOMENT: Kind[datetime] = Kind(
 )
 
 
+def mapping_of(key: Kind[Any], value: Kind[Any]) -> Kind[Mapping[Any, Any]]:
+    """Return the kind of the mappings of values of one kind to those of another. Errors name the key."""
+
+    def check(mapping: object) -> bool:
+        if not isinstance(mapping, Mapping):
+            return False
+        for one, other in mapping.items():
+            key.check("each key of the mapping", one)
+            value.check(f"the value of {one!s:.80} in the mapping", other)
+        return True
+
+    return Kind(f"a mapping, each key {key.needed}, each value {value.needed}", check)
+
+
+def checker(function: Callable[..., Any], kinds: Mapping[str, Kind[Any]]) -> Callable[..., None]:
+    """Return what checks the arguments of a call of ``function``. Defaults are not checked.
+
+    :raises TypeError: a kind is for a parameter that the function has not.
+    """
+    names = list(signature(function).parameters)
+    if not kinds.keys() <= set(names):
+        raise TypeError(f"{function.__qualname__} has no parameters {sorted(kinds.keys() - set(names))}")
+
+    def check(*args: Any, **kwargs: Any) -> None:
+        for name, value in zip(names, args, strict=False):
+            if name in kinds:
+                kinds[name].check(name, value)
+        for name, value in kwargs.items():
+            if name in kinds:
+                kinds[name].check(name, value)
+
+    return check
+
+
+def checked(**kinds: Kind[Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function so that it raises for arguments of other kinds. See `Kind.check`.
+
+    Methods that return a Deferred have `tasksubmit.protocol.arguments.checked_later`, which fails it.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        check = checker(function, kinds)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            check(*args, **kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
 # --- conversions --------------------------------------------------------------------------------------------------
 
 
-def iterable(value: Iterable[T], where: str | Attribute[Any], needed: str) -> Iterable[T]:
+def iterable(value: Iterable[T], name: str, needed: str) -> Iterable[T]:
     """Refuse a value that is not iterable, and a string: its items would be its characters.
 
     :raises TypeError: it is one of these.
     """
     if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
-        raise wrong_type(where, needed, value)
+        raise wrong_type(name, needed, value)
     return value
 
 
-def to_texts(value: Iterable[str], where: str | Attribute[Any]) -> tuple[str, ...]:
+def to_texts(value: Iterable[str], name: str) -> tuple[str, ...]:
     """Return the tuple of some strings."""
     if type(value) is tuple and _ONLY_STRINGS.issuperset(map(type, value)):
         return value  # the common case, soon
-    texts = tuple(iterable(value, where, "a sequence of strings"))
+    texts = tuple(iterable(value, name, "a sequence of strings"))
     for text in texts:
-        TEXT.check(f"{name_of(where)}: each", text)
+        TEXT.check(f"{name}: each", text)
     return texts
 
 
-def to_bytes(value: bytes | bytearray | memoryview, where: str | Attribute[Any]) -> bytes:
+def to_bytes(value: bytes | bytearray | memoryview, name: str) -> bytes:
     """Return bytes, given as such or in a buffer, which may change afterwards."""
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    BYTES.check(where, value)
+    BYTES.check(name, value)
     return value
 
 
-def to_tuple(value: Iterable[T], where: str | Attribute[Any], kind: Kind[T]) -> tuple[T, ...]:
+def to_tuple(value: Iterable[T], name: str, kind: Kind[T]) -> tuple[T, ...]:
     """Return the tuple of some values of one kind."""
-    values = tuple(iterable(value, where, f"a sequence, each item {kind.needed}"))
+    values = tuple(iterable(value, name, f"a sequence, each item {kind.needed}"))
     for one in values:
-        kind.check(f"{name_of(where)}: each", one)
+        kind.check(f"{name}: each", one)
     return values
 
 
-def to_member(value: E | str, where: str | Attribute[Any], members: type[E]) -> E:
+def to_member(value: E | str, name: str, members: type[E]) -> E:
     """Return a member of an enumeration whose values are strings, given as the member or as its value.
 
     :raises ValueError: there is none with this value; the error has the list.
@@ -213,22 +265,22 @@ def to_member(value: E | str, where: str | Attribute[Any], members: type[E]) -> 
         return value
     needed = f"one of {', '.join(repr(member.value) for member in members)} ({members.__qualname__})"
     if not isinstance(value, str):
-        raise wrong_type(where, needed, value)
+        raise wrong_type(name, needed, value)
     try:
         return members(value)
     except ValueError:
-        raise wrong_value(where, needed, value) from None
+        raise wrong_value(name, needed, value) from None
 
 
-def to_path(value: Path | str, where: str | Attribute[Any]) -> Path:
+def to_path(value: Path | str, name: str) -> Path:
     """Return a path, given as one or as a string."""
     if isinstance(value, str) and not value:
-        raise wrong_value(where, "the path of a directory", value)
+        raise wrong_value(name, "the path of a directory", value)
     if not isinstance(value, Path | str):
-        raise wrong_type(where, "a pathlib.Path or a string", value)
+        raise wrong_type(name, "a pathlib.Path or a string", value)
     return Path(value)
 
 
-def to_path_or_none(value: Path | str | None, where: str | Attribute[Any]) -> Path | None:
+def to_path_or_none(value: Path | str | None, name: str) -> Path | None:
     """Return a path like `to_path`, or None."""
-    return None if value is None else to_path(value, where)
+    return None if value is None else to_path(value, name)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from attrs import NOTHING, fields, frozen
+from attrs import NOTHING, field, fields, frozen
 
 from tasksubmit.lifecycle.table import DEADLINES, Deadline, Event, Side, Stamp, TaskStatus, Timeouts, Transition
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import TEXT, to_member
+from tasksubmit.wire.address import Address, to_address
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 END_OF_TIME = datetime.max.replace(tzinfo=timezone.utc)
@@ -31,13 +32,34 @@ def milliseconds_between(start: datetime | None, end: datetime) -> int:
     return max(0, (end - start) // _MILLISECOND) if start else 0
 
 
+# Spelt out where nothing is to be converted: there is a key for every look at a record.
+
+
+def _to_side(value: Side | str) -> Side:
+    return value if isinstance(value, Side) else to_member(value, "side", Side)
+
+
+def _to_peer(value: Address | str) -> Address:
+    return value if isinstance(value, Address) else to_address(value, "peer")
+
+
+def _to_task_id(value: str) -> str:
+    if not isinstance(value, str):
+        TEXT.check("task_id", value)
+    return value
+
+
 @frozen(cache_hash=True)
 class TaskKey:
-    """What a task is known by: whose record it is, who the other party is, and the id that the submitter made."""
+    """What a task is known by: whose record it is, who the other party is, and the id that the submitter made.
 
-    side: Side
-    peer: Address
-    task_id: str
+    :ivar side: or its word, ``receiver`` or ``submitter``.
+    :ivar peer: or the string of its address.
+    """
+
+    side: Side = field(converter=_to_side)
+    peer: Address = field(converter=_to_peer)
+    task_id: str = field(converter=_to_task_id)
 
 
 @frozen(kw_only=True, slots=False, eq=False)
@@ -232,8 +254,8 @@ class Task:
         return deadline.again if deadline.again and self.attempt < self.max_attempts else deadline.event
 
 
-_NAMES = frozenset(field.name for field in fields(Task))
-_DEFAULTS = {field.name: field.default for field in fields(Task) if field.default is not NOTHING}
+_NAMES = frozenset(attribute.name for attribute in fields(Task))
+_DEFAULTS = {attribute.name: attribute.default for attribute in fields(Task) if attribute.default is not NOTHING}
 for _name, _default in _DEFAULTS.items():
     setattr(Task, _name, _default)  # attrs has taken them off
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from tasksubmit.errors import InvalidAddress
-from tasksubmit.validation import INTEGER, TEXT, instance_of, iterable, name_of, wrong_type
+from tasksubmit.validation import INTEGER, TEXT, instance_of, iterable, wrong_type
 
 _MAX_NETWORK = 2**16 - 1
 _MAX_NODE = 2**32 - 1
@@ -116,29 +115,29 @@ class SocketAddress:
 # --- what callers give in place of addresses ----------------------------------------------------------------------
 
 
-def to_address(value: Address | str, where: str | Attribute[Any]) -> Address:
+def to_address(value: Address | str, name: str) -> Address:
     """Return an address, given as one or as a string; see `tasksubmit.validation`.
 
-    :param where: the name of the parameter, or its field.
+    :param name: the name of the parameter.
     :raises TypeError: it is neither.
     :raises InvalidAddress: it is a string of another form.
     """
     if isinstance(value, Address):
         return value
     if not isinstance(value, str):
-        raise wrong_type(where, "an Address or a string such as '0:0000.0000.0002'", value)
+        raise wrong_type(name, "an Address or a string such as '0:0000.0000.0002'", value)
     try:
         return _parse(value)
     except InvalidAddress as error:
-        raise InvalidAddress(f"{name_of(where)}: {error}") from None
+        raise InvalidAddress(f"{name}: {error}") from None
 
 
-def to_address_or_none(value: Address | str | None, where: str | Attribute[Any]) -> Address | None:
+def to_address_or_none(value: Address | str | None, name: str) -> Address | None:
     """Return an address like `to_address`, or None."""
-    return None if value is None else to_address(value, where)
+    return None if value is None else to_address(value, name)
 
 
-def to_addresses(value: Iterable[Address | str], where: str | Attribute[Any]) -> frozenset[Address]:
+def to_addresses(value: Iterable[Address | str], name: str) -> frozenset[Address]:
     """Return the set of some addresses, each of which is given as `to_address` takes it."""
-    items = iterable(value, where, "a collection of addresses")
-    return frozenset([to_address(item, f"{name_of(where)}: each") for item in items])
+    items = iterable(value, name, "a collection of addresses")
+    return frozenset([to_address(item, f"{name}: each") for item in items])

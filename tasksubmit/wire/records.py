@@ -29,7 +29,8 @@ from typing_extensions import Self
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
 from tasksubmit.pieces import PIECE, in_pieces
-from tasksubmit.validation import FLAG, INTEGER, NUMBER, TEXT, Kind, to_bytes as to_content, to_texts
+from tasksubmit.validation import FLAG, INTEGER, NUMBER, TEXT, Kind, to_texts
+from tasksubmit.validation import to_bytes as to_content
 from tasksubmit.wire.frames import Frame, FrameType, type_name
 from tasksubmit.wire.jsontext import (
     MAX_DEPTH,
@@ -150,9 +151,7 @@ _FLAG = _Kind(False, value_text, _read_flag, _same(FLAG), bool)
 _WORDS = _Kind((), _write_words, _read_words, to_texts)
 _BASE64 = _Kind(b"", _write_base64, _read_base64, to_content, bytes, reads_bytes=True)
 # The document around it is one level more. Values of any type are kept: `value_text` refuses what is not JSON.
-_ANYTHING = _Kind(
-    None, lambda value: value_text(value, MAX_DEPTH - 1), lambda _, value: value, lambda value, _: value
-)
+_ANYTHING = _Kind(None, lambda value: value_text(value, MAX_DEPTH - 1), lambda _, value: value, lambda value, _: value)
 
 
 @frozen
@@ -229,7 +228,7 @@ def _checking(
     """The constructor that refuses values of wrong types, around the one that attrs made."""
 
     @wraps(fill)
-    def __init__(self: Record, *args: Any, **kwargs: Any) -> None:
+    def construct(self: Record, *args: Any, **kwargs: Any) -> None:
         fill(self, *args, **kwargs)
         for name, exact, takes in fields:
             value = getattr(self, name)
@@ -238,7 +237,7 @@ def _checking(
                 if taken is not value:
                     object.__setattr__(self, name, taken)
 
-    return __init__
+    return construct
 
 
 class Record:
