@@ -126,7 +126,8 @@ def is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """True of whole numbers and fractions. True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -144,13 +145,13 @@ INTEGER: Kind[int] = Kind("a whole number", is_integer)
 COUNT = whole_number(1)
 SIZE = whole_number(0)
 FUNCTION: Kind[Callable[..., Any]] = Kind("a function", callable)
-RATE: Kind[float] = Kind("a number over 0", _is_number, lambda value: 0 < value < math.inf)
-NUMBER: Kind[float] = Kind("a number", _is_number)
+RATE: Kind[float] = Kind("a number over 0", is_number, lambda value: 0 < value < math.inf)
+NUMBER: Kind[float] = Kind("a number", is_number)
 SECONDS: Kind[float] = Kind(
-    f"a number of seconds over 0 and up to {MAX_SECONDS}", _is_number, lambda value: 0 < value <= MAX_SECONDS
+    f"a number of seconds over 0 and up to {MAX_SECONDS}", is_number, lambda value: 0 < value <= MAX_SECONDS
 )
 DELAY: Kind[float] = Kind(
-    f"a number of seconds from 0 to {MAX_SECONDS}", _is_number, lambda value: 0 <= value <= MAX_SECONDS
+    f"a number of seconds from 0 to {MAX_SECONDS}", is_number, lambda value: 0 <= value <= MAX_SECONDS
 )
 DURATION: Kind[timedelta] = Kind(
     "a datetime.timedelta over 0 and up to 100 years, such as timedelta(seconds=90)",

@@ -27,6 +27,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver
 from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
@@ -114,7 +115,7 @@ def function_handler() -> ITaskHandler:
 
 PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ITaskStore, lambda: SQLiteTaskStore(None)),
-    (ITaskStore, lambda: SQLiteTaskStore(Path("state"))),
+    (ITaskStore, lambda: SQLiteTaskStore(Path("state"), MemoryReactorClock())),
     (ITaskHandler, node),
     (ITaskHandler, function_handler),
     (ITaskHandler, WaitingHandler),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from attrs import NOTHING, field, fields, frozen
+from attrs import NOTHING, Attribute, field, fields, frozen
 
 from tasksubmit.lifecycle.table import DEADLINES, Deadline, Event, Side, Stamp, TaskStatus, Timeouts, Transition
-from tasksubmit.validation import TEXT, to_member
+from tasksubmit.validation import FLAG, INTEGER, MOMENT, TEXT, Kind, checked, instance_of, optional, to_member, to_texts
 from tasksubmit.wire.address import Address, to_address
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -62,7 +62,26 @@ class TaskKey:
     task_id: str = field(converter=_to_task_id)
 
 
-@frozen(kw_only=True, slots=False, eq=False)
+_KINDS: Mapping[str, Kind[Any]] = {
+    "Side": instance_of(Side),
+    "Address": instance_of(Address),
+    "TaskStatus": instance_of(TaskStatus),
+    "str": TEXT,
+    "int": INTEGER,
+    "int | None": optional(INTEGER),
+    "bool": FLAG,
+    "datetime": MOMENT,
+    "datetime | None": optional(MOMENT),
+    "tuple[str, ...]": Kind("a tuple of strings", lambda value: isinstance(value, tuple)),
+}
+"""What the fields of a record take, by their types."""
+
+
+def _validated(_: type, attributes: list[Attribute[Any]]) -> list[Attribute[Any]]:
+    return [attribute.evolve(validator=_KINDS[str(attribute.type)]) for attribute in attributes]
+
+
+@frozen(kw_only=True, slots=False, eq=False, field_transformer=_validated)
 class Task:
     """One side's record of a task. Times are aware UTC datetimes in whole milliseconds of the node's own clock.
 
@@ -70,7 +89,8 @@ class Task:
     belong to the store and are 0 until it has the record.
 
     There are many of them, and mostly little is set: a record keeps what it was made with in a dictionary, which is
-    copied sooner than so many fields are set, and has the class's defaults for the rest.
+    copied sooner than so many fields are set, and has the class's defaults for the rest. The constructor is for others
+    than the node, and refuses values of wrong types.
     """
 
     side: Side
@@ -155,29 +175,36 @@ class Task:
         return TaskKey(self.side, self.peer, self.task_id)
 
     @staticmethod
+    @checked(
+        task_id=TEXT,
+        description=TEXT,
+        created_at=MOMENT,
+        expires_at=optional(MOMENT),
+        result_due_at=optional(MOMENT),
+    )
     def new(
         *,
-        side: Side,
-        peer: Address,
+        side: Side | str,
+        peer: Address | str,
         task_id: str,
         description: str,
         created_at: datetime,
         expires_at: datetime | None = None,
         result_due_at: datetime | None = None,
-        features: tuple[str, ...] = (),
+        features: Iterable[str] = (),
     ) -> Task:
         """The record of a task that was just submitted."""
         return _keeping(
             {
-                "side": side,
-                "peer": peer,
+                "side": _to_side(side),
+                "peer": _to_peer(peer),
                 "task_id": task_id,
                 "description": description,
                 "justification": "A new task was created",
                 "created_at": created_at,
                 "expires_at": expires_at,
                 "result_due_at": result_due_at,
-                "features": features,
+                "features": to_texts(features, "features"),
             }
         )
 

@@ -23,11 +23,11 @@ from tasksubmit.interfaces import Credential, IPeers, IReloadable
 from tasksubmit.node.identity import BelieveAll
 from tasksubmit.node.peers import to_endpoints
 from tasksubmit.node.policy import PEERS
-from tasksubmit.protocol.arguments import CLOCK, SERVER_ENDPOINT
+from tasksubmit.protocol.arguments import CLOCK, SERVER_ENDPOINT, checked_later
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint, MutualTLSServerEndpoint
 from tasksubmit.tls.trust import Trust
-from tasksubmit.validation import FUNCTION, checked, instance_of, optional
+from tasksubmit.validation import FUNCTION, checked, instance_of, optional, provides
 from tasksubmit.wire.address import Address
 
 
@@ -90,6 +90,7 @@ class MutualTLS(BelieveAll):
             return self._unproved.endpoint(address)
         raise UnknownPeer(f"{address} is not a peer of this node; add it with `tasksubmit trust add {address}`")
 
+    @checked(address=instance_of(Address))
     def inner(self, address: Address) -> IStreamClientEndpoint:
         """What is under the TLS to a trusted peer, as the file now has it.
 
@@ -110,6 +111,7 @@ class MutualTLS(BelieveAll):
         except Exception as error:  # parsers are plugins, and raise what they like
             raise PeerUnreachable(f"{address} is trusted at {peer.endpoint!r}, which is no endpoint: {error}") from None
 
+    @checked_later(address=instance_of(Address), factory=provides(IProtocolFactory))
     def connect(self, address: Address, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Dial a trusted peer; see `MutualTLSClientEndpoint.connect`."""
         self._credentials.refresh()

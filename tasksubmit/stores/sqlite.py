@@ -26,6 +26,7 @@ from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, sche
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
 from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
 from tasksubmit.stores.wal import fault_of_log
+from tasksubmit.validation import Kind, to_path_or_none, to_texts
 from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
@@ -42,6 +43,12 @@ _LOG_BYTES = 16 * 1024 * 1024
 """A log that is longer takes too long to look through at a start; ``tasksubmit check`` does it."""
 
 
+_REACTOR: Kind[Any] = Kind(
+    "the reactor, to which the threads of a store in a directory hand their answers",
+    lambda value: callable(getattr(value, "callFromThread", None)),
+)
+
+
 @implementer(ITaskStore)
 class SQLiteTaskStore:
     """Tasks in ``tasks.db`` and result files in ``results/`` of one state directory, which it locks while open."""
@@ -50,7 +57,7 @@ class SQLiteTaskStore:
 
     def __init__(
         self,
-        directory: Path | None,
+        directory: Path | str | None,
         reactor: Any = None,
         *,
         schema: Sequence[str] | None = None,
@@ -61,9 +68,12 @@ class SQLiteTaskStore:
         :param reactor: see `tasksubmit.stores.threads.Reactor`; where the threads' answers go; needed with a directory.
         :param schema: the steps of the schema, if not this version's own.
         """
+        directory = to_path_or_none(directory, "directory")
+        if directory is not None or reactor is not None:
+            _REACTOR.check("reactor", reactor)
         self._directory = directory
         self._reactor = reactor
-        self._schema = schema_steps() if schema is None else schema
+        self._schema = schema_steps() if schema is None else to_texts(schema, "schema")
         self._results = MemoryResultFiles() if directory is None else ResultFiles(directory / RESULTS)
         self._lock: int | None = None
         self._writer: Worker | None = None
@@ -100,8 +110,6 @@ class SQLiteTaskStore:
             queries.own_by(connection, name, owner)
 
     def _open_directory(self, directory: Path, owner: Address | None) -> None:
-        if self._reactor is None:
-            raise TypeError("a store in a directory needs a reactor")
         path = directory / DATABASE
         try:
             with ExitStack() as undo:

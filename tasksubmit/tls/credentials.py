@@ -18,6 +18,7 @@ from tasksubmit.tls.files import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE
 from tasksubmit.tls.identity import Identity, read_certificates, read_identity
 from tasksubmit.tls.judgement import Admitted, Inspection
 from tasksubmit.tls.trust import NOBODY, Trust, read_trust
+from tasksubmit.validation import FUNCTION, to_path
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 """Those of TLS 1.2: with forward secrecy, and none without authentication of what is sent. Of 1.3 all are."""
@@ -96,7 +97,7 @@ class Credentials:
     :ivar connections: those that were admitted and are open. Whom a new reading does not admit any more is cut off.
     """
 
-    find_files: Callable[[], Files]
+    find_files: Callable[[], Files] = field(validator=FUNCTION)
     connections: set[Connection] = field(factory=set, init=False)
     _loaded: _Loaded | None = field(default=None, init=False)
     _stamps: tuple[object, ...] = field(default=(), init=False)
@@ -105,9 +106,10 @@ class Credentials:
     _log = Logger()
 
     @classmethod
-    def of_directory(cls, directory: Path) -> Credentials:
+    def of_directory(cls, directory: Path | str) -> Credentials:
         """Those of the node that has this state directory."""
-        return cls(lambda: Files.of_directory(directory))
+        path = to_path(directory, "directory")
+        return cls(lambda: Files.of_directory(path))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from typing_extensions import Self
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
 from tasksubmit.pieces import PIECE, in_pieces
-from tasksubmit.validation import FLAG, INTEGER, NUMBER, TEXT, Kind, to_texts
+from tasksubmit.validation import BYTES, FLAG, INTEGER, NUMBER, TEXT, Kind, instance_of, to_texts
 from tasksubmit.validation import to_bytes as to_content
 from tasksubmit.wire.frames import Frame, FrameType, type_name
 from tasksubmit.wire.jsontext import (
@@ -43,6 +43,7 @@ from tasksubmit.wire.jsontext import (
     wrong_type,
 )
 
+_FRAME = instance_of(Frame)
 _INT64_MIN = -(2**63)
 _INT64_MAX = 2**63 - 1
 
@@ -324,6 +325,8 @@ class Record:
         :param document: one JSON object in UTF-8.
         :raises MalformedMessage: it is none, or a field has a value of the wrong type; ``field`` names the key.
         """
+        if type(document) is not bytes:
+            BYTES.check("document", document)
         known = cls._read
         values: dict[str, Any] = {}
         for key, value in decode_object(document, cls._read_as_bytes).items():
@@ -348,6 +351,15 @@ def _check_unknown(key: str, known: dict[str, Any]) -> None:
         raise MalformedMessage(f"the key {key!r} must be spelt {folded!r}", folded)
 
 
+def check_frame(frame: object) -> None:
+    """Refuse what is not a frame; called for each that is read.
+
+    :raises TypeError: it is none.
+    """
+    if type(frame) is not Frame:
+        _FRAME.check("frame", frame)
+
+
 class Message(Record):
     """A record that travels in frames."""
 
@@ -368,6 +380,7 @@ class Message(Record):
 
         :raises MalformedMessage: the frame is of another type, or its payload is not this message.
         """
+        check_frame(frame)
         if frame.type != cls.frame_type:
             raise MalformedMessage(f"a {type_name(frame.type)} frame where {cls.frame_type.name} is needed")
         return cls.from_json(frame.payload)

@@ -228,7 +228,7 @@ def executors(data: bytes) -> None:
 
 @lru_cache
 def _node() -> Node:
-    node = Node(OWN, SQLiteTaskStore(None), StaticPeers({PEER: object()}), clock=Clock())  # type: ignore[dict-item]
+    node = Node(OWN, SQLiteTaskStore(None), StaticPeers({PEER: MemoryNetwork(Clock()).client_endpoint("peer")}), clock=Clock())
     node.startService()
     return node
 

@@ -70,7 +70,7 @@ class PeersOnlyTests(AdmissionContract, TestCase):
 
     def make_policy(self) -> PeersOnly:
         """See `AdmissionContract`."""
-        return PeersOnly(StaticPeers({PEER: MemoryNetwork(None).client_endpoint("x")}))  # type: ignore[arg-type]
+        return PeersOnly(StaticPeers({PEER: MemoryNetwork(Clock()).client_endpoint("x")}))
 
 
 POLICIES: dict[str, Callable[[], IAdmissionPolicy]] = {
