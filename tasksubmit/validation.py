@@ -166,17 +166,13 @@ MOMENT: Kind[datetime] = Kind(
 
 
 def mapping_of(key: Kind[Any], value: Kind[Any]) -> Kind[Mapping[Any, Any]]:
-    """Return the kind of the mappings of values of one kind to those of another. Errors name the key."""
-
-    def check(mapping: object) -> bool:
-        if not isinstance(mapping, Mapping):
-            return False
-        for one, other in mapping.items():
-            key.check("each key of the mapping", one)
-            value.check(f"the value of {one!s:.80} in the mapping", other)
-        return True
-
-    return Kind(f"a mapping, each key {key.needed}, each value {value.needed}", check)
+    """Return the kind of the mappings of values of one kind to those of another."""
+    return Kind(
+        f"a mapping, each key {key.needed}, each value {value.needed}",
+        lambda mapping: (
+            isinstance(mapping, Mapping) and all(key.is_type(k) and value.is_type(v) for k, v in mapping.items())
+        ),
+    )
 
 
 def checker(function: Callable[..., Any], kinds: Mapping[str, Kind[Any]]) -> Callable[..., None]:
@@ -184,12 +180,15 @@ def checker(function: Callable[..., Any], kinds: Mapping[str, Kind[Any]]) -> Cal
 
     :raises TypeError: a kind is for a parameter that the function has not.
     """
-    names = list(signature(function).parameters)
+    parameters = signature(function).parameters
+    names = list(parameters)
+    # Those that a positional argument can be for.
+    places = [name for name, one in parameters.items() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     if not kinds.keys() <= set(names):
         raise TypeError(f"{function.__qualname__} has no parameters {sorted(kinds.keys() - set(names))}")
 
     def check(*args: Any, **kwargs: Any) -> None:
-        for name, value in zip(names, args, strict=False):
+        for name, value in zip(places, args, strict=False):
             if name in kinds:
                 kinds[name].check(name, value)
         for name, value in kwargs.items():

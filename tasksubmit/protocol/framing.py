@@ -147,6 +147,8 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
     def release(self, why: Hold) -> None:
         """Take frames again, unless another reason remains. Those that had arrived are handed over at once."""
+        if not isinstance(why, Hold):
+            raise wrong_type("why", "a Hold", why)
         if why in self._holds:
             self._holds.remove(why)
             if self._is_lost:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -45,7 +46,7 @@ _LOG_BYTES = 16 * 1024 * 1024
 
 _REACTOR: Kind[Any] = Kind(
     "the reactor, to which the threads of a store in a directory hand their answers",
-    lambda value: callable(getattr(value, "callFromThread", None)),
+    lambda value: IReactorTime.providedBy(value) or callable(getattr(value, "callFromThread", None)),
 )
 
 

@@ -40,8 +40,9 @@ class Address:
     def _print(self) -> str:
         INTEGER.check("network", self.network)
         INTEGER.check("node", self.node)
-        if not (0 <= self.network <= _MAX_NETWORK and 0 <= self.node <= _MAX_NODE):
-            raise InvalidAddress(f"network {self.network}, node {self.node}: out of range")
+        for name, number, most in (("network", self.network, _MAX_NETWORK), ("node", self.node, _MAX_NODE)):
+            if not 0 <= number <= most:
+                raise InvalidAddress(f"{name} must be from 0 to {most}, not {number}")
         return f"{self.network}:{self.network:04X}.{self.node >> 16:04X}.{self.node & 0xFFFF:04X}"
 
     @classmethod
@@ -91,7 +92,7 @@ class SocketAddress:
         _ADDRESSES.check("address", self.address)
         INTEGER.check("port", self.port)
         if not 0 <= self.port <= _MAX_PORT:
-            raise InvalidAddress(f"port {self.port}: out of range")
+            raise InvalidAddress(f"port must be from 0 to {_MAX_PORT}, not {self.port}")
 
     @classmethod
     def parse(cls, text: str) -> SocketAddress:

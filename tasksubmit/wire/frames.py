@@ -91,10 +91,15 @@ class Frame:
         if not isinstance(self.type, int) or isinstance(self.type, bool):
             INTEGER.check("type", self.type)
         if type(self._payload) is not bytes:
-            pieces = self._payload if isinstance(self._payload, tuple) else (self._payload,)
-            for piece in pieces:
-                if not isinstance(piece, bytes):
-                    raise wrong_type("payload", "bytes, or a tuple of bytes", piece)
+            self._check_payload(self._payload)
+
+    def _check_payload(self, payload: object) -> None:
+        if isinstance(payload, bytearray | memoryview):  # may change later, and is taken as it is now
+            object.__setattr__(self, "_payload", bytes(payload))
+            return
+        for piece in payload if isinstance(payload, tuple) else (payload,):
+            if not isinstance(piece, bytes):
+                raise wrong_type("payload", "bytes, or a tuple of bytes", piece)
 
     @property
     def payload(self) -> bytes:
