@@ -732,7 +732,7 @@ class ConversionTests(SynchronousTestCase):
         self.assertEqual(AcceptAll(but=[text]).but, {TWO})
 
     def test_words(self) -> None:
-        """A member of an enumeration may be given as its word; an unknown word gets the list of those that there are."""
+        """A member of an enumeration may be given as its word; an unknown word gets the list of words."""
         task = TaskResultMessage(time_idle_ms=59_000, time_cpu_ms=10**7)
         self.assertEqual(polo_score(task, "linear"), polo_score(task, ScoreFormula.LINEAR))
         self.assertNotEqual(polo_score(task, "linear"), polo_score(task))

@@ -229,7 +229,9 @@ def executors(data: bytes) -> None:
 
 @lru_cache
 def _node() -> Node:
-    node = Node(OWN, SQLiteTaskStore(None), StaticPeers({PEER: MemoryNetwork(Clock()).client_endpoint("peer")}), clock=Clock())
+    clock = Clock()
+    peers = StaticPeers({PEER: MemoryNetwork(clock).client_endpoint("peer")})
+    node = Node(OWN, SQLiteTaskStore(None), peers, clock=clock)
     node.startService()
     return node
 
