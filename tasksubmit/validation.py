@@ -116,9 +116,18 @@ def instance_of(cls: type[T], needed: str = "") -> Kind[T]:
 def provides(interface: type[Interface] | Any, hint: str = "") -> Kind[Any]:
     """Return the kind of the providers of an interface of zope.interface.
 
+    An object that has all members of the interface is one, also when its class does not say so with ``@implementer``.
+
     :param hint: what a caller can do who has none.
     """
-    return Kind(f"a provider of {interface.__name__}{hint and f' ({hint})'}", interface.providedBy)
+
+    def is_provider(value: object) -> bool:
+        if interface.providedBy(value):
+            return True
+        # A class has the methods of its instances, and is given by mistake in place of one.
+        return not isinstance(value, type) and all(hasattr(value, name) for name in interface.names(all=True))
+
+    return Kind(f"a provider of {interface.__name__}{hint and f' ({hint})'}", is_provider)
 
 
 def is_integer(value: object) -> bool:

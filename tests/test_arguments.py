@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -26,6 +27,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementedBy, implementer
 from zope.interface.interface import InterfaceClass
@@ -39,6 +41,7 @@ from tasksubmit import (
     Allow,
     Booking,
     Bounds,
+    CallableExecutor,
     Client,
     Credentials,
     Deny,
@@ -142,7 +145,6 @@ ZERO_FITS = frozenset(
         "Booking(points)",
         "Finished(index)",
         "Refusal(retry_after_s)",
-        "Refusing(retry_after_s)",
         # no wait at all
         "ProcessExecutor(grace_seconds)",
         "Node.drain(timeout_seconds)",
@@ -158,8 +160,9 @@ ZERO_FITS = frozenset(
 )
 """Numbers that may be zero."""
 
-ANY_NUMBER_FITS = frozenset({"Booking(points)", "Frame(type)", "type_name(n)"})
-"""Numbers of which the type alone is checked: the score may fall, and `Frame.header` knows the range of types."""
+ANY_NUMBER_FITS = frozenset({"Booking(points)", "Frame(type)", "Refusing(retry_after_s)", "type_name(n)"})
+"""Numbers of which the type alone is checked: a score may fall, `Frame.header` knows the range of types, and a scripted
+peer may say anything."""
 
 TYPES_ALONE = (Task, *(getattr(tasksubmit, name) for name in (
     "PoloScoreBreakdown", "SubmitRequest", "SubmitResponse", "TaskFile", "TaskResult", "TaskResultMessage",
@@ -340,7 +343,8 @@ class World:
 
     def mutual_tls(self) -> MutualTLS:
         """Peers that are known by their keys."""
-        return MutualTLS(Credentials.of_directory(Path("nowhere")), print, Clock(), Clock().seconds)
+        dial = self.agents.network.client_endpoint
+        return MutualTLS(Credentials.of_directory(Path("nowhere")), dial, Clock(), Clock().seconds)
 
     def task(self) -> Task:
         """A record."""
@@ -596,12 +600,12 @@ class Walk:
         if public.owner is not None and not public.is_bound:
             function = getattr(self._instances[public.owner](), function.__name__)
         result = function(*given, **arguments)
-        errors: list[BaseException] = []
+        failures: list[Failure] = []
         if isinstance(result, FanOut):
             result = result.all()  # what is wrong with an item comes out when it is its turn
         if isinstance(result, Deferred):
-            result.addErrback(lambda failure: errors.append(failure.value))
-        return errors[0] if errors else None
+            result.addErrback(failures.append)
+        return failures[0].value if failures else None
 
 
 class WalkTests(SynchronousTestCase):
@@ -747,13 +751,15 @@ class ConversionTests(SynchronousTestCase):
                 answer = policy.admit(Peer(ONE, "memory"), make_request(by=ONE))
                 assert isinstance(answer, Refusal), policy
                 self.assertEqual(answer.code, "not_a_peer")
-        self.assertEqual(SubmitRequest(features=(word for word in ["ack"])).features, ("ack",))
+        words: Any = (word for word in ["ack"])
+        self.assertEqual(SubmitRequest(features=words).features, ("ack",))
         command = ProcessExecutor(reactor=Clock(), command=(word for word in ["wc", "-w"])).command
         self.assertEqual(command, ("wc", "-w"))
 
     def test_later_changes_do_not_count(self) -> None:
         """A collection that changes after it was given changes nothing."""
-        addresses, content = [ONE], bytearray(b"content")
+        addresses = [ONE]
+        content: Any = bytearray(b"content")
         policy, message = Deny(addresses), TaskResultMessage("t", "file", file_data=content)
         addresses.clear()
         content.clear()
@@ -860,6 +866,20 @@ class MistakeTests(SynchronousTestCase):
         for policy in (PeerQuota(2), QueueLimit(2)):
             error = self.assertRaises(RuntimeError, policy.admit, Peer(ONE, "memory"), make_request(by=ONE))
             self.assertIn("give it to a Node", str(error))
+
+    def test_class_in_place_of_an_instance(self) -> None:
+        """A class is no component, although it has the methods; an object with the methods is one."""
+
+        class Everybody:
+            def admit(self, peer: Peer, request: SubmitRequest) -> None:
+                return None
+
+        make = partial(Node, ONE, SQLiteTaskStore(None), StaticPeers({}), clock=Clock())
+        make(policy=Everybody())  # type: ignore[arg-type]  # it does not say what it provides
+        for options in ({"policy": Everybody}, {"acceptance": AcceptAll}, {"executor": CallableExecutor}):
+            [name] = options
+            error = self.assertRaises(TypeError, make, **options)
+            self.assertIn(f"{name} must be a provider of", str(error))
 
     def test_command_is_no_string(self) -> None:
         """A command in one string is refused, with what makes arguments of it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timezone
-from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
@@ -59,7 +58,7 @@ class MutualTLS(BelieveAll):
         clock: IReactorTime,
         wall: Callable[[], float],
         *,
-        endpoints: Mapping[Address | str, IStreamClientEndpoint] | Mapping[Address, Any] | None = None,
+        endpoints: Mapping[Address, IStreamClientEndpoint] | Mapping[str, IStreamClientEndpoint] | None = None,
         unproved: IPeers | None = None,
     ) -> None:
         self._credentials = credentials

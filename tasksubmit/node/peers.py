@@ -44,7 +44,9 @@ class StaticPeers:
     :param endpoints: each peer, or the string of its address, with the endpoint that leads to it.
     """
 
-    def __init__(self, endpoints: Mapping[Address | str, IStreamClientEndpoint] | Mapping[Address, Any]) -> None:
+    def __init__(
+        self, endpoints: Mapping[Address, IStreamClientEndpoint] | Mapping[str, IStreamClientEndpoint]
+    ) -> None:
         self._endpoints = to_endpoints(endpoints, "endpoints")
 
     def addresses(self) -> Collection[Address]:

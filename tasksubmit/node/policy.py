@@ -32,7 +32,7 @@ from tasksubmit.wire.messages import SubmitRequest
 
 _RETRY_QUOTA_SECONDS = 60
 
-POLICY = provides(IAdmissionPolicy, "see tasksubmit.interfaces; a class says so with @implementer(IAdmissionPolicy)")
+POLICY = provides(IAdmissionPolicy, "such as PeersOnly")
 PEERS = provides(IPeers, "such as StaticPeers")
 _LOAD = optional(provides(ILoad, "a node gives its own to its policy"))
 

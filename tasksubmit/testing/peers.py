@@ -19,7 +19,7 @@ from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import from_milliseconds
 from tasksubmit.testing.clocks import ProcessClock
 from tasksubmit.testing.network import MemoryNetwork
-from tasksubmit.validation import FLAG, FUNCTION, SIZE, TEXT, Kind, checked, instance_of, optional, to_texts
+from tasksubmit.validation import FLAG, FUNCTION, INTEGER, TEXT, Kind, checked, instance_of, optional, to_texts
 from tasksubmit.wire import records
 from tasksubmit.wire.address import Address, to_address
 from tasksubmit.wire.frames import Frame, FrameDecoder
@@ -326,7 +326,7 @@ class Refusing(WellBehaved):
     :param retry_after_s: when to try again, in seconds; 0 for no advice.
     """
 
-    @checked(code=TEXT, message=TEXT, retry_after_s=SIZE)
+    @checked(code=TEXT, message=TEXT, retry_after_s=INTEGER)
     def __init__(self, code: str, message: str = "no", retry_after_s: int = 0) -> None:
         super().__init__()
         self._code = code
