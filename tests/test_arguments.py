@@ -82,13 +82,13 @@ from tasksubmit import (
     Timeouts,
     polo_score,
 )
-from tasksubmit.errors import InvalidAddress, UnknownPeer
+from tasksubmit.errors import InvalidAddress, InvalidTime, UnknownPeer
 from tasksubmit.protocol.framing import Hold
 from tasksubmit.testing import Agents, Behaviour, FakeExecution, FakeExecutor, Line, MemoryNetwork, MemoryScoreBook
 from tasksubmit.validation import COUNT, checked
 from tests.node.helpers import request as make_request
 
-REFUSALS = (TypeError, ValueError, InvalidAddress)
+REFUSALS = (TypeError, ValueError, InvalidAddress, InvalidTime)
 NOW = datetime(2026, 11, 30, tzinfo=timezone.utc)
 ONE, TWO = Address(0, 1), Address(0, 2)
 
@@ -300,13 +300,15 @@ def wrong_values(annotation: str, is_number_free: bool, zero_fits: bool) -> Iter
     if "bool" in words:
         yield from ("no", 0)
     if "datetime" in words:
-        yield from ("2026-11-30T00:00:00Z", 1.5e9)
+        yield from ("2026-11-30T00:00:00Z", 1.5e9, datetime(2026, 11, 30))
 
 
 def shown(value: object) -> str:
     """A value, as it is in an error; of objects without a text the type, and of a collection its item."""
     if isinstance(value, list | dict):
         return shown(*value)
+    if isinstance(value, datetime):
+        return str(value.year)
     return type(value).__name__ if isinstance(value, (Wrong, Falsy)) else repr(value)[:20]
 
 
@@ -579,7 +581,7 @@ class Walk:
             self.complaints.append(f"{where} gave an error that does not say what was given: {error}")
         elif not re.search(rf"\b{parameter.name}\b", str(error)):
             self.complaints.append(f"{where} gave an error that does not name it: {error}")
-        elif not re.search(r"must be .*, not .+|is not an address", str(error)):
+        elif not re.search(r"must be .*, not .+|is not an address|has no time zone", str(error)):
             self.complaints.append(f"{where} gave an error that does not say what is needed and given: {error}")
 
     def _error(
@@ -920,6 +922,24 @@ class MistakeTests(SynchronousTestCase):
         self.assertIn("clientFromString", str(error))
         endpoint = clientFromString(MemoryReactorClock(), "tcp:127.0.0.1:11003")
         self.assertIs(StaticPeers({ONE: endpoint}).endpoint(ONE), endpoint)
+
+    def test_custom_peers_need_endpoints(self) -> None:
+        """A submission fails when the peers of an application give something else than an endpoint."""
+
+        class Texts(EmptyComponent):
+            def endpoint(self, address: Address) -> Any:
+                return "tcp:127.0.0.1:11003"
+
+        asker = Agents(self).node(peers=Texts())
+        failed = self.failureResultOf(asker.submit(ONE, "work"), TypeError)
+        self.assertIn("clientFromString", failed.getErrorMessage())
+
+    def test_executor_needs_a_lease(self) -> None:
+        """The lease of an executor is a `Lease`, and no duration."""
+        executor: Any = FakeExecutor()
+        executor.lease = timedelta(1)
+        make = partial(Node, ONE, SQLiteTaskStore(None), StaticPeers({}), clock=Clock(), executor=executor)
+        self.assertIn("executor.lease must be an instance of Lease", str(self.assertRaises(TypeError, make)))
 
     def test_submit_to_a_string(self) -> None:
         """A task is submitted to the string of an address as well; to another string it is not."""

@@ -106,7 +106,7 @@ class AllOf:
                 break
             answer = policy.admit(peer, request)
             refusal = answer if answer is None or isinstance(answer, Refusal) else await answer
-        return refusal or self._ask_again(peer, request)
+        return self._ask_again(peer, request) if refusal is None else refusal
 
     def _ask_again(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """What those say by now that answer at once: others may have been admitted while a slow one was waited for."""

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from typing_extensions import override
 from zope.interface import implementer
 
-from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, NotAccepting, UnknownTask
+from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, InvalidTime, NotAccepting, UnknownTask
 from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
@@ -54,7 +54,7 @@ from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.node.workers import Workers
-from tasksubmit.protocol.arguments import CLOCK, SERVER_ENDPOINT, checked_later
+from tasksubmit.protocol.arguments import CLIENT_ENDPOINT, CLOCK, SERVER_ENDPOINT, checked_later
 from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.elsewhere import do_elsewhere
 from tasksubmit.protocol.factory import TaskSubmitFactory
@@ -249,6 +249,8 @@ class Node(MultiService):
             bounds=bounds,
             identify=self.authenticator.authenticate,
         )
+        if executor is not None:
+            instance_of(Lease).check("executor.lease", executor.lease)
         self._acceptance = Acceptance(self._records, self._inbox, acceptance) if acceptance is not None else None
         self.workers = (
             Workers(self._inbox, self._live, executor, concurrency, tick_seconds, clock)
@@ -455,23 +457,23 @@ class Node(MultiService):
         result_due_at: datetime | None,
     ) -> SubmittedTask:
         to = to_address(to, "to")
-        self.peers.endpoint(to)
+        CLIENT_ENDPOINT.check(f"what peers.endpoint gives for {to}", self.peers.endpoint(to))
         if self._inbox.is_draining:
             raise NotAccepting("the node is being drained: it submits nothing new")
         task_id = generate_task_id(self._random.randbytes) if task_id is None else task_id
         request = SubmitRequest(task_id, description, str(self.address), str(to))
         request.to_frame()
         request.validate(self._max_description_bytes)
-        for deadline in (expires_at, result_due_at):
-            if deadline is not None and format_time(deadline) and deadline <= self._records.now():
-                await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), deadline)
+        for name, deadline in (("expires_at", expires_at), ("result_due_at", result_due_at)):
+            if deadline is not None and _written(name, deadline) and deadline <= self._records.now():
+                await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), name, deadline)
         task = await self._outbox.submit(to, description, task_id, expires_at, result_due_at)
         return SubmittedTask(self, task.key)
 
-    async def _refuse_unless_known(self, key: TaskKey, deadline: datetime) -> None:
+    async def _refuse_unless_known(self, key: TaskKey, name: str, deadline: datetime) -> None:
         """A task whose deadline has passed makes no sense; but the same task again is the one that there is."""
         if await self.store.get(key) is None:
-            raise InvalidMessage(f"the deadline {format_time(deadline)} has passed already", "expires_at")
+            raise InvalidMessage(f"the deadline {format_time(deadline)} has passed already", name)
 
     @checked(concurrency=COUNT)
     def submit_many(self, tasks: Iterable[tuple[Address | str, str]], *, concurrency: int = 16) -> FanOut:
@@ -612,6 +614,17 @@ class Node(MultiService):
         Fails with `UnknownTask`, and with `StoreClosed` when the node stops meanwhile. Cancelling gives up the wait.
         """
         return Deferred.fromCoroutine(self._live.wait(key, condition))
+
+
+def _written(name: str, deadline: datetime) -> str:
+    """The text of a deadline.
+
+    :raises InvalidTime: it has none; the error names the parameter.
+    """
+    try:
+        return format_time(deadline)
+    except InvalidTime as error:
+        raise InvalidTime(f"{name}: {error}") from None
 
 
 def _command(work: Coroutine[Any, Any, T]) -> Deferred[T]:
