@@ -30,7 +30,7 @@ from tasksubmit.interfaces import (
     Refusal,
     ResultFile,
 )
-from tasksubmit.lifecycle.change import Booking
+from tasksubmit.lifecycle.change import Booking, Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.polo import PoloScoreBreakdown, ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import ALLOWED_RESULT_EXTENSIONS, FORBIDDEN_RESULT_EXTENSIONS
 from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, Lease, Side, TaskStatus, Timeouts
@@ -136,6 +136,7 @@ __all__ = [
     "CallableExecutor",
     "Client",
     "Credentials",
+    "Delivery",
     "Deny",
     "Drained",
     "Execution",
@@ -185,6 +186,7 @@ __all__ = [
     "SubmitResponse",
     "SubmittedTask",
     "Task",
+    "TaskEvent",
     "TaskFile",
     "TaskKey",
     "TaskResult",
@@ -195,6 +197,7 @@ __all__ = [
     "TaskSubmitFactory",
     "TaskSubmitProtocol",
     "Timeouts",
+    "Tombstone",
     "allow_files",
     "connect",
     "generate_task_id",

@@ -55,6 +55,7 @@ from tasksubmit import (
     IExecutor,
     IPeers,
     IScoreBook,
+    ITaskStore,
     Lease,
     Load,
     MutualTLS,
@@ -84,7 +85,16 @@ from tasksubmit import (
 )
 from tasksubmit.errors import InvalidAddress, InvalidTime, UnknownPeer
 from tasksubmit.protocol.framing import Hold
-from tasksubmit.testing import Agents, Behaviour, FakeExecution, FakeExecutor, Line, MemoryNetwork, MemoryScoreBook
+from tasksubmit.testing import (
+    Agents,
+    Behaviour,
+    FakeExecution,
+    FakeExecutor,
+    Line,
+    MemoryNetwork,
+    MemoryScoreBook,
+    MemoryTaskStore,
+)
 from tasksubmit.validation import COUNT, checked
 from tests.node.helpers import request as make_request
 
@@ -101,6 +111,11 @@ EXEMPT: Mapping[str, str] = {
     "TaskStatus": "an enumeration, whose constructor is the standard library's",
     "Drained": "an answer of the node, which alone makes it",
     "Story": "an answer of the node, which alone makes it",
+    "Delivery": "a row of the store, made by the node",
+    "TaskEvent": "a row of the store, made by the node",
+    "Tombstone": "a row of the store, made by the node",
+    "Tombstone.is_of": "called by the node with the description of a submission",
+    "Tombstone.of": "called by the store with its rows",
     # parameters
     "TaskResult(result)": "any JSON value is one; to_frame refuses others",
     "SubmitRequest.validate(max_description_bytes)": "the limit of a factory, which has checked it, with each message",
@@ -153,6 +168,9 @@ ZERO_FITS = frozenset(
         "Agents.advance(seconds)",
         "Agents.delay(seconds)",
         "MemoryNetwork.delay(seconds)",
+        # before the first record there is none
+        "SQLiteTaskStore.list_tasks(before)",
+        "MemoryTaskStore.list_tasks(before)",
         # a number that has its own range
         "Address(network)",
         "Address(node)",
@@ -169,6 +187,15 @@ TYPES_ALONE = (Task, *(getattr(tasksubmit, name) for name in (
     "TaskStatusUpdate",
 )))  # fmt: skip
 """Values from the wire or the store: ``validate`` or the table of transitions says which of them make sense."""
+
+
+ASKED_BY_APPLICATIONS = frozenset(
+    {
+        *("deliveries_of", "events_of", "find", "get", "keep_note", "list_tasks", "note", "queue", "read_result"),
+        *("recall", "score", "tombstones"),
+    }
+)
+"""Methods of `ITaskStore` that applications call, too, and which are walked like others."""
 
 
 class Wrong:
@@ -221,7 +248,7 @@ def public_callables(*modules: Any) -> Iterator[Public]:
     """Everything public that takes arguments.
 
     Left out are interfaces, since their providers are here; exceptions, which take any text; and methods that an
-    interface of the package demands, which the node calls with values of its own.
+    interface of the package demands, which the node calls with values of its own (a store is asked by others, too).
     """
     for module in modules:
         for name in module.__all__:
@@ -241,6 +268,7 @@ def _methods(name: str, cls: type) -> Iterator[Public]:
         for interface in implementedBy(cls)
         if interface.__module__.startswith("tasksubmit")
         for member in interface.names(all=True)
+        if not (interface is ITaskStore and member in ASKED_BY_APPLICATIONS)
     }
     for attribute in dir(cls):
         static = inspect.getattr_static(cls, attribute)
@@ -340,6 +368,8 @@ class World:
             TaskSubmitFactory: lambda: TaskSubmitFactory(lambda *_: True, clock=clock),
             TaskSubmitProtocol: lambda: TaskSubmitProtocol(clock),
             type(network): lambda: network,
+            MemoryTaskStore: MemoryTaskStore,
+            SQLiteTaskStore: lambda: SQLiteTaskStore(None),
             tasksubmit.testing.ScriptedPeer: lambda: self.agents.peer(Behaviour()),
         }
 
@@ -427,7 +457,7 @@ class World:
             "addresses": [ONE],
             "asked": Execution(self.task(), print),
             "authenticator": self.mutual_tls(),
-            "before": NOW,
+            "before": None,
             "behaviour": Behaviour(),
             "bounds": Bounds(),
             "but": [ONE],
@@ -437,6 +467,7 @@ class World:
             "Task.new(created_at)": NOW,
             "credentials": Credentials.of_directory(Path("nowhere")),
             "data": b"",
+            "digest": "",
             "directory": Path("nowhere"),
             "SQLiteTaskStore(directory)": None,
             "document": b"{}",
@@ -498,6 +529,10 @@ class World:
             "store": SQLiteTaskStore(None),
             "task": SubmittedTask(node, key),
             "Execution(task)": self.task(),
+            "SQLiteTaskStore.events_of(task)": self.task(),
+            "MemoryTaskStore.events_of(task)": self.task(),
+            "SQLiteTaskStore.list_tasks(status)": None,
+            "MemoryTaskStore.list_tasks(status)": None,
             "polo_score(task)": self.task(),
             "FanOut(tasks)": [],
             "Node.submit_many(tasks)": [],

@@ -21,13 +21,14 @@ from tasksubmit.interfaces import ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Change, Delivery, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.protocol.arguments import checked_later
 from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention
 from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
 from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
 from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
 from tasksubmit.stores.wal import fault_of_log
-from tasksubmit.validation import Kind, to_path_or_none, to_texts
+from tasksubmit.validation import COUNT, SIZE, TEXT, Kind, instance_of, optional, to_path_or_none, to_texts
 from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ _LOG_BYTES = 16 * 1024 * 1024
 """A log that is longer takes too long to look through at a start; ``tasksubmit check`` does it."""
 
 
+_KEY = instance_of(TaskKey, "a TaskKey, such as task.key")
+_ADDRESS = instance_of(Address)
 _REACTOR: Kind[Any] = Kind(
     "the reactor, to which the threads of a store in a directory hand their answers",
     lambda value: IReactorTime.providedBy(value) or callable(getattr(value, "callFromThread", None)),
@@ -223,6 +226,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.remember_features`."""
         return self._write(lambda connection: queries.remember_features(connection, peer, features))
 
+    @checked_later(name=TEXT, text=TEXT)
     def keep_note(self, name: str, text: str) -> Deferred[None]:
         """See `ITaskStore.keep_note`."""
         return self._write(lambda connection: queries.keep_note(connection, name, text))
@@ -236,14 +240,23 @@ class SQLiteTaskStore:
     def _read(self, statement: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
         return _run(self._reader, each, statement)
 
+    @checked_later(key=_KEY)
     def get(self, key: TaskKey) -> Deferred[Task | None]:
         """See `ITaskStore.get`."""
         return _run(self._reader, queries.get_tasks, key)
 
+    @checked_later(task_id=TEXT, peer=optional(_ADDRESS))
     def find(self, task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
         """See `ITaskStore.find`."""
         return _run(self._reader, queries.find_tasks, (task_id, peer))
 
+    @checked_later(
+        side=optional(instance_of(Side)),
+        status=optional(instance_of(TaskStatus)),
+        peer=optional(_ADDRESS),
+        before=optional(SIZE),
+        limit=COUNT,
+    )
     def list_tasks(
         self,
         *,
@@ -256,10 +269,12 @@ class SQLiteTaskStore:
         """See `ITaskStore.list_tasks`."""
         return self._read(lambda connection: queries.list_tasks(connection, side, status, peer, before, limit))
 
+    @checked_later(task_id=TEXT, peer=optional(_ADDRESS))
     def tombstones(self, task_id: str, peer: Address | None = None) -> Deferred[list[Tombstone]]:
         """See `ITaskStore.tombstones`."""
         return self._read(lambda connection: retention.tombstones(connection, task_id, peer))
 
+    @checked_later(key=_KEY)
     def recall(self, key: TaskKey) -> Deferred[Task | Tombstone | None]:
         """See `ITaskStore.recall`."""
         return _run(self._reader, queries.recall, key)
@@ -272,10 +287,12 @@ class SQLiteTaskStore:
         """See `ITaskStore.result_bytes`."""
         return self._read(retention.result_bytes)
 
+    @checked_later(task=instance_of(Task))
     def events_of(self, task: Task) -> Deferred[list[TaskEvent]]:
         """See `ITaskStore.events_of`."""
         return self._read(lambda connection: events.of_task(connection, task.number))
 
+    @checked_later(limit=COUNT)
     def queue(self, limit: int) -> Deferred[list[Task]]:
         """See `ITaskStore.queue`."""
         return self._read(lambda connection: queries.queue(connection, limit))
@@ -311,6 +328,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.owed_peers`."""
         return self._read(deliveries.owed_peers)
 
+    @checked_later(key=_KEY)
     def deliveries_of(self, key: TaskKey) -> Deferred[list[Delivery]]:
         """See `ITaskStore.deliveries_of`."""
         return self._read(lambda connection: deliveries.of_task(connection, key))
@@ -319,6 +337,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.load`."""
         return self._read(queries.load)
 
+    @checked_later(name=TEXT)
     def note(self, name: str) -> Deferred[str]:
         """See `ITaskStore.note`."""
         return self._read(lambda connection: queries.note(connection, name))
@@ -327,6 +346,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.scores`."""
         return self._read(ledger.scores)
 
+    @checked_later(address=_ADDRESS)
     def score(self, address: Address) -> Deferred[int]:
         """See `ITaskStore.score`."""
         return self._read(lambda connection: ledger.score(connection, address))
@@ -365,6 +385,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.discard_result`."""
         return self._with_files(lambda files: files.discard, [name])
 
+    @checked_later(name=TEXT, digest=TEXT)
     def read_result(self, name: str, digest: str = "") -> Deferred[bytes]:
         """See `ITaskStore.read_result`."""
         return _run(self._files, each_file, lambda files: files.read(name, digest))
