@@ -10,6 +10,7 @@ from typing import Protocol
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IAddress, IReactorTime
 
+from tasksubmit.validation import COUNT, whole_number
 from tasksubmit.wire.frames import MAX_FRAME
 
 SMALL_BYTES = 64 * 1024
@@ -36,9 +37,9 @@ class Bounds:
         connection apart; at least `LEAST_BUFFERED_BYTES`.
     """
 
-    max_connections: int = 2000
-    max_connections_per_peer: int = 500
-    max_buffered_bytes: int = 128 * 1024 * 1024
+    max_connections: int = field(default=2000, validator=COUNT)
+    max_connections_per_peer: int = field(default=500, validator=COUNT)
+    max_buffered_bytes: int = field(default=128 * 1024 * 1024, validator=whole_number(LEAST_BUFFERED_BYTES))
 
 
 class Holder(Protocol):
