@@ -55,8 +55,8 @@ class Attempt:
         self._is_stopping = False
         self._is_cancelled = False
         self._has_worked = False
-        self._untold = ""
-        self._telling: Deferred[None] | None = None
+        self._unsent = ""
+        self._sending: Deferred[None] | None = None
         self._pauses: set[Deferred[None]] = set()
 
     async def run(self, executor: IExecutor) -> bool | None:
@@ -71,10 +71,13 @@ class Attempt:
         is_done, report = await self._outcome(self._work)
         self._has_worked = True
         watching.cancel()
-        await self._end_telling()
-        if self._is_unwanted:
-            return None
-        return await self._deliver(is_done, report)
+        self._unsent = ""  # the results say more
+        self._cancel_pauses()
+        try:
+            return None if self._is_unwanted else await self._deliver(is_done, report)
+        finally:
+            if self._sending is not None:  # a commit of progress, which an outcome had to wait for anyway
+                await self._sending
 
     def stop(self) -> None:
         """The node stops: end the work, and have the task begun again later."""
@@ -157,26 +160,24 @@ class Attempt:
     def _note_progress(self, text: str) -> None:
         text = _printable(text)
         if text and not self._has_worked:
-            self._untold = text
-            if self._telling is None:
-                self._telling = Deferred.fromCoroutine(self._tell_progress())
+            self._unsent = text
+            if self._sending is None:
+                self._sending = Deferred.fromCoroutine(self._send_progress())
 
-    async def _tell_progress(self) -> None:
-        while self._untold:
-            text, self._untold = self._untold, ""
+    async def _send_progress(self) -> None:
+        """Record the newest progress, at most once in `PROGRESS_SECONDS`; the end of the work ends this, too.
+
+        The pause comes after a message, and is left out once the work has ended: the end never waits for it.
+        """
+        while self._unsent:
+            text, self._unsent = self._unsent, ""
             try:
                 await self._inbox.progress(self._task.key, text, self._task.attempt)
             except TaskSubmitError as error:
-                self._log.debug("progress was not told: {error}", error=str(error))
-            await self._wait(PROGRESS_SECONDS)
-        self._telling = None
-
-    async def _end_telling(self) -> None:
-        self._untold = ""
-        telling = self._telling
-        if telling is not None:
-            self._cancel_pauses()
-            await telling
+                self._log.debug("progress was not recorded: error={error}", error=str(error))
+            if not self._has_worked:
+                await self._wait(PROGRESS_SECONDS)
+        self._sending = None
 
     # --- pauses ------------------------------------------------------------------------------------------------------
 

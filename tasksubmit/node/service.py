@@ -457,27 +457,40 @@ class Node(MultiService):
         return _command(self._inbox.decline(key, justification))
 
     def execute(self, key: TaskKey | None = None, lease: Lease | None = None) -> Deferred[Task]:
-        """Begin the head of the queue; see `Inbox.execute`.
+        """Begin the head of the queue; see `Inbox.execute`. Fires with the record, whose ``attempt`` is a fencing token.
+
+        The four verbs below take that number as ``attempt``, and refuse it once a later attempt was made. Without it
+        they work only while there was a single attempt.
 
         :param lease: what to do when nothing more is heard of the execution; by default as the node was told.
         """
         return _command(self._inbox.execute(key, lease or self._lease))
 
-    def progress(self, key: TaskKey, text: str) -> Deferred[Task]:
+    def progress(self, key: TaskKey, text: str, *, attempt: int | None = None) -> Deferred[Task]:
         """Tell how far an execution is, which renews its lease; see `Inbox.progress`."""
-        return _command(self._inbox.progress(key, text))
+        return _command(self._inbox.progress(key, text, attempt))
 
-    def put_back(self, key: TaskKey, reason: str = "The task was put back") -> Deferred[Task]:
+    def put_back(
+        self, key: TaskKey, reason: str = "The task was put back", *, attempt: int | None = None
+    ) -> Deferred[Task]:
         """Have an execution begun again; see `Inbox.put_back`."""
-        return _command(self._inbox.put_back(key, reason))
+        return _command(self._inbox.put_back(key, reason, attempt))
 
-    def fail(self, key: TaskKey, error: str) -> Deferred[Task]:
+    def fail(self, key: TaskKey, error: str, *, attempt: int | None = None) -> Deferred[Task]:
         """End an execution that cannot be done; see `Inbox.fail`."""
-        return _command(self._inbox.fail(key, error))
+        return _command(self._inbox.fail(key, error, attempt))
 
-    def send_results(self, key: TaskKey, text: str = "", *, filename: str = "", content: bytes = b"") -> Deferred[Task]:
+    def send_results(
+        self,
+        key: TaskKey,
+        text: str = "",
+        *,
+        filename: str = "",
+        content: bytes = b"",
+        attempt: int | None = None,
+    ) -> Deferred[Task]:
         """Give the results of an EXECUTING task; see `Inbox.complete`."""
-        return _command(self._inbox.complete(key, text, filename, content))
+        return _command(self._inbox.complete(key, text, filename, content, attempt))
 
     # --- either side ---------------------------------------------------------------------------------------------
 

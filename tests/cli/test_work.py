@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from tasksubmit.cli import output
@@ -54,6 +56,24 @@ class ExecutionTests(CommandTestCase):
         self.executing("t1")
         self.assertEqual(self.data("put-back", "t1")["justification"], "The task was put back")
         self.assertIn("was put back already; `tasksubmit why`", self.failed("put-back", "t1"))
+
+    def test_superseded_attempt(self) -> None:
+        """After a second attempt the verbs need its number, and the commands that `why` prints have it."""
+        self.executing("t1")
+        self.ok("put-back", "t1", "--attempt", "1")
+        self.assertRegex(self.ok("execute"), r"(?m)^attempt +2$")
+        self.assertRegex(self.ok("show", "t1"), r"(?m)^attempt +2$")
+        for verb, *arguments in (("progress", "half"), ("fail", "--error", "x"), ("put-back",)):
+            self.assertIn("give the number of the attempt", self.failed(verb, "t1", *arguments))
+            self.assertIn("attempt 1 of task t1 was superseded", self.failed(verb, "t1", *arguments, "--attempt", "1"))
+        self.failed("send-results", "t1", "--text", "late", "--attempt", "1")
+        self.assertEqual(self.run_command("progress", "t1", "x", "--attempt", "0").exit_code, 2)
+        commands = [line.strip("$ ") for line in self.ok("why", "t1").splitlines() if line.startswith("  $ ")]
+        self.assertEqual(len(commands), 4)
+        (progress,) = [command for command in commands if " progress " in command]
+        (results,) = [command for command in commands if " send-results " in command]
+        self.ok(*shlex.split(progress)[1:])
+        self.assertIn("is COMPLETED", self.ok(*shlex.split(results)[1:]))
 
     def test_fail(self) -> None:
         """Failing needs an error, and ends the task."""

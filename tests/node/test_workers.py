@@ -308,6 +308,32 @@ class ProgressTests(WorkersTestCase):
         self.executor.ends[0].callback("there")
         self.assertEqual(self.done(result).result_text, "there")
 
+    def test_end_does_not_wait_for_progress(self) -> None:
+        """A task that reports progress just before it returns ends at that moment, like any other."""
+        self.stop(self.bob)
+        self.bob = self.employ(CallableExecutor(lambda execution: (execution.progress("nearly"), "ok")[1]))
+        started_at = self.clock.seconds()
+        handles = [self.submit(f"task {number}") for number in range(5)]
+        self.assertEqual([self.done(handle.result()).result_text for handle in handles], ["ok"] * 5)
+        self.assertEqual(self.clock.seconds(), started_at)
+        for handle in handles:
+            self.assertEqual(self.task(self.bob, self.received(handle)).time_cpu_ms, 0)
+
+    def test_end_does_not_wait_for_slow_progress(self) -> None:
+        """A failure just after progress, and a cancellation, do not wait either, even when the store is slow."""
+        self.stop(self.bob)
+        store = SlowStore()
+        self.bob = self.employ(self.executor, store=store)
+        handle = self.submit("one")
+        store.is_slow, store.slow_methods = True, ("apply",)
+        self.executor.executions[0].progress("nearly")
+        self.executor.ends[0].errback(ExecutionFailed("no"))
+        self.network.flush()
+        store.release()
+        self.failed(handle.result(), TaskCancelled)
+        self.submit("two")
+        self.assertEqual(self.executor.under_way(), ["two"])
+
     def test_renews_the_lease(self) -> None:
         """Progress renews the lease."""
         handle = self.submit("one")

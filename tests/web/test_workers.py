@@ -31,6 +31,27 @@ class ManualTests(ApiTestCase):
         self.assertEqual(workers, {"executor": "manual", "concurrency": 0, "done": 0, "failed": 0, "waiting": 2})
 
 
+    def test_superseded_attempt_is_refused(self) -> None:
+        """`execute` gives the number of the attempt, and every verb of a worker takes it."""
+        self.receive("t1")
+        self.ask("POST", "/v1/tasks/t1/accept")
+        self.assertEqual(self.ask("POST", "/v1/execute")["attempt"], 1)
+        self.ask("POST", "/v1/tasks/t1/put-back", {"attempt": 1})
+        self.assertEqual(self.ask("POST", "/v1/tasks/t1/execute")["attempt"], 2)
+        for verb, body in (
+            ("progress", {"text": "half"}),
+            ("fail", {"error": "no ink"}),
+            ("put-back", {}),
+            ("results", {"text": "late"}),
+        ):
+            for attempt in ({}, {"attempt": 1}):
+                message = self.refused(409, "illegal_transition", "POST", f"/v1/tasks/t1/{verb}", {**body, **attempt})
+                self.assertIn("it is at attempt 2" if attempt else "is at attempt 2: give the number", message)
+        self.ask("POST", "/v1/tasks/t1/progress", {"text": "half", "attempt": 2})
+        done = self.ask("POST", "/v1/tasks/t1/results", {"text": "done", "attempt": 2})
+        self.assertEqual((done["status"], done["attempt"]), ("COMPLETED", 2))
+
+
 class WorkersTests(ApiTestCase):
     """A node with workers."""
 
