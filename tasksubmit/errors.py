@@ -273,6 +273,17 @@ class ExecutionFailed(TaskSubmitError):
     code = "failed"
 
 
+class ExecutorUnavailable(TaskSubmitError):
+    """The executor cannot start anything at the moment: its machine is at fault, not the task.
+
+    Executors raise it, with what is wrong for the operator as its text; submitters do not see that. The task is
+    requeued without counting the attempt, and the node pauses before it tries again. Repair what the text names; the
+    node goes on by itself.
+    """
+
+    code = "executor_unavailable"
+
+
 # --- how a task may end for the submitter ------------------------------------------------------------------------
 
 

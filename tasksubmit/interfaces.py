@@ -11,6 +11,7 @@ from zope.interface import Attribute, Interface
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Sequence
     from datetime import datetime, timedelta
+    from pathlib import Path
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
@@ -129,6 +130,10 @@ class ITaskStore(Interface):
     fails with `StoreError` when it is not; then nothing of it happened, though with `StoreUncertain` it may yet turn
     out to have, after a restart. Changes take effect in the order of the calls.
     """
+
+    work_directory: Path | None = Attribute(
+        "Directory for what executors keep while they execute tasks, which may be missing; None if nothing is on disk."
+    )
 
     def open(owner: Address | None = None) -> None:
         """Make the store ready; opening an open store does nothing. Blocks while the schema is brought up to date.
@@ -452,10 +457,13 @@ class Execution:
     :ivar task: the record as it was when the attempt began.
     :ivar progress: tells the submitter how far it is, in words, and renews the lease. May be called as often as there
         is something to tell: only the newest is told. Never fails.
+    :ivar work_directory: where executors keep what they need on disk for the time of an attempt; it may be missing. The
+        executor removes what it made there. None when the node keeps nothing on disk.
     """
 
     task: Task
     progress: Callable[[str], None]
+    work_directory: Path | None = None
 
     @property
     def description(self) -> str:
@@ -478,6 +486,8 @@ class IExecutor(Interface):
         :returns: the results, to be sent to the submitter.
         :raises ExecutionFailed: when it cannot be done; the submitter is told the text. Any other exception is logged,
             and the submitter told its type and text.
+        :raises ExecutorUnavailable: when nothing of the work was started, for a reason that is not the task's: the task
+            is requeued, and all tasks wait until the executor can start something again.
         """
 
 

@@ -25,6 +25,7 @@ from tasksubmit.lifecycle.table import (
 )
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
 from tasksubmit.node.retention import RETENTION
+from tasksubmit.node.workers import EXECUTOR_PAUSE_LIMIT
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.strings import split_description
@@ -249,6 +250,11 @@ class Settings:
         _text, "what does accepted tasks: NAME:ARGUMENT:OPTION=VALUE; see --help-executors", default="manual"
     )
     concurrency: int = _option(_count, "how many tasks the executor is given at once", default=1)
+    executor_pause_limit: timedelta = _option(
+        _duration,
+        "seconds for which the executor may be unable to start tasks before new tasks are refused",
+        default=EXECUTOR_PAUSE_LIMIT,
+    )
     tick: float = _option(_seconds, "seconds between looks for what is due", default=1.0)
     idle_timeout: float = _option(
         _seconds, "seconds after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS

@@ -168,9 +168,7 @@ class Control:
             return await self._one("POST", "/execute")
         return await self._one("POST", _path(task_id, "execute"), {"peer": peer})
 
-    async def progress(
-        self, task_id: str, text: str, *, peer: str | None = None, attempt: int | None = None
-    ) -> Json:
+    async def progress(self, task_id: str, text: str, *, peer: str | None = None, attempt: int | None = None) -> Json:
         """Tell how far the execution of a task is."""
         body = {"text": text, **_given(attempt=attempt)}
         return await self._one("POST", _path(task_id, "progress"), {"peer": peer}, body)
@@ -187,9 +185,7 @@ class Control:
         body = {"error": error, **_given(attempt=attempt)}
         return await self._one("POST", _path(task_id, "fail"), {"peer": peer}, body)
 
-    async def send_text(
-        self, task_id: str, text: str, *, peer: str | None = None, attempt: int | None = None
-    ) -> Json:
+    async def send_text(self, task_id: str, text: str, *, peer: str | None = None, attempt: int | None = None) -> Json:
         """Give a text as the results of a task."""
         body = {"text": text, **_given(attempt=attempt)}
         return await self._one("POST", _path(task_id, "results"), {"peer": peer}, body)

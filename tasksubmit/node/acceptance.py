@@ -66,6 +66,11 @@ class Acceptance(Service):
             asked.cancel()
         return DeferredList(list(self._work))
 
+    def resume(self) -> None:
+        """Decide on the tasks that were left alone while the node could not execute anything."""
+        if self.running:
+            self._begin(self._catch_up())
+
     def created(self, task: Task) -> None:
         """A task was submitted, and is on disk."""
         if self.running:
@@ -95,6 +100,8 @@ class Acceptance(Service):
             await self._decide(task)
 
     async def _decide(self, task: Task) -> None:
+        if self._inbox.refusal() is not None:
+            return  # a task that is accepted could only wait, for nobody knows how long; `resume` comes back to it
         try:
             decision = await self._ask(task)
             if isinstance(decision, Refusal):

@@ -85,6 +85,7 @@ class Inbox:
         self._tell_created = created
         self.is_draining = False
         self.is_enabled = True
+        self.refusal: Callable[[], Refusal | None] = lambda: None
         self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
 
     # --- what the submitter asks -------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ class Inbox:
         """Why nothing new is taken at all."""
         if self.is_draining:
             return _DRAINING
-        return None if self.is_enabled else _DISABLED
+        return self.refusal() if self.is_enabled else _DISABLED
 
     def _judged(
         self, refusal: Refusal | None, peer: Peer, request: SubmitRequest, key: TaskKey

@@ -34,6 +34,7 @@ from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import Lease, Side, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import Acceptance
+from tasksubmit.node.availability import ExecutorProblem
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.courier import Courier
 from tasksubmit.node.deadlines import Deadlines
@@ -53,7 +54,8 @@ from tasksubmit.node.room import ResultRoom
 from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
-from tasksubmit.node.workers import Workers
+from tasksubmit.node.sweeper import Sweeper
+from tasksubmit.node.workers import EXECUTOR_PAUSE_LIMIT, Workers
 from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.elsewhere import do_elsewhere
 from tasksubmit.protocol.factory import TaskSubmitFactory
@@ -97,6 +99,7 @@ class Node(MultiService):
     :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
     :param executor: what does accepted tasks; by default whoever calls `execute`.
     :param concurrency: how many tasks the executor is given at once.
+    :param executor_pause_limit: how long the executor may be unable to start tasks before new tasks are refused.
     :param is_fair: whether the submitters take turns in the queue, instead of the order of acceptance alone.
     :param score_book: where scores are kept besides the store's own ledger.
     :param wall: the wall clock, in seconds since 1970, when ``clock`` does not follow it; a reactor commonly does, and
@@ -129,6 +132,7 @@ class Node(MultiService):
         acceptance: IAcceptancePolicy | None = None,
         executor: IExecutor | None = None,
         concurrency: int = 1,
+        executor_pause_limit: timedelta = EXECUTOR_PAUSE_LIMIT,
         is_fair: bool = False,
         score_book: IScoreBook | None = None,
         timeouts: Timeouts | None = None,
@@ -203,8 +207,24 @@ class Node(MultiService):
         )
         self._acceptance = Acceptance(self._records, self._inbox, acceptance) if acceptance else None
         self.workers = (
-            Workers(self._inbox, self._live, executor, concurrency, tick_seconds, clock) if executor else None
+            Workers(
+                self._inbox,
+                self._live,
+                executor,
+                concurrency,
+                tick_seconds,
+                clock,
+                executor_pause_limit,
+                store.work_directory,
+                lambda: self._acceptance.resume() if self._acceptance is not None else None,
+            )
+            if executor
+            else None
         )
+        if self.workers is not None:
+            self._inbox.refusal = self.workers.refusal
+        if store.work_directory is not None:
+            Sweeper(store.work_directory, clock).setServiceParent(self)
         self._delivery.setServiceParent(self)
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
@@ -299,6 +319,11 @@ class Node(MultiService):
     def is_draining(self) -> bool:
         """Whether the node takes nothing new, because it is being drained or was."""
         return self._inbox.is_draining
+
+    @property
+    def executor_problem(self) -> ExecutorProblem | None:
+        """What keeps the executor from starting tasks; None while nothing does, or there is no executor."""
+        return None if self.workers is None else self.workers.availability.problem(self._records.now())
 
     def reload(self) -> None:
         """Read again what the authenticator has in files, and try at once what could not be delivered.
@@ -457,10 +482,10 @@ class Node(MultiService):
         return _command(self._inbox.decline(key, justification))
 
     def execute(self, key: TaskKey | None = None, lease: Lease | None = None) -> Deferred[Task]:
-        """Begin the head of the queue; see `Inbox.execute`. Fires with the record, whose ``attempt`` is a fencing token.
+        """Begin the head of the queue; see `Inbox.execute`.
 
-        The four verbs below take that number as ``attempt``, and refuse it once a later attempt was made. Without it
-        they work only while there was a single attempt.
+        The ``attempt`` of the record that it fires with is a fencing token: the four verbs below take it, and refuse it
+        once a later attempt was made. Without it they work only while there was a single attempt.
 
         :param lease: what to do when nothing more is heard of the execution; by default as the node was told.
         """

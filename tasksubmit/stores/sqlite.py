@@ -34,6 +34,7 @@ A = TypeVar("A")
 DATABASE = "tasks.db"
 LOCK = "lock"
 RESULTS = "results"
+WORK = "work"
 
 OLDEST_SQLITE = (3, 33)
 """Of August 2020: the first that changes many rows to different values with one statement."""
@@ -62,6 +63,7 @@ class SQLiteTaskStore:
         :param schema: the steps of the schema, if not this version's own.
         """
         self._directory = directory
+        self.work_directory = None if directory is None else directory / WORK
         self._reactor = reactor
         self._schema = schema_steps() if schema is None else schema
         self._results = MemoryResultFiles() if directory is None else ResultFiles(directory / RESULTS)

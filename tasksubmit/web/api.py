@@ -35,6 +35,7 @@ from tasksubmit.web.requests import (
 from tasksubmit.web.views import (
     CertificateView,
     DrainedView,
+    ExecutorProblemView,
     NodeView,
     PeerView,
     ResultView,
@@ -125,6 +126,7 @@ class ControlApi:
             listening=[_where(listener) for listener in self.node.listeners],
             is_draining=self.node.is_draining,
             is_enabled=self.node.is_enabled,
+            executor_problem=ExecutorProblemView.of(self.node.executor_problem),
             certificate=CertificateView(
                 fingerprint=shown.fingerprint, expires_at=shown.expires_at, warning=shown.warning
             )
@@ -153,6 +155,7 @@ class ControlApi:
         )
         return WorkersView(
             executor=str(workers.executor) if workers else "manual",
+            problem=ExecutorProblemView.of(self.node.executor_problem),
             concurrency=workers.concurrency if workers else 0,
             done=workers.done if workers else 0,
             failed=workers.failed if workers else 0,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import click
 
 from tasksubmit.cli import output
+from tasksubmit.errors import ExecutorUnavailable
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.workers import Workers
 from tests.cli.harness import CommandTestCase
@@ -130,6 +132,20 @@ class WorkerTests(CommandTestCase):
         lines = self.ok("worker").splitlines()
         self.assertEqual(lines[0], "executor   python:builtins:print")
         self.assertEqual(lines[1:3], ["done       12, failed 1, since the node was started", "at once    4"])
+
+    def test_executor_problem(self) -> None:
+        """An executor that cannot start tasks is shown by `worker` and by `status`, with what is wrong."""
+        workers = Workers(None, None, CallableExecutor(print), 4, 1, self.clock)  # type: ignore[arg-type]
+        self.node.workers = workers
+        workers.availability.failed(ExecutorUnavailable("cannot execute /bin/gone: No such file or directory"))
+        words = (
+            "unavailable: cannot execute /bin/gone: No such file or directory (since 2026-04-09T12:00:00.250Z, "
+            "retried at 2026-04-09T12:00:01.250Z)\n"
+        )
+        self.assertIn(f"\nproblem    {words}", self.ok("worker"))
+        self.assertRegex(self.ok("status"), rf"(?m)^executor +{re.escape(words)}")
+        workers.availability.stop()
+        self.assertNotIn("unavailable", self.ok("worker") + self.ok("status"))
 
 
 class SwitchTests(CommandTestCase):

@@ -311,7 +311,12 @@ class ProgressTests(WorkersTestCase):
     def test_end_does_not_wait_for_progress(self) -> None:
         """A task that reports progress just before it returns ends at that moment, like any other."""
         self.stop(self.bob)
-        self.bob = self.employ(CallableExecutor(lambda execution: (execution.progress("nearly"), "ok")[1]))
+
+        def work(execution: Execution) -> str:
+            execution.progress("nearly")
+            return "ok"
+
+        self.bob = self.employ(CallableExecutor(work))
         started_at = self.clock.seconds()
         handles = [self.submit(f"task {number}") for number in range(5)]
         self.assertEqual([self.done(handle.result()).result_text for handle in handles], ["ok"] * 5)

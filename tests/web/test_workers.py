@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from twisted.internet.defer import Deferred, fail
 from typing_extensions import override
 
+from tasksubmit.errors import ExecutorUnavailable
 from tasksubmit.interfaces import Execution
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
@@ -28,8 +31,9 @@ class ManualTests(ApiTestCase):
         workers = self.ask("GET", "/v1/workers")
         executing = [(task["task_id"], task["justification"]) for task in workers.pop("executing")]
         self.assertEqual(executing, [("t2", "The task is being executed"), ("t3", "half")])
-        self.assertEqual(workers, {"executor": "manual", "concurrency": 0, "done": 0, "failed": 0, "waiting": 2})
-
+        self.assertEqual(
+            workers, {"executor": "manual", "problem": None, "concurrency": 0, "done": 0, "failed": 0, "waiting": 2}
+        )
 
     def test_superseded_attempt_is_refused(self) -> None:
         """`execute` gives the number of the attempt, and every verb of a worker takes it."""
@@ -61,7 +65,9 @@ class WorkersTests(ApiTestCase):
         super().setUp()
 
     def work(self, execution: Execution) -> Deferred[str]:
-        """Fail at once, or never end."""
+        """Fail at once, be unable to start, or never end."""
+        if execution.description == "impossible":
+            raise ExecutorUnavailable("cannot execute /bin/gone: No such file or directory")
         execution.progress("reading")
         return fail(ZeroDivisionError()) if execution.description == "bad" else Deferred()
 
@@ -75,5 +81,24 @@ class WorkersTests(ApiTestCase):
         executing = [(task["task_id"], task["justification"]) for task in workers.pop("executing")]
         self.assertEqual(executing, [("t1", "reading"), ("t2", "reading")])
         self.assertRegex(workers.pop("executor"), r"^python:tests.web.test_workers:.*work$")
-        self.assertEqual(workers, {"concurrency": 2, "done": 0, "failed": 1, "waiting": 1})
+        self.assertEqual(workers, {"problem": None, "concurrency": 2, "done": 0, "failed": 1, "waiting": 1})
         self.successResultOf(self.node.story(TaskKey(Side.RECEIVER, PEER, "t0")))
+
+    def test_executor_problem(self) -> None:
+        """What keeps the executor from starting tasks is shown here and in the status, and to nobody else."""
+        self.assertIsNone(self.ask("GET", "/v1/status")["executor_problem"])
+        self.receive("t1", "impossible")
+        problem = self.ask("GET", "/v1/workers")["problem"]
+        self.assertEqual(
+            problem,
+            {
+                "error": "cannot execute /bin/gone: No such file or directory",
+                "since": "2026-04-09T12:00:00.250Z",
+                "retry_at": "2026-04-09T12:00:01.250Z",
+                "is_refusing": False,
+            },
+        )
+        self.assertEqual(self.ask("GET", "/v1/status")["executor_problem"], problem)
+        self.assertNotIn("/bin", json.dumps(self.ask("GET", "/v1/tasks/t1")))
+        self.clock.advance(60)
+        self.assertTrue(self.ask("GET", "/v1/status")["executor_problem"]["is_refusing"])
