@@ -274,7 +274,7 @@ class Settings:
     def __attrs_post_init__(self) -> None:
         if not self.control:
             socket = quoteStringArgument(str(self.state_dir / CONTROL_SOCKET))
-            object.__setattr__(self, "control", f"unix:{socket}:mode=600:lockfile=1")
+            object.__setattr__(self, "control", f"unix:{socket}:mode=600")
         _check_control(self.control)
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
@@ -364,7 +364,8 @@ _BACKLOG = "1024"
 _SERVER_DEFAULTS = {
     "tcp": {"backlog": (3, _BACKLOG)},
     "tcp6": {"backlog": (3, _BACKLOG)},
-    "unix": {"mode": (2, "600"), "backlog": (3, _BACKLOG)},
+    # A pid lock would outlive a node that is killed; `node.listener` sees by itself whether a socket is in use.
+    "unix": {"mode": (2, "600"), "backlog": (3, _BACKLOG), "lockfile": (4, "0")},
 }
 
 
