@@ -158,6 +158,15 @@ class ListenError(UsageError):
     code = "listen"
 
 
+class ReactorNotStarted(UsageError):
+    """A foreign event loop runs the reactor, but nobody has started it: its threads would never run anything.
+
+    Call ``reactor.startRunning(installSignalHandlers=False)`` before ``Node.startService()``, once in the process.
+    """
+
+    code = "reactor"
+
+
 class UnknownPeer(UsageError):
     """The address is not one of the configured peers. Add it with ``--peer ADDRESS=ENDPOINT``."""
 

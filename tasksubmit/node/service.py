@@ -41,6 +41,7 @@ from tasksubmit.node.deadlines import Deadlines
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
+from tasksubmit.node.foreign import require_started_reactor
 from tasksubmit.node.identity import BelieveAll, may_speak_for
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
@@ -157,6 +158,7 @@ class Node(MultiService):
         self._random = random or SystemRandom()
         self._lease = lease or Lease()
         self._live = LiveTasks(lambda key: self._records.get(key))
+        self._timers = clock
         self._clock = NodeClock(clock, wall)
         self.load = load or Load()
         self._score_book = score_book
@@ -245,9 +247,11 @@ class Node(MultiService):
     def startService(self) -> None:
         """Open the store, then listen, look at deadlines and deliver.
 
+        :raises ReactorNotStarted: when an event loop of asyncio runs the reactor, which nobody has started.
         :raises StoreError: when the store cannot be opened.
         :raises ListenError: when an endpoint cannot be listened on; stop the node then, for the rest of it runs.
         """
+        require_started_reactor(self._timers)
         self.store.open(self.address)
         self._clock.adopt()
         self._inbox.is_draining = False
