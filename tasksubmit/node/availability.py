@@ -73,6 +73,7 @@ class Availability:
         self._pause: IDelayedCall | None = None
         self._probe: IDelayedCall | None = None
         self._is_idle = False
+        self._is_reserved = False
 
     @property
     def is_refusing(self) -> bool:
@@ -90,14 +91,20 @@ class Availability:
         since, retry_at = (now + timedelta(seconds=at - self._timers.seconds()) for at in (fault.since, fault.retry_at))
         return ExecutorProblem(fault.error, since, retry_at, self.is_refusing)
 
-    def may_start(self, running: int) -> bool:
-        """Whether another task may be started while ``running`` are: without a fault, or as the only probe."""
+    def admit(self) -> bool:
+        """Let a worker look for a task; under a fault only one at a time, and none during a pause.
+
+        A worker that was let in has to call `started`, `idle` or `release`.
+        """
         if self._fault is None:
             return True
-        return self._pause is None and self._probe is None and running == 0
+        is_free = self._pause is None and self._probe is None and not self._is_reserved
+        self._is_reserved = self._is_reserved or is_free
+        return is_free
 
     def started(self) -> int:
         """Note that an execution starts; returns what `succeeded` needs to know which one it was."""
+        self._is_reserved = False
         if self._fault is not None and self._probe is None:
             failures = self.failures
             self._is_idle = False
@@ -135,8 +142,13 @@ class Availability:
         self._log.info("executor available again: unavailable_for={lasted:g}s", lasted=lasted)
         self._resume()
 
+    def release(self) -> None:
+        """Note that a worker that was let in does not start anything now."""
+        self._is_reserved = False
+
     def idle(self) -> None:
         """Note that there was no task to probe with."""
+        self._is_reserved = False
         if self._fault is not None and self._pause is None and self._probe is None and not self._is_idle:
             self._is_idle = True
             self._resume()
@@ -148,7 +160,7 @@ class Availability:
             self._pause.cancel()
             self._pause = None
         self._fault = None
-        self._is_idle = False
+        self._is_idle = self._is_reserved = False
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
     def _end_pause(self) -> None:

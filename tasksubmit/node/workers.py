@@ -111,8 +111,7 @@ class Workers(Service):
     def _look(self) -> None:
         """Have one more worker, if there may be."""
         self._news += 1
-        may_start = self.availability.may_start(len(self._workers))
-        if self.running and may_start and len(self._workers) < self.concurrency:
+        if self.running and len(self._workers) < self.concurrency and self.availability.admit():
             gone: Deferred[None] = Deferred()
             self._workers.add(gone)  # first, for the worker begins at once, and may want another one beside it
             worker = Deferred.fromCoroutine(self._work())
@@ -121,19 +120,25 @@ class Workers(Service):
             worker.chainDeferred(gone)
 
     async def _work(self) -> None:
-        while self.running and self.availability.may_start(len(self._workers) - 1):
+        while self.running:
             news = self._news
             try:
                 task = await self._inbox.execute(None, self.executor.lease)
-            except NotAccepting:
-                return
             except EmptyQueue:
-                if news == self._news:
-                    self.availability.idle()
-                    return
-                continue  # it may be empty no more
+                if news != self._news:
+                    continue  # it may be empty no more
+                self.availability.idle()
+                return
+            except NotAccepting:
+                self.availability.release()
+                return
+            except BaseException:
+                self.availability.release()
+                raise
             self._look()  # for there may be others
             await self._do(task)
+            if not self.availability.admit():
+                return
 
     async def _do(self, task: Task) -> None:
         attempt = Attempt(
@@ -150,6 +155,8 @@ class Workers(Service):
             attempt.stop()
         # Work whose lease was lost, or that was requeued by hand, may take its time to end: the next attempt waits.
         earlier = self._end_of_earlier(task.key)
+        if earlier is not None:
+            self.availability.release()  # others need not wait for that
         self._working.setdefault(task.key, []).append(attempt)
         attempt.work_ended.addCallback(lambda _: self._forget(attempt, task.key))
         try:

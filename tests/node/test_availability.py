@@ -10,12 +10,12 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from typing_extensions import override
 
-from tasksubmit.errors import ExecutionFailed, ExecutorUnavailable, TaskCancelled
+from tasksubmit.errors import ExecutionFailed, ExecutorUnavailable, StoreError, TaskCancelled
 from tasksubmit.interfaces import Execution, ExecutionResult
 from tasksubmit.lifecycle.table import Lease, TaskStatus
 from tasksubmit.node.service import Node
 from tests.node.helpers import BOB, request
-from tests.node.test_workers import Held, WorkersTestCase
+from tests.node.test_workers import FailingStore, Held, WorkersTestCase
 
 SECRET = "/home/bob/secret"
 
@@ -126,6 +126,32 @@ class PauseTests(UnavailableTestCase):
         self.broken.executions[-1].progress("under way")
         self.network.flush()
         self.assertEqual(len(self.broken.under_way()), 2)
+
+    def test_long_execution_does_not_delay_the_recovery(self) -> None:
+        """A task that has run since before the fault does not keep others from probing."""
+        self.submit("long")
+        self.broken.is_broken = True
+        self.submit("short")
+        self.advance(20)
+        self.broken.is_broken = False
+        self.advance(16)
+        self.assertEqual(self.broken.under_way(), ["long", "short"])
+
+    def test_store_fails_at_a_probe(self) -> None:
+        """A store that fails when a task is to probe does not keep later ones from it."""
+        store = FailingStore()
+        self.stop(self.bob)
+        self.bob = self.employ(self.broken, store=store)
+        self.broken.is_broken = True
+        self.submit("one")
+        self.broken.is_broken = False
+        store.is_full = True
+        self.advance(5)
+        self.flushLoggedErrors(StoreError)
+        self.assertEqual(self.broken.under_way(), [])
+        store.is_full = False
+        self.advance(10)
+        self.assertEqual(self.broken.under_way(), ["one"])
 
     def test_cancelled_meanwhile(self) -> None:
         """A task may be cancelled while it waits for the executor."""
