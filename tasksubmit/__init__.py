@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tasksubmit.errors import ExecutionFailed, TaskSubmitError
+from tasksubmit.errors import ExecutionFailed, ExecutorUnavailable, TaskSubmitError
 from tasksubmit.interfaces import (
     Execution,
     IAcceptancePolicy,
@@ -141,6 +141,7 @@ __all__ = [
     "Drained",
     "Execution",
     "ExecutionFailed",
+    "ExecutorUnavailable",
     "FanOut",
     "Finished",
     "Frame",

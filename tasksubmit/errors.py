@@ -162,6 +162,15 @@ class ListenError(UsageError):
     code = "listen"
 
 
+class ReactorNotStarted(UsageError):
+    """A foreign event loop runs the reactor, but nobody has started it: its threads would never run anything.
+
+    Call ``reactor.startRunning(installSignalHandlers=False)`` before ``Node.startService()``, once in the process.
+    """
+
+    code = "reactor"
+
+
 class UnknownPeer(UsageError):
     """The address is not one of the configured peers. Add it with ``--peer ADDRESS=ENDPOINT``."""
 
@@ -275,6 +284,17 @@ class ExecutionFailed(TaskSubmitError):
     """A task cannot be done; executors raise it, with what to tell the submitter as its text."""
 
     code = "failed"
+
+
+class ExecutorUnavailable(TaskSubmitError):
+    """The executor cannot start anything at the moment: its machine is at fault, not the task.
+
+    Executors raise it, with what is wrong for the operator as its text; submitters do not see that. The task is
+    requeued without counting the attempt, and the node pauses before it tries again. Repair what the text names; the
+    node goes on by itself.
+    """
+
+    code = "executor_unavailable"
 
 
 # --- how a task may end for the submitter ------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from attrs import define, field, frozen
 from zope.interface import Attribute, Interface
 
 from tasksubmit.lifecycle.task import Task
-from tasksubmit.validation import BYTES, FUNCTION, SIZE, TEXT, instance_of
+from tasksubmit.validation import BYTES, FUNCTION, SIZE, TEXT, instance_of, to_path_or_none
 from tasksubmit.wire.address import Address, to_address_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Sequence
     from datetime import datetime, timedelta
+    from pathlib import Path
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
@@ -141,6 +142,10 @@ class ITaskStore(Interface):
     happened, and whether what reads show survives a crash, until `confirm` has fired. Changes take effect in the order
     of the calls.
     """
+
+    work_directory: Path | None = Attribute(
+        "Directory for what executors keep while they execute tasks, which may be missing; None if nothing is on disk."
+    )
 
     def open(owner: Address | None = None) -> None:
         """Make the store ready; opening an open store does nothing. Blocks while the schema is brought up to date.
@@ -514,6 +519,10 @@ EventualResult: TypeAlias = (
 """Results, at once or later."""
 
 
+def _to_work_directory(value: Path | str | None) -> Path | None:
+    return to_path_or_none(value, "work_directory")
+
+
 @frozen
 class Execution:
     """One attempt at a task, as the executor sees it that makes the attempt.
@@ -521,10 +530,13 @@ class Execution:
     :ivar task: the record as it was when the attempt began.
     :ivar progress: tells the submitter how far it is, in words, and renews the lease. May be called as often as there
         is something to tell: only the newest is told. Never fails.
+    :ivar work_directory: where executors keep what they need on disk for the time of an attempt; it may be missing. The
+        executor removes what it made there. None when the node keeps nothing on disk.
     """
 
     task: Task = field(validator=instance_of(Task, "a Task: the record of the attempt"))
     progress: Callable[[str], None] = field(validator=FUNCTION)
+    work_directory: Path | None = field(default=None, converter=_to_work_directory)
 
     @property
     def description(self) -> str:
@@ -547,6 +559,8 @@ class IExecutor(Interface):
         :returns: the results, to be sent to the submitter.
         :raises ExecutionFailed: when it cannot be done; the submitter is told the text. Any other exception is logged,
             and the submitter told its type and text.
+        :raises ExecutorUnavailable: when nothing of the work was started, for a reason that is not the task's: the task
+            is requeued, and all tasks wait until the executor can start something again.
         """
 
 

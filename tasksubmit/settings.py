@@ -25,6 +25,7 @@ from tasksubmit.lifecycle.table import (
 )
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
 from tasksubmit.node.retention import RETENTION
+from tasksubmit.node.workers import EXECUTOR_PAUSE_LIMIT
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.strings import split_description
@@ -249,6 +250,11 @@ class Settings:
         _text, "what does accepted tasks: NAME:ARGUMENT:OPTION=VALUE; see --help-executors", default="manual"
     )
     concurrency: int = _option(_count, "how many tasks the executor is given at once", default=1)
+    executor_pause_limit: timedelta = _option(
+        _duration,
+        "seconds for which the executor may be unable to start tasks before new tasks are refused",
+        default=EXECUTOR_PAUSE_LIMIT,
+    )
     tick: float = _option(_seconds, "seconds between looks for what is due", default=1.0)
     idle_timeout: float = _option(
         _seconds, "seconds after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS
@@ -268,7 +274,7 @@ class Settings:
     def __attrs_post_init__(self) -> None:
         if not self.control:
             socket = quoteStringArgument(str(self.state_dir / CONTROL_SOCKET))
-            object.__setattr__(self, "control", f"unix:{socket}:mode=600:lockfile=1")
+            object.__setattr__(self, "control", f"unix:{socket}:mode=600")
         _check_control(self.control)
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
@@ -358,7 +364,8 @@ _BACKLOG = "1024"
 _SERVER_DEFAULTS = {
     "tcp": {"backlog": (3, _BACKLOG)},
     "tcp6": {"backlog": (3, _BACKLOG)},
-    "unix": {"mode": (2, "600"), "backlog": (3, _BACKLOG)},
+    # A pid lock would outlive a node that is killed; `node.listener` sees by itself whether a socket is in use.
+    "unix": {"mode": (2, "600"), "backlog": (3, _BACKLOG), "lockfile": (4, "0")},
 }
 
 

@@ -344,6 +344,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         is_fair=settings.fair_share,
         executor=_executor(settings, reactor),
         concurrency=settings.concurrency,
+        executor_pause_limit=settings.executor_pause_limit,
         timeouts=settings.timeouts,
         lease=Lease(settings.lease, settings.max_attempts),
         delivery_age_limit=settings.delivery_age_limit,

@@ -59,7 +59,7 @@ class DefaultTests(SettingsCase):
                 listen=("tcp:11003:interface=127.0.0.1",),
                 state_dir=Path("/var/state/tasksubmit"),
                 peer={},
-                control="unix:/var/state/tasksubmit/control.sock:mode=600:lockfile=1",
+                control="unix:/var/state/tasksubmit/control.sock:mode=600",
                 insecure=False,
                 score_formula=ScoreFormula.DOCUMENTED,
                 accept_timeout=timedelta(minutes=1),
@@ -106,9 +106,7 @@ class DefaultTests(SettingsCase):
 
     def test_control_socket_with_odd_characters(self) -> None:
         """A state directory with a colon in its name is quoted in the endpoint of the control API."""
-        self.assertEqual(
-            self.load(address=OWN, state_dir="/a:b").control, "unix:/a\\:b/control.sock:mode=600:lockfile=1"
-        )
+        self.assertEqual(self.load(address=OWN, state_dir="/a:b").control, "unix:/a\\:b/control.sock:mode=600")
 
 
 class SourceTests(SettingsCase):
@@ -285,18 +283,20 @@ class RefusedTests(SettingsCase):
     def test_with_defaults(self) -> None:
         """A Unix socket is its owner's, unless it says for whom it is, and many connections may wait to be accepted."""
         for endpoint, added in (
-            ("unix:/run/a.sock", ":mode=600:backlog=1024"),
-            ("unix:/run/a.sock:mode=660", ":backlog=1024"),
-            ("unix:/run/a.sock:660", ":backlog=1024"),
-            ("unix:/run/a.sock:660:5", ""),
-            ("unix:/run/a.sock:backlog=5", ":mode=600"),
+            ("unix:/run/a.sock", ":mode=600:backlog=1024:lockfile=0"),
+            ("unix:/run/a.sock:mode=660", ":backlog=1024:lockfile=0"),
+            ("unix:/run/a.sock:660", ":backlog=1024:lockfile=0"),
+            ("unix:/run/a.sock:660:5", ":lockfile=0"),
+            ("unix:/run/a.sock:660:5:1", ""),
+            ("unix:/run/a.sock:660:5:lockfile=1", ""),
+            ("unix:/run/a.sock:backlog=5", ":mode=600:lockfile=0"),
             ("tcp:1:interface=127.0.0.1", ":backlog=1024"),
             ("tcp:1:127.0.0.1:5", ""),
             ("tcp6:1:backlog=5", ""),
             ("systemd:domain=INET:index=0", ""),
             ("mtls:tcp:1:directory=/a", ":backlog=1024"),
             ("mtls:tcp:1:127.0.0.1:5:directory=/a", ""),
-            ("mtls:unix:/run/a.sock:directory=/a", ":mode=600:backlog=1024"),
+            ("mtls:unix:/run/a.sock:directory=/a", ":mode=600:backlog=1024:lockfile=0"),
             ("mtls:systemd:domain=INET:index=0:directory=/a", ""),
             ("mtls:", ""),
         ):

@@ -250,7 +250,7 @@ class ServiceTests(OptionsCase):
         assert isinstance(control, Listener)
         self.assertEqual(service.name, "tasksubmit")
         self.assertEqual([one.description for one in node.listeners], ["tcp:1:interface=127.0.0.1", "unix:/a"])
-        self.assertEqual(control.description, "unix:/srv/state/control.sock:mode=600:lockfile=1")
+        self.assertEqual(control.description, "unix:/srv/state/control.sock:mode=600")
         self.assertFalse(service.running)
 
     def test_nothing_is_touched(self) -> None:

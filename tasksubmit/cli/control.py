@@ -168,25 +168,34 @@ class Control:
             return await self._one("POST", "/execute")
         return await self._one("POST", _path(task_id, "execute"), {"peer": peer})
 
-    async def progress(self, task_id: str, text: str, *, peer: str | None = None) -> Json:
+    async def progress(self, task_id: str, text: str, *, peer: str | None = None, attempt: int | None = None) -> Json:
         """Tell how far the execution of a task is."""
-        return await self._one("POST", _path(task_id, "progress"), {"peer": peer}, {"text": text})
+        body = {"text": text, **_given(attempt=attempt)}
+        return await self._one("POST", _path(task_id, "progress"), {"peer": peer}, body)
 
-    async def put_back(self, task_id: str, *, peer: str | None = None, reason: str | None = None) -> Json:
+    async def put_back(
+        self, task_id: str, *, peer: str | None = None, reason: str | None = None, attempt: int | None = None
+    ) -> Json:
         """Have the execution of a task begun again."""
-        return await self._one("POST", _path(task_id, "put-back"), {"peer": peer}, _given(reason=reason))
+        body = _given(reason=reason, attempt=attempt)
+        return await self._one("POST", _path(task_id, "put-back"), {"peer": peer}, body)
 
-    async def fail(self, task_id: str, error: str, *, peer: str | None = None) -> Json:
+    async def fail(self, task_id: str, error: str, *, peer: str | None = None, attempt: int | None = None) -> Json:
         """End the execution of a task that cannot be done."""
-        return await self._one("POST", _path(task_id, "fail"), {"peer": peer}, {"error": error})
+        body = {"error": error, **_given(attempt=attempt)}
+        return await self._one("POST", _path(task_id, "fail"), {"peer": peer}, body)
 
-    async def send_text(self, task_id: str, text: str, *, peer: str | None = None) -> Json:
+    async def send_text(self, task_id: str, text: str, *, peer: str | None = None, attempt: int | None = None) -> Json:
         """Give a text as the results of a task."""
-        return await self._one("POST", _path(task_id, "results"), {"peer": peer}, {"text": text})
+        body = {"text": text, **_given(attempt=attempt)}
+        return await self._one("POST", _path(task_id, "results"), {"peer": peer}, body)
 
-    async def send_file(self, task_id: str, filename: str, content: bytes, *, peer: str | None = None) -> Json:
+    async def send_file(
+        self, task_id: str, filename: str, content: bytes, *, peer: str | None = None, attempt: int | None = None
+    ) -> Json:
         """Give a file as the results of a task."""
-        body = {"filename": filename, "content_base64": b64encode(content).decode("ascii")}
+        file = {"filename": filename, "content_base64": b64encode(content).decode("ascii")}
+        body = {**file, **_given(attempt=attempt)}
         return await self._one("POST", _path(task_id, "results"), {"peer": peer}, body)
 
     async def result(self, task_id: str, *, peer: str | None = None) -> Json:

@@ -167,6 +167,8 @@ def show_workers(workers: Json) -> None:
     """Print who does the tasks, then a line for each that is being done."""
     executing = workers["executing"]
     click.echo(f"executor   {clean(workers['executor'])}")
+    if workers.get("problem"):
+        click.echo(f"problem    {clean(_executor_problem(workers['problem']))}")
     if workers["executor"] != "manual":
         click.echo(f"done       {workers['done']}, failed {workers['failed']}, since the node was started")
         click.echo(f"at once    {workers['concurrency']}")
@@ -176,6 +178,13 @@ def show_workers(workers: Json) -> None:
         for task in executing
     )
     print_table(("TASK", "FROM", "ATTEMPT", "SINCE", "PROGRESS"), rows, "nothing is being done")
+
+
+def _executor_problem(problem: Json) -> str:
+    """One line for what keeps the executor from starting tasks."""
+    refusing = "; new tasks are refused" if problem["is_refusing"] else ""
+    when = f"since {problem['since']}, retried at {problem['retry_at']}"
+    return f"unavailable: {problem['error']} ({when}{refusing})"
 
 
 def show_peers(peers: list[Json]) -> None:
@@ -212,6 +221,8 @@ def show_status(status: Json) -> None:
         "waiting": status["waiting"],
         "owed to": status["owed_to"],
     }
+    if status.get("executor_problem"):
+        pairs["executor"] = _executor_problem(status["executor_problem"])
     if certificate:
         pairs["certificate"] = f"{certificate['fingerprint']}\ngood until {certificate['expires_at']}"
         if certificate["warning"]:

@@ -41,34 +41,45 @@ async def execute(control: Control, task: str | None, peer: str | None) -> Json:
     return await control.execute(task, peer=peer)
 
 
+_attempt_option = click.option(
+    "--attempt",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The attempt, as `execute` printed it; needed once there was more than one.",
+)
+
+
 @click.command()
 @click.argument("task")
 @click.argument("text")
+@_attempt_option
 @from_option
 @verb(output.show_step)
-async def progress(control: Control, task: str, text: str, peer: str | None) -> Json:
+async def progress(control: Control, task: str, text: str, attempt: int | None, peer: str | None) -> Json:
     """Tell the submitter how far a task in execution is; its lease begins anew."""
-    return await control.progress(task, text, peer=peer)
+    return await control.progress(task, text, peer=peer, attempt=attempt)
 
 
 @click.command("put-back")
 @click.argument("task")
 @click.option("--reason", help="What to tell the submitter.")
+@_attempt_option
 @from_option
 @verb(output.show_step)
-async def put_back(control: Control, task: str, reason: str | None, peer: str | None) -> Json:
+async def put_back(control: Control, task: str, reason: str | None, attempt: int | None, peer: str | None) -> Json:
     """Have a task in execution begun again, before those in the queue."""
-    return await control.put_back(task, peer=peer, reason=reason)
+    return await control.put_back(task, peer=peer, reason=reason, attempt=attempt)
 
 
 @click.command()
 @click.argument("task")
 @click.option("--error", required=True, help="What went wrong, for the submitter.")
+@_attempt_option
 @from_option
 @verb(output.show_step)
-async def fail(control: Control, task: str, error: str, peer: str | None) -> Json:
+async def fail(control: Control, task: str, error: str, attempt: int | None, peer: str | None) -> Json:
     """End a task in execution that cannot be done."""
-    return await control.fail(task, error, peer=peer)
+    return await control.fail(task, error, peer=peer, attempt=attempt)
 
 
 @click.command("send-results")
@@ -77,9 +88,12 @@ async def fail(control: Control, task: str, error: str, peer: str | None) -> Jso
 @click.option(
     "--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The results, as a file."
 )
+@_attempt_option
 @from_option
 @verb(output.show_step)
-async def send_results(control: Control, task: str, text: str | None, file: Path | None, peer: str | None) -> Json:
+async def send_results(
+    control: Control, task: str, text: str | None, file: Path | None, attempt: int | None, peer: str | None
+) -> Json:
     """Give the results of a task in execution: a text, or a file of up to about 12 MiB.
 
     The file's extension tells what it is: documents, tables, images and models may be sent, source code may not.
@@ -87,8 +101,8 @@ async def send_results(control: Control, task: str, text: str | None, file: Path
     if (text is None) == (file is None):
         raise click.UsageError("give either --text or --file")
     if file is None:
-        return await control.send_text(task, text or "", peer=peer)
-    return await control.send_file(task, file.name, read_result_file(file), peer=peer)
+        return await control.send_text(task, text or "", peer=peer, attempt=attempt)
+    return await control.send_file(task, file.name, read_result_file(file), peer=peer, attempt=attempt)
 
 
 @click.command()

@@ -127,6 +127,8 @@ class Acceptance(Service):
         done.addBoth(lambda _: self._work.discard(done))
 
     async def _look(self) -> None:
+        if self._inbox.refusal() is not None:
+            return
         for key, decision in list(self._decisions.items()):
             await self._carry_out(key, decision)
         if self._must_scan or (self._load.is_known and self._load.undecided > len(self._known)):
@@ -172,6 +174,9 @@ class Acceptance(Service):
             self._known.discard(key)
 
     async def _decide(self, task: Task) -> None:
+        if self._inbox.refusal() is not None:
+            self._known.discard(task.key)
+            return  # a task that is accepted could only wait, for nobody knows how long; a later scan finds it
         try:
             decision = await self._ask(task)
             if decision is not None and not isinstance(decision, bool | Refusal):

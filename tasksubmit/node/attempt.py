@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -11,6 +12,7 @@ from twisted.logger import Logger
 
 from tasksubmit.errors import (
     ExecutionFailed,
+    ExecutorUnavailable,
     IllegalTransition,
     InvalidMessage,
     NoRoom,
@@ -23,6 +25,7 @@ from tasksubmit.errors import (
 from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultFile
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.availability import Availability
 from tasksubmit.node.calling import call
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.live import LiveTasks
@@ -44,10 +47,26 @@ class Attempt:
     """An attempt at a task that has just been begun; to be run once.
 
     :param task: the record as it is now.
+    :param availability: of the executor; learns whether it could start the work.
+    :param work_directory: see `Execution`.
     :param log: of all attempts, which tasks that cannot be done do not fill.
+    :ivar work_ended: fires when nothing of the work goes on; the report of its outcome may still wait for the disk.
     """
 
-    def __init__(self, task: Task, inbox: Inbox, live: LiveTasks, timers: IReactorTime, log: Logger) -> None:
+    def __init__(
+        self,
+        task: Task,
+        inbox: Inbox,
+        live: LiveTasks,
+        availability: Availability,
+        work_directory: Path | None,
+        timers: IReactorTime,
+        log: Logger,
+    ) -> None:
+        self._availability = availability
+        self._work_directory = work_directory
+        self._failures = 0
+        self.work_ended: Deferred[None] = Deferred()
         self._log = log
         self._task = task
         self._inbox = inbox
@@ -58,26 +77,46 @@ class Attempt:
         self._is_stopping = False
         self._is_cancelled = False
         self._has_worked = False
-        self._untold = ""
-        self._telling: Deferred[None] | None = None
+        self._unsent = ""
+        self._sending: Deferred[None] | None = None
         self._pauses: set[Deferred[None]] = set()
 
-    async def run(self, executor: IExecutor) -> bool | None:
+    async def run(self, executor: IExecutor, earlier: Deferred[None] | None = None) -> bool | None:
         """Have the task done, and report what came of it; ends when nothing of it goes on.
 
+        :param earlier: fires when an earlier attempt at the task has ended, if one has not; nothing is started before.
         :returns: True when there are results, False when it failed, None when it was cancelled or put back.
         """
         watching = Deferred.fromCoroutine(self._watch())
-        self._work = call(executor.execute, Execution(self._task, self._note_progress))
+        self._work = (
+            self._start(executor) if earlier is None else Deferred.fromCoroutine(self._start_after(earlier, executor))
+        )
         if self._is_unwanted or self._is_stopping:
             self._cancel_work()
         is_done, report = await self._outcome(self._work)
+        self.work_ended.callback(None)
         self._has_worked = True
         watching.cancel()
-        await self._end_telling()
-        if self._is_unwanted:
-            return None
-        return await self._deliver(is_done, report)
+        self._unsent = ""  # the results say more
+        self._cancel_pauses()
+        try:
+            return None if self._is_unwanted else await self._deliver(is_done, report)
+        finally:
+            if self._sending is not None:  # a commit of progress, which an outcome had to wait for anyway
+                await self._sending
+
+    def _start(self, executor: IExecutor) -> Deferred[ExecutionResult]:
+        self._failures = self._availability.started()
+        return call(executor.execute, Execution(self._task, self._note_progress, self._work_directory))
+
+    async def _start_after(self, earlier: Deferred[None], executor: IExecutor) -> ExecutionResult:
+        self._log.info(
+            "execution waits for the end of an earlier attempt: task={task_id} attempt={attempt}",
+            task_id=self._task.task_id,
+            attempt=self._task.attempt,
+        )
+        await earlier
+        return await self._start(executor)
 
     def stop(self) -> None:
         """The node stops: end the work, and have the task begun again later."""
@@ -111,8 +150,16 @@ class Attempt:
 
     async def _outcome(self, work: Deferred[ExecutionResult]) -> tuple[bool | None, _Report]:
         try:
-            return True, self._results(await work)
+            result = await work
+            self._availability.succeeded(self._failures)
+            return True, self._results(result)
+        except ExecutorUnavailable as error:
+            if not self._is_stopping and not self._is_unwanted:
+                self._availability.failed(error)
+            return None, self._requeue
         except Exception as error:
+            if not self._is_cancelled:
+                self._availability.succeeded(self._failures)
             if self._is_stopping:
                 return None, self._put_back
             if not isinstance(error, ExecutionFailed) and not self._is_unwanted:
@@ -134,6 +181,11 @@ class Attempt:
 
     async def _put_back(self) -> Task:
         why = "The node was stopped; the task will be begun again"
+        return await self._inbox.put_back(self._task.key, why, self._task.attempt)
+
+    async def _requeue(self) -> Task:
+        # What is wrong is for the operator: it may name local files.
+        why = "The executor is unavailable at the moment; the task will be started again"
         return await self._inbox.put_back(self._task.key, why, self._task.attempt)
 
     async def _deliver(self, is_done: bool | None, report: _Report) -> bool | None:
@@ -160,28 +212,27 @@ class Attempt:
     # --- how far it is -----------------------------------------------------------------------------------------------
 
     def _note_progress(self, text: str) -> None:
+        self._availability.succeeded(self._failures)
         text = _printable(text)
         if text and not self._has_worked:
-            self._untold = text
-            if self._telling is None:
-                self._telling = Deferred.fromCoroutine(self._tell_progress())
+            self._unsent = text
+            if self._sending is None:
+                self._sending = Deferred.fromCoroutine(self._send_progress())
 
-    async def _tell_progress(self) -> None:
-        while self._untold:
-            text, self._untold = self._untold, ""
+    async def _send_progress(self) -> None:
+        """Record the newest progress, at most once in `PROGRESS_SECONDS`; the end of the work ends this, too.
+
+        The pause comes after a message, and is left out once the work has ended: the end never waits for it.
+        """
+        while self._unsent:
+            text, self._unsent = self._unsent, ""
             try:
                 await self._inbox.progress(self._task.key, text, self._task.attempt)
             except TaskSubmitError as error:
-                self._log.debug("progress was not told: {error}", error=str(error))
-            await self._wait(PROGRESS_SECONDS)
-        self._telling = None
-
-    async def _end_telling(self) -> None:
-        self._untold = ""
-        telling = self._telling
-        if telling is not None:
-            self._cancel_pauses()
-            await telling
+                self._log.debug("progress was not recorded: error={error}", error=str(error))
+            if not self._has_worked:
+                await self._wait(PROGRESS_SECONDS)
+        self._sending = None
 
     # --- pauses ------------------------------------------------------------------------------------------------------
 
@@ -202,6 +253,8 @@ class Attempt:
 
 
 def _said_by(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return error.strerror  # which files there are here is nobody else's business; the log has the whole
     try:
         return str(error)
     except Exception:

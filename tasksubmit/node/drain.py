@@ -85,7 +85,8 @@ class Drain:
         while running := await self._running():
             for task in running:
                 try:
-                    await self._inbox.put_back(task.key, "The node is being stopped; the task will be begun again")
+                    reason = "The node is being stopped; the task will be begun again"
+                    await self._inbox.put_back(task.key, reason, task.attempt)
                     put_back.add(task.key)
                 except IllegalTransition:
                     pass  # it has just finished

@@ -103,6 +103,7 @@ class Inbox:
         self._attempted = attempted
         self._started = started
         self._unreported: set[TaskKey] = set()
+        self.refusal: Callable[[], Refusal | None] = lambda: None
         self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
 
     # --- what the submitter asks -------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class Inbox:
             return _DRAINING
         if self.is_enabled is False:
             return _DISABLED
-        return None if self.is_enabled and self._load.is_known else _STARTING
+        return self.refusal() if self.is_enabled and self._load.is_known else _STARTING
 
     def _judged(
         self, refusal: Refusal | None, peer: Peer, request: SubmitRequest, key: TaskKey
@@ -319,12 +320,15 @@ class Inbox:
 
         return await self._records.change(task, take_again)
 
-    # Who made an attempt may name it: what it says then holds for that one only, not for the next.
+    # The number of an attempt is a fencing token: what a worker says about an attempt that was superseded is refused.
+    # A worker that names none is believed only while there was a single attempt, which then is the one that it means.
+    # An attempt is superseded when the next one starts, not when the task is requeued: until then its results count.
 
     async def progress(self, key: TaskKey, text: str, attempt: int | None = None) -> Task:
         """Tell how far the execution is, which renews its lease.
 
-        :raises IllegalTransition: when the task is not EXECUTING, or was put back, or this is another ``attempt``.
+        :raises IllegalTransition: when the task is not EXECUTING, or was put back, or ``attempt`` is not the current
+            one, or is missing although there was more than one.
         """
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
@@ -339,8 +343,8 @@ class Inbox:
     async def put_back(self, key: TaskKey, reason: str, attempt: int | None = None) -> Task:
         """Have an EXECUTING task begun again, by whoever calls `execute` next.
 
-        :raises IllegalTransition: when the task is not EXECUTING, or was put back already, or this is another
-            ``attempt``.
+        :raises IllegalTransition: when the task is not EXECUTING, or was put back already, or ``attempt`` is not the
+            current one, or is missing although there was more than one.
         """
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
@@ -354,7 +358,8 @@ class Inbox:
     async def fail(self, key: TaskKey, error: str, attempt: int | None = None) -> Task:
         """End an EXECUTING task that cannot be done; the submitter is told the error.
 
-        :raises IllegalTransition: when the task is not EXECUTING, or this is another ``attempt``.
+        :raises IllegalTransition: when the task is not EXECUTING, or ``attempt`` is not the current one, or is missing
+            although there was more than one.
         """
         if not error.strip():
             raise InvalidMessage("failing needs an error: tell the submitter what went wrong", "error")
@@ -368,7 +373,8 @@ class Inbox:
 
         :raises InvalidMessage: when the file may not be sent, or has no name.
         :raises TooLarge: when the results do not fit into a frame.
-        :raises IllegalTransition: when the task is not EXECUTING, or this is another ``attempt``.
+        :raises IllegalTransition: when the task is not EXECUTING, or ``attempt`` is not the current one, or is missing
+            although there was more than one.
         """
         if filename and text:
             raise InvalidMessage("give either a text or a file: the text beside a file would be lost", "result_text")
@@ -498,14 +504,35 @@ def _cancelled_by(reason: Reason) -> Decision:
 
 
 def _during(attempt: int | None, decide: Decision) -> Decision:
-    """The decision, unless another attempt at the task is under way than the one that is named."""
+    """The decision, provided that ``attempt`` is the current one."""
 
     def decide_if_current(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
-        if attempt not in (None, task.attempt):
-            raise IllegalTransition(f"task {task.task_id} is at attempt {task.attempt} by now, not at {attempt}")
+        _require_current(task, attempt)
         return decide(task, now)
 
     return decide_if_current
+
+
+def _require_current(task: Task, attempt: int | None) -> None:
+    """Refuse a worker whose attempt was superseded, or one that does not say which attempt it means.
+
+    A task that is not EXECUTING has no current attempt: the table of transitions refuses it with a better reason.
+    """
+    if task.status is not TaskStatus.EXECUTING:
+        return
+    current = task.attempt - (task.put_back_at is not None)  # a requeued task has the number of its next attempt
+    if attempt is None:
+        if current > 1:
+            raise IllegalTransition(
+                f"task {task.task_id} is at attempt {current}: give the number of the attempt that this is about, "
+                "as `execute` gave it (--attempt N; attempt=N in Python and in the control API)"
+            )
+    elif attempt != current:
+        raise IllegalTransition(
+            f"attempt {attempt} of task {task.task_id} was superseded: it is at attempt {current}"
+            if attempt < current
+            else f"task {task.task_id} has no attempt {attempt} yet: it is at attempt {current}"
+        )
 
 
 def given_up(task: Task, delivery: Delivery, now: datetime) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
+import stat
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -61,9 +65,9 @@ class Listener(Service):
     def _listen(self) -> None:
         if self._listening is not None:
             return
-        failures: list[Failure] = []
-        listening = self._endpoint.listen(self._factory).addCallback(self._is_listening)
-        listening.addErrback(failures.append)
+        listening, failures = self._try_to_listen()
+        if failures and remove_stale_socket(_socket_path(failures[0].value, self._endpoint)):
+            listening, failures = self._try_to_listen()
         if failures:
             error = failures[0].value
             is_taken = isinstance(error, CannotListenError) and getattr(error.socketError, "errno", None) in _TAKEN
@@ -71,6 +75,12 @@ class Listener(Service):
             raise ListenError(f"cannot listen on {self.description}: {_reason(failures[0])}{hint}") from error
         self._listening = listening
         listening.addCallback(self._log_failures, failures)
+
+    def _try_to_listen(self) -> tuple[Deferred[None], list[Failure]]:
+        failures: list[Failure] = []
+        listening = self._endpoint.listen(self._factory).addCallback(self._is_listening)
+        listening.addErrback(failures.append)
+        return listening, failures
 
     @override
     def stopService(self) -> Deferred[None]:
@@ -90,6 +100,44 @@ class Listener(Service):
         for failure in failures:
             if not failure.check(CancelledError):
                 self._log.failure("cannot listen on {description}", failure, description=self.description)
+
+
+def _socket_path(error: BaseException | None, endpoint: Any) -> str:
+    """The path of the Unix socket that could not be listened on; empty if it was none."""
+    # A pid lock whose process belongs to another user fails with a bare PermissionError, which names no path.
+    path = error.port if isinstance(error, CannotListenError) else getattr(endpoint, "_address", "")
+    return os.fsdecode(path) if isinstance(path, str | bytes) else ""
+
+
+def remove_stale_socket(path: str) -> bool:
+    """Remove a Unix socket on which nobody listens, and Twisted's lock beside it, which a process that died has left.
+
+    The lock names a process by its number. That proves nothing: in a container each node is number 1, and elsewhere the
+    number may belong to another process by now. Nobody listens if a connection is refused.
+
+    :returns: True if something was removed.
+    """
+    if not path or path.startswith("\0"):
+        return False
+    with socket.socket(socket.AF_UNIX) as attempt:
+        attempt.setblocking(False)  # one with a full backlog would wait
+        try:
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                return False
+            attempt.connect(path)
+            return False
+        except (ConnectionRefusedError, FileNotFoundError):
+            pass
+        except OSError:
+            return False  # somebody listens there, or nobody can tell
+    lock = f"{path}.lock"
+    stale = [left for left in (path, lock) if os.path.lexists(left) and (left == path or os.path.islink(left))]
+    try:
+        for left in stale:
+            os.unlink(left)
+    except OSError:
+        return False  # the error of the endpoint says more
+    return bool(stale)
 
 
 def _reason(failure: Failure) -> str:

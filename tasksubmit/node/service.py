@@ -42,6 +42,7 @@ from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import Lease, Side, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import Acceptance
+from tasksubmit.node.availability import ExecutorProblem
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.courier import Courier
 from tasksubmit.node.deadlines import Deadlines
@@ -49,6 +50,7 @@ from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
 from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
+from tasksubmit.node.foreign import require_started_reactor
 from tasksubmit.node.identity import BelieveAll, may_speak_for
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
@@ -64,7 +66,8 @@ from tasksubmit.node.routing import Routing, TaskOrder, sides_meant
 from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
-from tasksubmit.node.workers import Workers
+from tasksubmit.node.sweeper import Sweeper
+from tasksubmit.node.workers import EXECUTOR_PAUSE_LIMIT, Workers
 from tasksubmit.protocol.arguments import CLIENT_ENDPOINT, CLOCK, SERVER_ENDPOINT, checked_later
 from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.elsewhere import do_elsewhere
@@ -114,6 +117,7 @@ _FOLLOW_UP = "follow up commits that were in doubt"
 
 _KEY = instance_of(TaskKey, "a TaskKey, such as task.key of a record or of what submit gave")
 _TIME = optional(instance_of(datetime, "a datetime.datetime with a time zone"))
+_ATTEMPT = optional(COUNT)
 
 
 @implementer(ITaskHandler)
@@ -134,6 +138,7 @@ class Node(MultiService):
     :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
     :param executor: what does accepted tasks; by default whoever calls `execute`.
     :param concurrency: how many tasks the executor is given at once.
+    :param executor_pause_limit: how long the executor may be unable to start tasks before new tasks are refused.
     :param is_fair: whether the submitters take turns in the queue, instead of the order of acceptance alone.
     :param score_book: where scores are kept besides the store's own ledger.
     :param wall: the wall clock, in seconds since 1970, when ``clock`` does not follow it; a reactor commonly does, and
@@ -191,6 +196,7 @@ class Node(MultiService):
         acceptance: IAcceptancePolicy | None = None,
         executor: IExecutor | None = None,
         concurrency: int = 1,
+        executor_pause_limit: timedelta = EXECUTOR_PAUSE_LIMIT,
         is_fair: bool = False,
         score_book: IScoreBook | None = None,
         timeouts: Timeouts | None = None,
@@ -217,6 +223,7 @@ class Node(MultiService):
         self._random = SystemRandom() if random is None else random
         self._lease = Lease() if lease is None else lease
         self._live = LiveTasks(lambda key: self._records.get(key))
+        self._timers = clock
         self._clock = NodeClock(clock, wall)
         self.load = Load()
         self._score_book = score_book
@@ -282,10 +289,23 @@ class Node(MultiService):
             else None
         )
         self.workers = (
-            Workers(self._inbox, self._live, executor, concurrency, tick_seconds, clock)
+            Workers(
+                self._inbox,
+                self._live,
+                executor,
+                concurrency,
+                tick_seconds,
+                clock,
+                executor_pause_limit,
+                store.work_directory,
+            )
             if executor is not None
             else None
         )
+        if self.workers is not None:
+            self._inbox.refusal = self.workers.refusal
+        if store.work_directory is not None:
+            Sweeper(store.work_directory, clock).setServiceParent(self)
         self._delivery.setServiceParent(self)
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
@@ -310,9 +330,11 @@ class Node(MultiService):
     def startService(self) -> None:
         """Open the store, then listen, look at deadlines and deliver.
 
+        :raises ReactorNotStarted: when an event loop of asyncio runs the reactor, which nobody has started.
         :raises StoreError: when the store cannot be opened.
         :raises ListenError: when an endpoint cannot be listened on; stop the node then, for the rest of it runs.
         """
+        require_started_reactor(self._timers)
         self.store.open(self.address)
         self._clock.adopt()
         self._inbox.is_draining = False
@@ -419,6 +441,11 @@ class Node(MultiService):
     def is_draining(self) -> bool:
         """Whether the node takes nothing new, because it is being drained or was."""
         return self._inbox.is_draining
+
+    @property
+    def executor_problem(self) -> ExecutorProblem | None:
+        """What keeps the executor from starting tasks; None while nothing does, or there is no executor."""
+        return None if self.workers is None else self.workers.availability.problem(self._records.now())
 
     def reload(self) -> None:
         """Read again what the authenticator has in files, and try at once what could not be delivered.
@@ -621,29 +648,42 @@ class Node(MultiService):
     def execute(self, key: TaskKey | None = None, lease: Lease | None = None) -> Deferred[Task]:
         """Begin the head of the queue; see `Inbox.execute`.
 
+        The ``attempt`` of the record that it fires with is a fencing token: the four verbs below take it, and refuse it
+        once a later attempt was made. Without it they work only while there was a single attempt.
+
         :param lease: what to do when nothing more is heard of the execution; by default as the node was told.
         """
         return _command(self._inbox.execute(key, self._lease if lease is None else lease))
 
-    @checked_later(key=_KEY, text=TEXT)
-    def progress(self, key: TaskKey, text: str) -> Deferred[Task]:
+    @checked_later(key=_KEY, text=TEXT, attempt=_ATTEMPT)
+    def progress(self, key: TaskKey, text: str, *, attempt: int | None = None) -> Deferred[Task]:
         """Tell how far an execution is, which renews its lease; see `Inbox.progress`."""
-        return _command(self._inbox.progress(key, text))
+        return _command(self._inbox.progress(key, text, attempt))
 
-    @checked_later(key=_KEY, reason=TEXT)
-    def put_back(self, key: TaskKey, reason: str = "The task was put back") -> Deferred[Task]:
+    @checked_later(key=_KEY, reason=TEXT, attempt=_ATTEMPT)
+    def put_back(
+        self, key: TaskKey, reason: str = "The task was put back", *, attempt: int | None = None
+    ) -> Deferred[Task]:
         """Have an execution begun again; see `Inbox.put_back`."""
-        return _command(self._inbox.put_back(key, reason))
+        return _command(self._inbox.put_back(key, reason, attempt))
 
-    @checked_later(key=_KEY, error=TEXT)
-    def fail(self, key: TaskKey, error: str) -> Deferred[Task]:
+    @checked_later(key=_KEY, error=TEXT, attempt=_ATTEMPT)
+    def fail(self, key: TaskKey, error: str, *, attempt: int | None = None) -> Deferred[Task]:
         """End an execution that cannot be done; see `Inbox.fail`."""
-        return _command(self._inbox.fail(key, error))
+        return _command(self._inbox.fail(key, error, attempt))
 
-    @checked_later(key=_KEY, text=TEXT, filename=TEXT, content=BYTES)
-    def send_results(self, key: TaskKey, text: str = "", *, filename: str = "", content: bytes = b"") -> Deferred[Task]:
+    @checked_later(key=_KEY, text=TEXT, filename=TEXT, content=BYTES, attempt=_ATTEMPT)
+    def send_results(
+        self,
+        key: TaskKey,
+        text: str = "",
+        *,
+        filename: str = "",
+        content: bytes = b"",
+        attempt: int | None = None,
+    ) -> Deferred[Task]:
         """Give the results of an EXECUTING task; see `Inbox.complete`."""
-        return _command(self._inbox.complete(key, text, filename, content))
+        return _command(self._inbox.complete(key, text, filename, content, attempt))
 
     # --- either side ---------------------------------------------------------------------------------------------
 

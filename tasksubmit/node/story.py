@@ -190,10 +190,12 @@ def _in_execution(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead
         behind = f", behind {_counted(ahead)} put back before it" if ahead else ""
         commands = ("queue", "execute") if ahead else ("execute ID",)
         return f"was put back, and waits to be begun again as attempt {task.attempt}{behind}", commands
+    attempt = f" --attempt {task.attempt}" if task.attempt > 1 else ""  # without, each of these would be refused
+    verbs = ("send-results ID --text TEXT", "progress ID TEXT", "fail ID --error TEXT", "put-back ID")
     return (
         f"waits for whoever executes it here (attempt {task.attempt} of {task.max_attempts}) to give the results, or"
         " to report progress",
-        ("send-results ID --text TEXT", "progress ID TEXT", "fail ID --error TEXT", "put-back ID"),
+        tuple(verb + attempt for verb in verbs),
     )
 
 

@@ -37,6 +37,7 @@ A = TypeVar("A")
 DATABASE = "tasks.db"
 LOCK = "lock"
 RESULTS = "results"
+WORK = "work"
 
 OLDEST_SQLITE = (3, 33)
 """Of August 2020: the first that changes many rows to different values with one statement."""
@@ -79,6 +80,7 @@ class SQLiteTaskStore:
         if directory is not None or reactor is not None:
             _REACTOR.check("reactor", reactor)
         self._directory = directory
+        self.work_directory = None if directory is None else directory / WORK
         self._reactor = reactor
         self._schema = schema_steps() if schema is None else to_texts(schema, "schema")
         self._results = MemoryResultFiles() if directory is None else ResultFiles(directory / RESULTS)

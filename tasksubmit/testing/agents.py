@@ -263,10 +263,13 @@ class Agents:
         :param text: the results, if they are text.
         :param filename: the name of the results, if they are a file, and ``content`` the bytes of it.
         """
-        if self.received(task).status is not TaskStatus.EXECUTING:
+        if self.received(task).status is not TaskStatus.EXECUTING or self.received(task).put_back_at is not None:
             self.execute(task)
-        key = self.received(task).key
-        return self.done(self._node(task.key.peer).send_results(key, text, filename=filename, content=content))
+        record = self.received(task)
+        node = self._node(task.key.peer)
+        return self.done(
+            node.send_results(record.key, text, filename=filename, content=content, attempt=record.attempt)
+        )
 
     def _record(self, address: Address, key: TaskKey) -> Task:
         record = self.done(self._node(address).store.get(key))

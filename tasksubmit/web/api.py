@@ -35,6 +35,7 @@ from tasksubmit.web.requests import (
 from tasksubmit.web.views import (
     CertificateView,
     DrainedView,
+    ExecutorProblemView,
     NodeView,
     PeerView,
     ResultView,
@@ -125,6 +126,7 @@ class ControlApi:
             listening=[_where(listener) for listener in self.node.listeners],
             is_draining=self.node.is_draining,
             is_enabled=self.node.is_enabled,
+            executor_problem=ExecutorProblemView.of(self.node.executor_problem),
             certificate=CertificateView(
                 fingerprint=shown.fingerprint, expires_at=shown.expires_at, warning=shown.warning
             )
@@ -154,6 +156,7 @@ class ControlApi:
         )
         return WorkersView(
             executor=str(workers.executor) if workers else "manual",
+            problem=ExecutorProblemView.of(self.node.executor_problem),
             concurrency=workers.concurrency if workers else 0,
             done=workers.done if workers else 0,
             failed=workers.failed if workers else 0,
@@ -258,17 +261,17 @@ class ControlApi:
     async def progress(self, call: Call[WhichPeer, Progress]) -> TaskView:
         """Tell how far an execution is, which renews its lease."""
         task = await self._find(call, Side.RECEIVER)
-        return self._view(await self.node.progress(task.key, call.body.text))
+        return self._view(await self.node.progress(task.key, call.body.text, attempt=call.body.attempt))
 
     async def put_back(self, call: Call[WhichPeer, PutBack]) -> TaskView:
         """Have an execution begun again."""
         task = await self._find(call, Side.RECEIVER)
-        return self._view(await self.node.put_back(task.key, call.body.reason))
+        return self._view(await self.node.put_back(task.key, call.body.reason, attempt=call.body.attempt))
 
     async def fail(self, call: Call[WhichPeer, Fail]) -> TaskView:
         """End an execution that cannot be done."""
         task = await self._find(call, Side.RECEIVER)
-        return self._view(await self.node.fail(task.key, call.body.error))
+        return self._view(await self.node.fail(task.key, call.body.error, attempt=call.body.attempt))
 
     async def send_results(self, call: Call[WhichPeer, Results]) -> TaskView:
         """Give the results of an EXECUTING task."""
@@ -279,7 +282,9 @@ class ControlApi:
         if filename == "":
             raise InvalidMessage("the file name is empty", "filename")
         return self._view(
-            await self.node.send_results(task.key, text or "", filename=filename or "", content=content or b"")
+            await self.node.send_results(
+                task.key, text or "", filename=filename or "", content=content or b"", attempt=call.body.attempt
+            )
         )
 
     # --- shared -------------------------------------------------------------------------------------------------------

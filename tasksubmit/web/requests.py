@@ -117,23 +117,35 @@ class Cancel:
 
 @frozen(kw_only=True)
 class Progress:
-    """What to tell the submitter about how far the work is."""
+    """What to tell the submitter about how far the work is.
+
+    `attempt` is the number that `execute` gave, needed once there was more than one attempt.
+    """
 
     text: str
+    attempt: int | None = None
 
 
 @frozen(kw_only=True)
 class PutBack:
-    """What to tell the submitter."""
+    """What to tell the submitter.
+
+    `attempt` is the number that `execute` gave, needed once there was more than one attempt.
+    """
 
     reason: str = "The task was put back"
+    attempt: int | None = None
 
 
 @frozen(kw_only=True)
 class Fail:
-    """What went wrong, for the submitter."""
+    """What went wrong, for the submitter.
+
+    `attempt` is the number that `execute` gave, needed once there was more than one attempt.
+    """
 
     error: str
+    attempt: int | None = None
 
 
 @frozen(kw_only=True)
@@ -145,8 +157,12 @@ class Drain:
 
 @frozen(kw_only=True)
 class Results:
-    """The results of a task: either `text`, or `filename` and `content_base64`."""
+    """The results of a task: either `text`, or `filename` and `content_base64`.
+
+    `attempt` is the number that `execute` gave, needed once there was more than one attempt.
+    """
 
     text: str | None = None
     filename: str | None = None
     content_base64: bytes | None = None
+    attempt: int | None = None

@@ -12,6 +12,7 @@ from typing_extensions import Self
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, TaskEvent
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.availability import ExecutorProblem
 from tasksubmit.node.drain import Drained
 from tasksubmit.node.story import Story
 from tasksubmit.wire.address import Address
@@ -253,12 +254,33 @@ class CertificateView:
 
 
 @frozen(kw_only=True)
+class ExecutorProblemView:
+    """What keeps the node's executor from starting tasks; it is tried again at `retry_at`.
+
+    One that `is_refusing` has the node refuse new tasks.
+    """
+
+    error: str
+    since: datetime
+    retry_at: datetime
+    is_refusing: bool
+
+    @classmethod
+    def of(cls, problem: ExecutorProblem | None) -> ExecutorProblemView | None:
+        """The view of ``problem``."""
+        if problem is None:
+            return None
+        return cls(**{a.name: getattr(problem, a.name) for a in fields(ExecutorProblemView)})
+
+
+@frozen(kw_only=True)
 class StatusView:
     """How a node does: who it is, what it shows to peers (null where it uses no TLS), and who they are.
 
-    `connections` are those that peers have open; `waiting` is the length of the queue, but at most 1,000; `owed_to`
-    counts the peers that something is owed to. `retrying` are steps of the node that have failed and are repeated, such
-    as those of its start, with the last error of each.
+    `executor_problem` is null while the executor can start tasks. `connections` are those that peers have open;
+    `waiting` is the length of the queue, but at most 1,000; `owed_to` counts the peers that something is owed to.
+    `retrying` are steps of the node that have failed and are repeated, such as those of its start, with the last error
+    of each.
     """
 
     address: Address
@@ -266,6 +288,7 @@ class StatusView:
     listening: list[str]
     is_draining: bool
     is_enabled: bool
+    executor_problem: ExecutorProblemView | None
     certificate: CertificateView | None
     connections: int
     waiting: int
@@ -280,10 +303,12 @@ class WorkersView:
 
     `executor` is ``manual`` where nobody in the node does. Of what is `executing`, `justification` is how far it is as
     last told, and `attempt` counts up when it was begun again; `waiting` is the length of the queue, with what was put
-    back, but at most 1,000. `done` and `failed` count what the node's own workers did since it was started.
+    back, but at most 1,000. `done` and `failed` count what the node's own workers did since it was started. `problem`
+    is null while the executor can start tasks.
     """
 
     executor: str
+    problem: ExecutorProblemView | None
     concurrency: int
     done: int
     failed: int

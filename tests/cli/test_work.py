@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import click
 
 from tasksubmit.cli import output
+from tasksubmit.errors import ExecutorUnavailable
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.workers import Workers
 from tests.cli.harness import CommandTestCase
@@ -54,6 +58,24 @@ class ExecutionTests(CommandTestCase):
         self.executing("t1")
         self.assertEqual(self.data("put-back", "t1")["justification"], "The task was put back")
         self.assertIn("was put back already; `tasksubmit why`", self.failed("put-back", "t1"))
+
+    def test_superseded_attempt(self) -> None:
+        """After a second attempt the verbs need its number, and the commands that `why` prints have it."""
+        self.executing("t1")
+        self.ok("put-back", "t1", "--attempt", "1")
+        self.assertRegex(self.ok("execute"), r"(?m)^attempt +2$")
+        self.assertRegex(self.ok("show", "t1"), r"(?m)^attempt +2$")
+        for verb, *arguments in (("progress", "half"), ("fail", "--error", "x"), ("put-back",)):
+            self.assertIn("give the number of the attempt", self.failed(verb, "t1", *arguments))
+            self.assertIn("attempt 1 of task t1 was superseded", self.failed(verb, "t1", *arguments, "--attempt", "1"))
+        self.failed("send-results", "t1", "--text", "late", "--attempt", "1")
+        self.assertEqual(self.run_command("progress", "t1", "x", "--attempt", "0").exit_code, 2)
+        commands = [line.strip("$ ") for line in self.ok("why", "t1").splitlines() if line.startswith("  $ ")]
+        self.assertEqual(len(commands), 4)
+        (progress,) = [command for command in commands if " progress " in command]
+        (results,) = [command for command in commands if " send-results " in command]
+        self.ok(*shlex.split(progress)[1:])
+        self.assertIn("is COMPLETED", self.ok(*shlex.split(results)[1:]))
 
     def test_fail(self) -> None:
         """Failing needs an error, and ends the task."""
@@ -110,6 +132,20 @@ class WorkerTests(CommandTestCase):
         lines = self.ok("worker").splitlines()
         self.assertEqual(lines[0], "executor   python:builtins:print")
         self.assertEqual(lines[1:3], ["done       12, failed 1, since the node was started", "at once    4"])
+
+    def test_executor_problem(self) -> None:
+        """An executor that cannot start tasks is shown by `worker` and by `status`, with what is wrong."""
+        workers = Workers(None, None, CallableExecutor(print), 4, 1, self.clock)  # type: ignore[arg-type]
+        self.node.workers = workers
+        workers.availability.failed(ExecutorUnavailable("cannot execute /bin/gone: No such file or directory"))
+        words = (
+            "unavailable: cannot execute /bin/gone: No such file or directory (since 2026-04-09T12:00:00.250Z, "
+            "retried at 2026-04-09T12:00:01.250Z)\n"
+        )
+        self.assertIn(f"\nproblem    {words}", self.ok("worker"))
+        self.assertRegex(self.ok("status"), rf"(?m)^executor +{re.escape(words)}")
+        workers.availability.stop()
+        self.assertNotIn("unavailable", self.ok("worker") + self.ok("status"))
 
 
 class SwitchTests(CommandTestCase):

@@ -121,6 +121,51 @@ class SummariseTests(ExamplesTestCase):
         self.assertEqual((self.stop(worker), worker.returncode), ("", 0))
 
 
+ASGI_SERVER = """
+import asyncio, json, sys
+sys.path.insert(0, sys.argv[1])
+from asgi_app import app
+
+async def serve():
+    to_app, from_app = asyncio.Queue(), asyncio.Queue()
+    life = asyncio.create_task(app({"type": "lifespan"}, to_app.get, from_app.put))
+    await to_app.put({"type": "lifespan.startup"})
+    started = await from_app.get()
+    assert started["type"] == "lifespan.startup.complete", started
+    for text in sys.argv[2:]:
+        request, answers = asyncio.Queue(), asyncio.Queue()
+        await request.put({"type": "http.request", "body": text[:5].encode(), "more_body": True})
+        await request.put({"type": "http.request", "body": text[5:].encode()})
+        await app({"type": "http"}, request.get, answers.put)
+        print((await answers.get())["status"], (await answers.get())["body"].decode())
+    await to_app.put({"type": "lifespan.shutdown"})
+    print((await from_app.get())["type"])
+    await life
+
+asyncio.run(serve())
+"""
+
+
+class AsgiAppTests(ExamplesTestCase):
+    """``asgi_app.py``, on the event loop of a server that is not Twisted's."""
+
+    def test_asgi(self) -> None:
+        """Each request awaits a task, and gets its results or why there are none; then all of it ends."""
+        task, work = free_ports(2)
+        self.start_worker(work, task)
+        server = self.start(
+            *(sys.executable, "-c", ASGI_SERVER, str(EXAMPLES), TEXT, "nothing"),
+            TASK_PORT=str(task),
+            STATE_DIR=str(self.directory / "asgi"),
+            WORKER=f"{B}=tcp:127.0.0.1:{work}",
+        )
+        printed, _ = server.communicate(timeout=60)
+        first, second, last = printed.splitlines()
+        self.assertEqual(first, "200 " + json.dumps({"summary": SUMMARY}))
+        self.assertRegex(second, "^502 .*there is not a single sentence in the text")
+        self.assertEqual((last, server.returncode), ("lifespan.shutdown.complete", 0))
+
+
 class WebAppTests(ExamplesTestCase):
     """``web_app.py``, with the agent that summarises behind it."""
 

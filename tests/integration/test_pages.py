@@ -20,6 +20,8 @@ NOT_RUN = {
     f"{INDEX}, and minutes; the tests run every target briefly": 1,
     f"{INDEX}, two servers and ten minutes; .ci/run does it in its short form": 1,
     "runs all tests, this one among them": 1,
+    "needs a container runtime": 1,
+    "needs uvicorn; tests.integration.test_examples runs the application without it": 1,
     "needs root and systemd as the first process": 3,
     "systemd-socket-activate runs until it is interrupted; a test passes the socket itself": 1,
 }

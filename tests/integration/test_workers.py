@@ -22,6 +22,16 @@ echo "$words, by $TASKSUBMIT_FROM"
 """
 
 
+TIDY_SCRIPT = """#!/bin/sh
+exec 2> /dev/null  # the node that reads it is killed
+echo "start $TASKSUBMIT_ATTEMPT" >> {directory}/log
+[ "$TASKSUBMIT_ATTEMPT" = 2 ] && exit
+trap 'sleep 4; echo "end $TASKSUBMIT_ATTEMPT" >> {directory}/log; exit' TERM
+echo $$ >> {directory}/pids
+while :; do sleep 0.1; done
+"""
+
+
 class WorkersTests(SynchronousTestCase):
     """An agent that submits, and one whose executor is a command."""
 
@@ -36,7 +46,7 @@ class WorkersTests(SynchronousTestCase):
         port_a, port_b = free_ports(2)
         self.a = Agent(self.directory / "a", A, port_a, B, port_b)
         self.b = Agent(self.directory / "b", B, port_b, A, port_a)
-        self.options = ("--accept", "all", "--executor", f"process:{script}:attempts=2")
+        self.options: tuple[str, ...] = ("--accept", "all", "--executor", f"process:{script}:attempts=2")
         for agent, options in ((self.a, ()), (self.b, self.options)):
             self.addCleanup(agent.stop)
             agent.start(*options)
@@ -74,6 +84,53 @@ class WorkersTests(SynchronousTestCase):
         self.a.ask("wait", "t1", "--timeout", "60")
         self.assertEqual(self.a.run("result", "t1").stdout, f"wait, by {A}\n")
         self.assertEqual(self.b.ask("show", "t1")["attempt"], 2)
+
+    def kill_node(self) -> None:
+        """Kill the second agent's node, and start it again at once."""
+        pidfile = self.b.directory / "pid"
+        node = int(pidfile.read_text())
+        os.kill(node, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{node}").exists(), "the killed node is still there")
+        pidfile.unlink()
+        self.b.start(*self.options)
+
+    def start_tidy_command(self, grace: float) -> None:
+        """Have the second agent execute a command that tidies up, and logs its steps, on its first attempt."""
+        script = self.directory / "tidy.sh"
+        script.write_text(TIDY_SCRIPT.format(directory=self.directory))
+        script.chmod(0o755)
+        self.b.stop()
+        executor = f"process:{script}:attempts=2:grace={grace:g}"
+        self.options = ("--accept", "all", "--executor", executor, "--concurrency", "2")
+        self.b.start(*self.options)
+        self.a.ask("submit", B, "tidy", "--task-id", "t1", "--timeout", "0")
+        until(lambda: len(self.pids()) == 1, "nothing was begun")
+
+    def log(self) -> list[str]:
+        """The steps that the commands have logged."""
+        return (self.directory / "log").read_text().splitlines()
+
+    def test_next_attempt_waits_for_the_last(self) -> None:
+        """When a node is killed, the next attempt starts only after the command of the last one has tidied up."""
+        self.start_tidy_command(grace=30)
+        self.kill_node()
+        self.a.ask("wait", "t1", "--timeout", "60")
+        self.assertEqual(self.log(), ["start 1", "end 1", "start 2"])
+        until(lambda: not list((self.b.directory / "state" / "work").iterdir()), "something is left of the killed node")
+
+    def test_next_attempt_waits_without_a_supervisor(self) -> None:
+        """What a killed supervisor leaves is killed when its time is up, and only then the next attempt starts."""
+        self.start_tidy_command(grace=1)
+        (command,) = self.pids()
+        status = Path(f"/proc/{command}/status").read_text()
+        (supervisor,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
+        os.kill(int((self.b.directory / "pid").read_text()), signal.SIGSTOP)  # it must not notice
+        os.kill(supervisor, signal.SIGKILL)
+        self.kill_node()
+        self.a.ask("wait", "t1", "--timeout", "60")
+        self.assertEqual(self.log(), ["start 1", "start 2"])
+        self.assertFalse(self.is_alive(command))
+        until(lambda: not list((self.b.directory / "state" / "work").iterdir()), "something is left of the killed node")
 
     def test_stopped(self) -> None:
         """A node that is stopped ends its commands, and begins their tasks again after its start."""

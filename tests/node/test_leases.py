@@ -94,7 +94,7 @@ class LeaseTests(PairTestCase):
         self.advance(63)
         self.done(self.bob.execute(key))
         self.advance(5)
-        task = self.done(self.bob.send_results(key, "done"))
+        task = self.done(self.bob.send_results(key, "done", attempt=2))
         self.assertEqual((task.time_cpu_ms, task.attempt), (5000, 2))
         self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
 
@@ -123,6 +123,52 @@ class LeaseTests(PairTestCase):
         self.done(self.bob.send_results(key, "done"))
         self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
         self.failed(self.bob.execute(), EmptyQueue)
+
+    def superseded(self) -> TaskKey:
+        """Have Bob start a task, lose its lease, and start it again: attempt 2 is the current one."""
+        key = self.begin(Lease(MINUTE, max_attempts=2))
+        self.advance(63)
+        self.assertEqual(self.done(self.bob.execute(lease=Lease(MINUTE, max_attempts=2))).attempt, 2)
+        return key
+
+    def test_superseded_attempt_is_refused(self) -> None:
+        """A worker whose attempt was superseded can neither report nor end the task; the current one can."""
+        key, bob = self.superseded(), self.bob
+        for attempt, words in (
+            (1, "attempt 1 of task t1 was superseded: it is at attempt 2"),
+            (3, "task t1 has no attempt 3 yet: it is at attempt 2"),
+            (None, "task t1 is at attempt 2: give the number of the attempt"),
+        ):
+            for refused in (
+                bob.send_results(key, "by the first", attempt=attempt),
+                bob.send_results(key, filename="a.csv", content=b"1", attempt=attempt),
+                bob.progress(key, "50%", attempt=attempt),
+                bob.fail(key, "no", attempt=attempt),
+                bob.put_back(key, "busy", attempt=attempt),
+            ):
+                self.assertIn(words, str(self.failed(refused, IllegalTransition)))
+        self.assertEqual(self.files(bob), [])
+        self.done(bob.progress(key, "50%", attempt=2))
+        self.done(bob.send_results(key, "by the second", attempt=2))
+        result = self.done(self.alice.result(TaskKey(Side.SUBMITTER, BOB, "t1")))
+        self.assertEqual(result.result_text, "by the second")
+
+    def test_attempt_ends_when_the_next_one_starts(self) -> None:
+        """A requeued task that nobody has started again may still be ended by its last attempt, and by no other."""
+        key = self.superseded()
+        self.done(self.bob.put_back(key, "busy", attempt=2))
+        self.failed(self.bob.send_results(key, "by the first", attempt=1), IllegalTransition)
+        self.failed(self.bob.send_results(key, "by the third", attempt=3), IllegalTransition)
+        self.done(self.bob.send_results(key, "by the second", attempt=2))
+        self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
+
+    def test_drain_requeues_any_attempt(self) -> None:
+        """A drain requeues an execution whichever attempt it is."""
+        key = self.superseded()
+        drained = self.bob.drain(2)
+        self.advance(3)
+        self.assertEqual(self.done(drained).put_back, 1)
+        self.assertIsNotNone(self.task(self.bob, key).put_back_at)
 
     def test_not_taken_again(self) -> None:
         """What was put back does not wait for ever."""

@@ -155,7 +155,7 @@ class RememberedTests(NodeTestCase):
         self.failed(self.bob.progress(KEY, "10%"), IllegalTransition)
         self.failed(self.bob.put_back(KEY, "not now"), IllegalTransition)
         self.elsewhere("t1", Event.TAKE_AGAIN)
-        task = self.done(self.bob.progress(KEY, "10%"))
+        task = self.done(self.bob.progress(KEY, "10%", attempt=2))
         self.assertEqual((task.justification, task.put_back_at), ("10%", None))
 
     def test_nothing_to_do(self) -> None:

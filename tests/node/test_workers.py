@@ -19,6 +19,7 @@ from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.service import Node
 from tasksubmit.node.submitted import SubmittedTask
+from tasksubmit.testing.executors import FakeExecutor
 from tests.node.helpers import ALICE, BOB, NodeTestCase, SlowStore
 
 BOUND = Lease(ends_with_node=True)
@@ -274,6 +275,46 @@ class WorkTests(WorkersTestCase):
         self.network.flush()
         self.assertEqual(begun, ["one", "two"])
 
+    def test_one_attempt_at_a_time(self) -> None:
+        """A requeued task is started again only when its last attempt has really ended, although a worker is free."""
+        self.stop(self.bob)
+        executor = FakeExecutor(ends_when_cancelled=False)
+        self.bob = self.employ(executor)
+        handle = self.submit("one")
+        for attempt in (1, 2):
+            self.done(self.bob.put_back(self.received(handle), attempt=attempt))
+            self.assertEqual(len(executor.executions), 1)
+            self.assertTrue(executor.executions[0].is_cancelled)
+        self.assertEqual(self.task(self.bob, self.received(handle)).attempt, 3)
+        executor.executions[0].finish("too late")
+        self.network.flush()
+        self.assertEqual([one.asked.task.attempt for one in executor.running], [3])
+        executor.executions[1].finish("third")
+        self.assertEqual(self.done(handle.result()).result_text, "third")
+
+    def test_cancelled_while_it_waits_for_an_attempt(self) -> None:
+        """A task that waits for the end of its last attempt may be cancelled, and its node be stopped."""
+        self.stop(self.bob)
+        executor = FakeExecutor(ends_when_cancelled=False)
+        self.bob = self.employ(executor)
+        handle, other = self.submit("one"), self.submit("two")
+        self.done(self.bob.put_back(self.received(handle)))
+        self.done(handle.cancel())
+        self.failed(handle.result(), TaskCancelled)
+        executor.executions[1].finish("done")
+        self.done(other.result())
+        third = self.submit("three")
+        self.assertEqual(executor.executions[2].description, "three")  # the waiting attempt has left its worker
+        self.done(self.bob.put_back(self.received(third)))
+        stopped = self.bob.stopService()
+        self.network.flush()
+        self.assertNoResult(stopped)
+        executor.executions[0].finish()
+        executor.executions[2].finish()
+        self.network.flush()
+        self.successResultOf(stopped)
+        self.assertEqual(len(executor.executions), 3)
+
     def test_at_once(self) -> None:
         """An executor may answer at once, whichever way."""
         self.stop(self.bob)
@@ -307,6 +348,37 @@ class ProgressTests(WorkersTestCase):
         self.assertEqual(len(heard), 3)
         self.executor.ends[0].callback("there")
         self.assertEqual(self.done(result).result_text, "there")
+
+    def test_end_does_not_wait_for_progress(self) -> None:
+        """A task that reports progress just before it returns ends at that moment, like any other."""
+        self.stop(self.bob)
+
+        def work(execution: Execution) -> str:
+            execution.progress("nearly")
+            return "ok"
+
+        self.bob = self.employ(CallableExecutor(work))
+        started_at = self.clock.seconds()
+        handles = [self.submit(f"task {number}") for number in range(5)]
+        self.assertEqual([self.done(handle.result()).result_text for handle in handles], ["ok"] * 5)
+        self.assertEqual(self.clock.seconds(), started_at)
+        for handle in handles:
+            self.assertEqual(self.task(self.bob, self.received(handle)).time_cpu_ms, 0)
+
+    def test_end_does_not_wait_for_slow_progress(self) -> None:
+        """A failure just after progress, and a cancellation, do not wait either, even when the store is slow."""
+        self.stop(self.bob)
+        store = SlowStore()
+        self.bob = self.employ(self.executor, store=store)
+        handle = self.submit("one")
+        store.is_slow, store.slow_methods = True, ("apply",)
+        self.executor.executions[0].progress("nearly")
+        self.executor.ends[0].errback(ExecutionFailed("no"))
+        self.network.flush()
+        store.release()
+        self.failed(handle.result(), TaskCancelled)
+        self.submit("two")
+        self.assertEqual(self.executor.under_way(), ["two"])
 
     def test_renews_the_lease(self) -> None:
         """Progress renews the lease."""

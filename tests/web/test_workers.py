@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from twisted.internet.defer import Deferred, fail
 from typing_extensions import override
 
+from tasksubmit.errors import ExecutorUnavailable
 from tasksubmit.interfaces import Execution
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
@@ -28,7 +31,29 @@ class ManualTests(ApiTestCase):
         workers = self.ask("GET", "/v1/workers")
         executing = [(task["task_id"], task["justification"]) for task in workers.pop("executing")]
         self.assertEqual(executing, [("t2", "The task is being executed"), ("t3", "half")])
-        self.assertEqual(workers, {"executor": "manual", "concurrency": 0, "done": 0, "failed": 0, "waiting": 2})
+        self.assertEqual(
+            workers, {"executor": "manual", "problem": None, "concurrency": 0, "done": 0, "failed": 0, "waiting": 2}
+        )
+
+    def test_superseded_attempt_is_refused(self) -> None:
+        """`execute` gives the number of the attempt, and every verb of a worker takes it."""
+        self.receive("t1")
+        self.ask("POST", "/v1/tasks/t1/accept")
+        self.assertEqual(self.ask("POST", "/v1/execute")["attempt"], 1)
+        self.ask("POST", "/v1/tasks/t1/put-back", {"attempt": 1})
+        self.assertEqual(self.ask("POST", "/v1/tasks/t1/execute")["attempt"], 2)
+        for verb, body in (
+            ("progress", {"text": "half"}),
+            ("fail", {"error": "no ink"}),
+            ("put-back", {}),
+            ("results", {"text": "late"}),
+        ):
+            for attempt in ({}, {"attempt": 1}):
+                message = self.refused(409, "illegal_transition", "POST", f"/v1/tasks/t1/{verb}", {**body, **attempt})
+                self.assertIn("it is at attempt 2" if attempt else "is at attempt 2: give the number", message)
+        self.ask("POST", "/v1/tasks/t1/progress", {"text": "half", "attempt": 2})
+        done = self.ask("POST", "/v1/tasks/t1/results", {"text": "done", "attempt": 2})
+        self.assertEqual((done["status"], done["attempt"]), ("COMPLETED", 2))
 
 
 class WorkersTests(ApiTestCase):
@@ -40,7 +65,9 @@ class WorkersTests(ApiTestCase):
         super().setUp()
 
     def work(self, execution: Execution) -> Deferred[str]:
-        """Fail at once, or never end."""
+        """Fail at once, be unable to start, or never end."""
+        if execution.description == "impossible":
+            raise ExecutorUnavailable("cannot execute /bin/gone: No such file or directory")
         execution.progress("reading")
         return fail(ZeroDivisionError()) if execution.description == "bad" else Deferred()
 
@@ -54,5 +81,24 @@ class WorkersTests(ApiTestCase):
         executing = [(task["task_id"], task["justification"]) for task in workers.pop("executing")]
         self.assertEqual(executing, [("t1", "reading"), ("t2", "reading")])
         self.assertRegex(workers.pop("executor"), r"^python:tests.web.test_workers:.*work$")
-        self.assertEqual(workers, {"concurrency": 2, "done": 0, "failed": 1, "waiting": 1})
+        self.assertEqual(workers, {"problem": None, "concurrency": 2, "done": 0, "failed": 1, "waiting": 1})
         self.successResultOf(self.node.story(TaskKey(Side.RECEIVER, PEER, "t0")))
+
+    def test_executor_problem(self) -> None:
+        """What keeps the executor from starting tasks is shown here and in the status, and to nobody else."""
+        self.assertIsNone(self.ask("GET", "/v1/status")["executor_problem"])
+        self.receive("t1", "impossible")
+        problem = self.ask("GET", "/v1/workers")["problem"]
+        self.assertEqual(
+            problem,
+            {
+                "error": "cannot execute /bin/gone: No such file or directory",
+                "since": "2026-04-09T12:00:00.250Z",
+                "retry_at": "2026-04-09T12:00:01.250Z",
+                "is_refusing": False,
+            },
+        )
+        self.assertEqual(self.ask("GET", "/v1/status")["executor_problem"], problem)
+        self.assertNotIn("/bin", json.dumps(self.ask("GET", "/v1/tasks/t1")))
+        self.clock.advance(60)
+        self.assertTrue(self.ask("GET", "/v1/status")["executor_problem"]["is_refusing"])

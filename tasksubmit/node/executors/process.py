@@ -8,29 +8,32 @@ import shutil
 import signal
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.process import Process
+from twisted.internet.process import Process, unregisterReapProcessHandler
 from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
 
-from tasksubmit.errors import ConfigurationError, ExecutionFailed
+from tasksubmit.errors import ConfigurationError, ExecutionFailed, ExecutorUnavailable
 from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultFile
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.node.ending import to_its_end
 from tasksubmit.node.executors import warden
+from tasksubmit.node.executors.faults import TRANSIENT, in_thread, unavailable
 from tasksubmit.node.executors.options import bound_lease, count, read_options, seconds
+from tasksubmit.node.executors.places import Place, PlaceTaken
 from tasksubmit.validation import (
     COUNT,
     DELAY,
@@ -53,9 +56,15 @@ MAX_OUTPUT_BYTES = MAX_FRAME // 4 * 3 - 64 * 1024
 
 STDIN, STDOUT, STDERR, CONTROL = range(4)
 
+LOCK = 99
+"""The descriptor of the attempt's lock file, see `places`; high, so that no script uses the number for itself."""
+
 _MAX_CONTROL_LINE = 8192
 _KEPT_OF_STDERR = 4096
 _SLACK_SECONDS = 1.0
+_POLL_SECONDS = 0.1
+_LONGEST_POLL_SECONDS = 5.0
+_LONGEST_RETRY_SECONDS = 60.0
 
 
 _REACTOR = provides(IReactorTime, "the reactor")
@@ -91,11 +100,13 @@ class ProcessExecutor:
 
     The command, and all that it has started, is one process group. When the task is cancelled, takes too long or the
     node stops, the group is asked to end (SIGTERM) and after a while killed; when the command ends, what it left of the
-    group is killed. It does not outlive the node, not even one that is killed.
+    group is killed. It does not outlive the node, not even one that is killed, and while a process of it lives the task
+    is not started again, by no later run of the node either.
 
     :ivar reactor: of the process; has to be able to start processes, threads and timers.
     :ivar command: the program and its arguments, none of which any shell sees.
-    :ivar directory: where it runs; by default in a new, empty directory, removed afterwards.
+    :ivar directory: where it runs; by default in a new, empty directory, removed afterwards. That is in the state
+        directory, or among the temporary files when the node keeps nothing on disk.
     :ivar environment: in place of the node's own.
     :ivar timeout_seconds: how long it may take.
     :ivar grace_seconds: from asking the group to end to killing it.
@@ -114,6 +125,8 @@ class ProcessExecutor:
     max_output_bytes: int = field(default=MAX_OUTPUT_BYTES, validator=COUNT)
     attempts: int = field(default=1, validator=COUNT)
 
+    _log = Logger()
+
     @property
     def lease(self) -> Lease:
         """See `IExecutor.lease`."""
@@ -121,27 +134,73 @@ class ProcessExecutor:
 
     async def execute(self, execution: Execution) -> ExecutionResult:
         """See `IExecutor.execute`."""
-        if self.directory is not None:
-            return await self._run(execution, self.directory)
-        directory = Path(tempfile.mkdtemp(prefix="tasksubmit-"))
+        place = await self._claim(execution)
         try:
-            return await self._run(execution, directory)
+            return await self._run(execution, place)
         finally:
-            await self._in_thread(lambda: shutil.rmtree(directory, ignore_errors=True))
+            await self._leave(place)
 
-    async def _run(self, execution: Execution, directory: Path) -> ExecutionResult:
+    async def _claim(self, execution: Execution) -> Place:
+        """Make a place for an attempt, as soon as no process of an earlier one can be alive."""
+        root, key = execution.work_directory, execution.task.key
+        claim = Place.temporary if root is None else partial(Place.claim, root, key, self.grace_seconds)
+        pause = _POLL_SECONDS
+        places: list[Place] = []
+        while True:
+            try:
+                await to_its_end(in_thread(self.reactor, claim).addCallback(places.append), lambda: None)
+                return places[0]
+            except PlaceTaken:
+                if pause == _POLL_SECONDS:
+                    self._log.info(
+                        "execution waits for the end of an earlier attempt: task={task_id} attempt={attempt}",
+                        task_id=key.task_id,
+                        attempt=execution.task.attempt,
+                    )
+            except OSError as error:
+                raise unavailable(error, "make a directory for the command") from error
+            except CancelledError:
+                for place in places:
+                    await self._leave(place)
+                raise
+            await deferLater(self.reactor, pause)
+            pause = min(2 * pause, 1.0)
+
+    async def _leave(self, place: Place) -> None:
+        try:
+            await in_thread(self.reactor, place.leave)
+        except ExecutorUnavailable:
+            place.leave()  # blocks, for once: there are no threads, and the next attempt needs the place
+
+    async def _run(self, execution: Execution, place: Place) -> ExecutionResult:
+        directory = self.directory or place.directory
         command = _Command(self, execution)
-        await to_its_end(command.start(directory), command.end)
+        try:
+            ended = command.start(directory, place.descriptor)
+        except OSError as error:
+            raise unavailable(error, "start a process") from error
+        await to_its_end(ended, command.end)
         if not command.result_file:
             try:
                 return command.output.decode("utf-8")
             except UnicodeDecodeError:
                 raise ExecutionFailed("the command printed what is not text in UTF-8") from None
         path = directory / command.result_file
-        return ResultFile(path.name, await self._in_thread(lambda: _read(path, self.max_output_bytes)))
+        return ResultFile(path.name, await self._read(path))
 
-    def _in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
-        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call)
+    async def _read(self, path: Path) -> bytes:
+        """Read a result file, however long the machine takes to be able to: the work is done."""
+        pause = 1.0
+        while True:
+            try:
+                content: bytes = await in_thread(self.reactor, _read, path, self.max_output_bytes)
+                return content
+            except (OSError, ExecutorUnavailable) as error:
+                self._log.warn(
+                    "a result file cannot be read: retry_in={pause:g}s error={error}", pause=pause, error=error
+                )
+            await deferLater(self.reactor, pause)
+            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     @override
     def __str__(self) -> str:
@@ -152,6 +211,7 @@ def _read(path: Path, limit: int) -> bytes:
     """The content of a result file; blocks.
 
     :raises ExecutionFailed: when it is none that could be sent.
+    :raises OSError: when the machine is at fault.
     """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
@@ -159,6 +219,8 @@ def _read(path: Path, limit: int) -> bytes:
                 raise ExecutionFailed(f"the result file {path.name} is not a regular file")
             content = file.read(limit + 1)  # of whatever size it is said to be: something may write to it still
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in TRANSIENT:
+            raise
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ExecutionFailed(f"the result file {path.name} cannot be read: {why}") from None
     if len(content) > limit:
@@ -186,14 +248,21 @@ class _Command(ProcessProtocol):
         self.result_file = ""
         self._errors = b""
         self._control = b""
+        self._status = b""
         self._fault = ""
         self._ended: Deferred[None] = Deferred()
         self._timers: list[Any] = []
         self._pid = 0
         self._is_ending = False
 
-    def start(self, directory: Path) -> Deferred[None]:
-        """Fires when the command has ended well, and fails with `ExecutionFailed` when otherwise."""
+    def start(self, directory: Path, lock: int | None) -> Deferred[None]:
+        """Start the command; returns a Deferred that fires when it has ended well.
+
+        That fails with `ExecutionFailed` otherwise, and with `ExecutorUnavailable` when its program never ran.
+
+        :param lock: a descriptor for all processes of the command to inherit.
+        :raises OSError: when there can be no process.
+        """
         executor, task = self._executor, self._execution.task
         interpreter = [sys.executable, "-I", "-S", str(warden.__file__)]
         arguments = [*interpreter, str(executor.grace_seconds), str(directory), *executor.command]
@@ -205,7 +274,10 @@ class _Command(ProcessProtocol):
         }
         if task.expires_at is not None:
             environment["TASKSUBMIT_EXPIRES_AT"] = format_time(task.expires_at)
-        pipes: dict[int, Any] = {STDIN: "w", STDOUT: "r", STDERR: "r", CONTROL: "r", warden.LIFELINE: "w"}
+        pipes: dict[int, Any] = {STDIN: "w", STDOUT: "r", STDERR: "r", CONTROL: "r"}
+        pipes |= {warden.LIFELINE: "w", warden.STATUS: "r"}
+        if lock is not None:
+            pipes[LOCK] = lock
         executor.reactor.spawnProcess(self, sys.executable, arguments, environment, childFDs=pipes)
         return self._ended
 
@@ -235,6 +307,8 @@ class _Command(ProcessProtocol):
             self._errors = (self._errors + data)[-_KEPT_OF_STDERR:]
         elif childFD == CONTROL:
             self._control_received(data)
+        elif childFD == warden.STATUS:
+            self._status = (self._status + data)[:_MAX_CONTROL_LINE]
         elif len(self.output) + len(data) <= self._executor.max_output_bytes:
             self.output += data
         else:
@@ -253,6 +327,29 @@ class _Command(ProcessProtocol):
         if len(self._control) > _MAX_CONTROL_LINE:
             self._control = b""
             self.end(f"the command wrote a line on descriptor 3 of over {_MAX_CONTROL_LINE} bytes")
+
+    @override
+    def childConnectionLost(self, childFD: int) -> None:
+        if childFD == warden.STATUS:
+            self._reap(_POLL_SECONDS)
+
+    def _reap(self, pause: float) -> None:
+        """Notice the end of the warden also where nobody handles SIGCHLD, as on a foreign event loop.
+
+        It ends in this moment, for the kernel has closed its descriptors.
+        """
+        transport = self.transport
+        if transport.pid is not None:
+            transport.reapProcess()
+        if transport.pid is None:
+            return
+        try:
+            os.kill(transport.pid, 0)
+        except ProcessLookupError:  # another part of the program waits for all children, or has SIGCHLD ignored
+            unregisterReapProcessHandler(transport.pid, transport)
+            transport.processEnded(0)
+        else:
+            self._later(pause, lambda: self._reap(min(2 * pause, _LONGEST_POLL_SECONDS)))
 
     @override
     def processExited(self, reason: Failure) -> None:
@@ -277,11 +374,21 @@ class _Command(ProcessProtocol):
         for timer in self._timers:
             if timer.active():
                 timer.cancel()
-        fault = self._fault or self._fault_of(getattr(reason.value, "exitCode", None))
-        if fault:
+        status = self._status.decode("utf-8", "replace").splitlines()
+        exit_code = next((int(line[5:]) for line in status if line.startswith("exit ")), None)
+        fault = self._fault or self._fault_of(exit_code)
+        obstacle = next((line for line in status if line.startswith("cannot ")), "")
+        if not self._fault and (obstacle or "started" not in status):
+            self._ended.errback(ExecutorUnavailable(obstacle or self._not_supervised(reason)))
+        elif fault:
             self._ended.errback(ExecutionFailed(fault))
         else:
             self._ended.callback(None)
+
+    def _not_supervised(self, reason: Failure) -> str:
+        """Why the program was never run, when the warden could not say so."""
+        last_line = self._errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return f"cannot supervise the command: {last_line or reason.getErrorMessage()}"
 
     def _fault_of(self, exit_code: int | None) -> str:
         """What is to be said of how the command ended; nothing when that was well."""

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.reflect import namedAny
 from typing_extensions import override
 from zope.interface import implementer
@@ -17,6 +16,7 @@ from tasksubmit.errors import ConfigurationError, ExecutionFailed
 from tasksubmit.interfaces import EventualResult, Execution, ExecutionResult, IExecutor
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.node.ending import to_its_end
+from tasksubmit.node.executors.faults import in_thread
 from tasksubmit.node.executors.options import bound_lease, count, flag, read_options, seconds
 from tasksubmit.validation import FUNCTION, instance_of
 
@@ -80,7 +80,7 @@ def _in_thread(reactor: Any, function: Function) -> Function:
     @wraps(function)
     async def call(execution: Execution) -> ExecutionResult:
         there = Execution(execution.task, lambda text: reactor.callFromThread(execution.progress, text))
-        work: Deferred[Any] = deferToThreadPool(reactor, reactor.getThreadPool(), function, there)
+        work: Deferred[Any] = in_thread(reactor, function, there)
         result: ExecutionResult = await to_its_end(work, lambda: None)
         return result
 

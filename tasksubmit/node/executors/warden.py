@@ -2,8 +2,14 @@
 
 A program, not a part of the package: the executor ``process`` starts it with a bare interpreter for each task, so it
 imports nothing but what loads fast. Its arguments are the seconds between asking the group to end and killing it, the
-directory for the command, and the command. Descriptor 4 is the life-line, a pipe of which the node holds the other end:
-it breaks when the node closes it, and when the node dies, however that happens.
+directory for the command, and the command. Its descriptors, besides the command's own 0 to 3:
+
+* `LIFELINE`, a pipe of which the node holds the other end: it breaks when the node closes it, and when the node dies,
+  however that happens.
+* `STATUS`, a pipe to the node. It carries lines: ``started`` when everything up to the command's program is done; then
+  ``cannot ...`` if the program cannot be executed; then ``exit CODE`` when the command has ended by itself. The command
+  does not inherit it, so that its end is the end of this process.
+* perhaps a lock file (see ``places.py``), which this process and the command just keep open.
 """
 
 import os
@@ -13,6 +19,7 @@ import sys
 import time
 
 LIFELINE = 4
+STATUS = 5
 NOT_STARTED = 127
 NOT_HANDLED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 """The signals that cannot be handled, and those of faults, which would come again."""
@@ -23,6 +30,7 @@ def main() -> None:
     grace_seconds, directory, command = float(sys.argv[1]), sys.argv[2], sys.argv[3:]
     os.setsid()
     os.set_inheritable(LIFELINE, False)
+    os.set_inheritable(STATUS, False)
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -36,21 +44,25 @@ def main() -> None:
     status = wait(child, [woken, LIFELINE], None)
     if status is None:
         os.killpg(0, signal.SIGTERM)
-        status = wait(child, [woken], grace_seconds)
-    if status is None:
+        wait(child, [woken], grace_seconds)
+        # Perhaps there is no node any more to kill what the command leaves behind.
         os.killpg(0, signal.SIGKILL)  # this process as well
         return
-    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    os.write(STATUS, f"exit {code}\n".encode())
+    os._exit(code)
 
 
 def become(command: "list[str]", directory: str) -> None:
     """Turn this process into the command; the signals that are handled are its own affair then."""
+    what = f"enter the directory {directory}"
     try:
         os.chdir(directory)
+        what = f"execute {command[0]}"
+        os.write(STATUS, b"started\n")
         os.execvp(command[0], command)
     except OSError as error:
-        what = command[0] if error.filename != directory else directory
-        os.write(2, f"{what}: {error.strerror}\n".encode(errors="replace"))
+        os.write(STATUS, f"cannot {what}: {error.strerror}\n".encode(errors="replace"))
     os._exit(NOT_STARTED)
 
 
@@ -72,4 +84,8 @@ def wait(child: int, watched: "list[int]", seconds: "float | None") -> "int | No
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:  # there may be no more processes or descriptors
+        os.write(STATUS, f"cannot supervise the command: {error.strerror}\n".encode(errors="replace"))
+        raise

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
-from tasksubmit.errors import ConfigurationError, ExecutionFailed
+from tasksubmit.errors import ConfigurationError, ExecutionFailed, ExecutorUnavailable
 from tasksubmit.interfaces import Execution, ExecutionResult, ResultFile
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
@@ -181,11 +181,20 @@ class OutcomeTests(ProcessTestCase):
         self.assertEqual(fault, "the command ended with exit code 1: last")
 
     async def test_cannot_be_started(self) -> None:
-        """A program or a directory that is not there is a failure that says so."""
-        fault = await self.fault(self.begin("/no/such"))
-        self.assertEqual(fault, "the command ended with exit code 127: /no/such: No such file or directory")
-        fault = await self.fault(self.begin("/bin/true", directory=Path("/no/where")))
-        self.assertIn("/no/where: No such file or directory", fault)
+        """A program or a directory that is not there is no failure of the task: the executor is unavailable."""
+        for command, directory, words in (
+            ("/no/such", None, "cannot execute /no/such: No such file or directory"),
+            ("/etc/passwd", None, "cannot execute /etc/passwd: Permission denied"),
+            ("/bin/true", Path("/no/where"), "cannot enter the directory /no/where: No such file"),
+            ("/bin/true", Path("/etc/passwd"), "cannot enter the directory /etc/passwd: Not a directory"),
+        ):
+            with self.assertRaisesRegex(ExecutorUnavailable, words):
+                await self.begin(command, directory=directory)
+
+    async def test_exit_code_127(self) -> None:
+        """A command that runs, and ends as shells do that find no program, is a failure of its task."""
+        fault = await self.fault(self.shell("no-such-command-anywhere"))
+        self.assertIn("exit code 127", fault)
 
     async def test_not_text(self) -> None:
         """What is printed has to be UTF-8."""

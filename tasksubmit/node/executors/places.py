@@ -1,0 +1,201 @@
+"""Places for attempts on the disk: a directory to work in, and a lock that tells whether an attempt may still live.
+
+A node that dies leaves commands that tidy up, and the next one must not start the same task beside them. So each
+attempt has a lock file, named after its task. The node locks it (flock) and passes the open file to the supervisor and
+to the command, which pass it to whatever they start. The kernel keeps the lock until the last of these processes has
+ended, however it ended and whoever else was killed; a restart of the machine ends it, too. An attempt starts only when
+it has the lock of its task.
+
+`sweep` removes at the start what dead attempts have left. It waits for those that live for as long as their commands
+have to tidy up; what still holds a lock then has lost its supervisor, and is killed. To find these processes takes
+``/proc``: elsewhere than on Linux they are waited for.
+
+The trap: a lock file may be removed by one who has locked it while another, who opened it before, waits for the lock.
+That one would then lock a file that nobody finds any more; so whoever gets a lock looks whether it is still of the file
+of that name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from attrs import define
+
+from tasksubmit.lifecycle.task import TaskKey
+
+_LOCK_SUFFIX = ".lock"
+_SLACK_SECONDS = 2.0
+
+
+class PlaceTaken(Exception):
+    """A process of an earlier attempt at the task lives, or may."""
+
+
+@define
+class Place:
+    """The place of one attempt, which has its lock.
+
+    :ivar directory: new and empty.
+    :ivar descriptor: of the lock file, to be inherited by every process of the attempt; None for a temporary place.
+    """
+
+    directory: Path
+    descriptor: int | None = None
+    _lock_path: Path | None = None
+
+    @classmethod
+    def claim(cls, root: Path, key: TaskKey, grace_seconds: float) -> Place:
+        """Make a place for an attempt at a task; blocks.
+
+        :param root: the directory of all places, made if it is missing.
+        :param grace_seconds: how long the command may tidy up.
+        :raises PlaceTaken: when an earlier attempt may live.
+        :raises OSError: when the disk does not allow it; nothing is left then.
+        """
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = sha256(f"{key.side} {key.peer} {key.task_id}".encode()).hexdigest()[:32]
+        lock_path = root / (name + _LOCK_SUFFIX)
+        descriptor = _lock(lock_path)
+        try:
+            # On a full disk this is what fails; a new directory may yet be possible.
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{grace_seconds}\n".encode(), 0)
+            for left in _directories(root, name):
+                remove_tree(left)
+            return cls(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root)), descriptor, lock_path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @classmethod
+    def temporary(cls) -> Place:
+        """Make a place for an attempt of a node that keeps nothing on disk; blocks. It has no lock.
+
+        :raises OSError: when the disk does not allow it.
+        """
+        return cls(Path(tempfile.mkdtemp(prefix="tasksubmit-")))
+
+    def leave(self) -> None:
+        """Remove the place; blocks. To be called when the attempt has ended; what cannot be removed is left."""
+        remove_tree(self.directory)
+        if self._lock_path is not None:
+            with suppress(OSError):
+                self._lock_path.unlink()
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def _lock(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise PlaceTaken(path.name) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _directories(root: Path, name: str) -> Iterator[Path]:
+    return root.glob(f"{name}-*")
+
+
+def sweep(root: Path, waited_seconds: float) -> bool:
+    """Remove what dead attempts left in ``root``, and kill what lost its supervisor; blocks.
+
+    :param waited_seconds: how long ago the node was started.
+    :returns: True when nothing of an earlier run of the node is left.
+    """
+    is_clean = True
+    try:
+        entries = os.listdir(root)
+    except OSError:
+        return True  # no place was ever made, or none can be: attempts will say so
+    for name in sorted({entry.removesuffix(_LOCK_SUFFIX).partition("-")[0] for entry in entries}):
+        path = root / (name + _LOCK_SUFFIX)
+        try:
+            descriptor = _lock(path)
+        except PlaceTaken:
+            pids = holders(path)
+            if os.getpid() in pids:
+                continue  # an attempt of this run of the node has the place by now
+            is_clean = False
+            if waited_seconds > _grace_of(path) + _SLACK_SECONDS:
+                for pid in pids:
+                    with suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+        except OSError:
+            is_clean = False
+        else:
+            for left in _directories(root, name):
+                remove_tree(left)
+            with suppress(OSError):
+                path.unlink()
+            os.close(descriptor)
+    return is_clean
+
+
+def _grace_of(lock_path: Path) -> float:
+    try:
+        return float(lock_path.read_text("ascii"))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def holders(lock_path: Path) -> list[int]:
+    """The processes that have a lock file open and locked; none where there is no ``/proc``."""
+    try:
+        wanted = os.stat(lock_path)
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    return [pid for pid in pids if _holds(Path(f"/proc/{pid}"), wanted)]
+
+
+def _holds(process: Path, wanted: os.stat_result) -> bool:
+    try:
+        for descriptor in os.listdir(process / "fd"):
+            with suppress(OSError):
+                if not os.path.samestat(os.stat(process / "fd" / descriptor), wanted):
+                    continue
+                if "FLOCK" in (process / "fdinfo" / descriptor).read_text("ascii", "replace"):
+                    return True
+    except OSError:
+        pass  # it has ended, or belongs to another user
+    return False
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory with all that a command made in it, also what it made unreadable; leaves what it cannot."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if not directory.exists():
+        return
+    with suppress(OSError):
+        os.chmod(directory, 0o700)
+        for parent, names, _ in os.walk(directory):  # which enters a directory after it was made readable here
+            for name in names:
+                path = os.path.join(parent, name)
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,169 @@
+"""Places on the disk for attempts: locks that tell whether one lives, and what dead ones left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.executors.places import Place, PlaceTaken, holders, remove_tree, sweep
+from tests.node.helpers import ALICE, BOB
+
+KEY = TaskKey(Side.RECEIVER, ALICE, "t1")
+
+
+class PlacesTestCase(SynchronousTestCase):
+    """A work directory, which is not there yet."""
+
+    @override
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp()).resolve() / "work"
+
+    def hold(self, place: Place) -> subprocess.Popen[bytes]:
+        """Have a process hold the lock of a place, as a command does whose node is killed."""
+        assert place.descriptor is not None
+        process = subprocess.Popen(["/bin/sleep", "60"], pass_fds=[place.descriptor])
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        os.close(place.descriptor)
+        return process
+
+
+class ClaimTests(PlacesTestCase):
+    """Who gets a place."""
+
+    def test_new(self) -> None:
+        """A place is a new, empty directory, which only its owner can enter; nothing is left of it."""
+        place = Place.claim(self.root, KEY, 5)
+        self.assertEqual(place.directory.parent, self.root)
+        self.assertEqual(list(place.directory.iterdir()), [])
+        for directory in (self.root, place.directory):
+            self.assertEqual(directory.stat().st_mode & 0o777, 0o700)
+        (place.directory / "file").touch()
+        place.leave()
+        self.assertEqual(list(self.root.iterdir()), [])
+
+    def test_temporary(self) -> None:
+        """Without a work directory it is among the temporary files."""
+        place = Place.temporary()
+        self.assertEqual(place.directory.parent, Path(tempfile.gettempdir()))
+        self.assertIsNone(place.descriptor)
+        place.leave()
+        self.assertFalse(place.directory.exists())
+
+    def test_one_attempt_at_a_time(self) -> None:
+        """While an attempt at a task has a place no other attempt gets one; tasks do not get into each other's way."""
+        first = Place.claim(self.root, KEY, 5)
+        with self.assertRaises(PlaceTaken):
+            Place.claim(self.root, KEY, 5)
+        for other in (TaskKey(Side.RECEIVER, BOB, "t1"), TaskKey(Side.RECEIVER, ALICE, "T1")):
+            Place.claim(self.root, other, 5).leave()
+        first.leave()
+        Place.claim(self.root, KEY, 5).leave()
+
+    def test_taken_while_a_process_lives(self) -> None:
+        """A place is taken as long as any process of the attempt lives, although its node is gone."""
+        process = self.hold(Place.claim(self.root, KEY, 5))
+        with self.assertRaises(PlaceTaken):
+            Place.claim(self.root, KEY, 5)
+        self.assertEqual(holders(next(self.root.glob("*.lock"))), [process.pid])
+        process.kill()
+        process.wait()
+        place = Place.claim(self.root, KEY, 5)
+        self.assertEqual(len(list(self.root.iterdir())), 2)  # what the dead one left is gone
+        place.leave()
+
+    def test_no_descriptor_is_lost(self) -> None:
+        """Whatever goes wrong, nothing stays open."""
+        self.root.parent.mkdir()
+        self.root.touch()
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(3):
+            with self.assertRaises(OSError):
+                Place.claim(self.root, KEY, 5)
+        self.root.unlink()
+        place = Place.claim(self.root, KEY, 5)
+        for _ in range(3):
+            with self.assertRaises(PlaceTaken):
+                Place.claim(self.root, KEY, 5)
+        place.leave()
+        self.assertEqual(len(os.listdir("/dev/fd")), before)
+
+
+class SweepTests(PlacesTestCase):
+    """What is left of earlier runs of a node."""
+
+    def lock(self) -> Path:
+        """The one lock file."""
+        (path,) = self.root.glob("*.lock")
+        return path
+
+    def test_nothing(self) -> None:
+        """A directory that is not there, or empty, is clean."""
+        self.assertTrue(sweep(self.root, 0))
+        self.root.mkdir(parents=True)
+        self.assertTrue(sweep(self.root, 0))
+
+    def test_dead(self) -> None:
+        """What dead attempts left is removed, be it unreadable or without its lock file."""
+        place = Place.claim(self.root, KEY, 5)
+        locked = place.directory / "locked" / "deeper"
+        locked.mkdir(parents=True)
+        (locked / "file").touch()
+        locked.parent.chmod(0)
+        assert place.descriptor is not None
+        os.close(place.descriptor)
+        (self.root / "0123-lost").mkdir()
+        self.assertTrue(sweep(self.root, 0))
+        self.assertEqual(list(self.root.iterdir()), [])
+
+    def test_living(self) -> None:
+        """One that lives is left alone for as long as its command may tidy up, and killed after that."""
+        process = self.hold(Place.claim(self.root, KEY, 5))
+        self.assertFalse(sweep(self.root, 0))
+        self.assertFalse(sweep(self.root, 6.9))
+        self.assertIsNone(process.poll())
+        self.assertFalse(sweep(self.root, 7.1))
+        self.assertEqual(process.wait(10), -signal.SIGKILL)
+        self.assertTrue(sweep(self.root, 7.2))
+        self.assertEqual(list(self.root.iterdir()), [])
+
+    def test_own(self) -> None:
+        """The attempts of this run of the node are not touched, however old they are."""
+        place = Place.claim(self.root, KEY, 0.1)
+        assert place.descriptor is not None
+        process = subprocess.Popen(["/bin/sleep", "60"], pass_fds=[place.descriptor])
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.assertTrue(sweep(self.root, 1000))
+        self.assertIsNone(process.poll())
+        self.assertTrue(place.directory.exists())
+        place.leave()
+
+    def test_reader_of_a_lock_file(self) -> None:
+        """A process that only reads a lock file is none of an attempt."""
+        place = Place.claim(self.root, KEY, 5)
+        reader = subprocess.Popen(["/bin/sleep", "60"], stdin=self.lock().open())
+        self.addCleanup(reader.wait)
+        self.addCleanup(reader.kill)
+        self.assertEqual(holders(self.lock()), [os.getpid()])
+        place.leave()
+
+    def test_remove_tree_follows_nothing(self) -> None:
+        """What a symbolic link leads to is not removed, and its mode stays."""
+        outside = Path(self.mktemp()).resolve()
+        outside.mkdir(mode=0o750)
+        (outside / "file").touch()
+        self.root.mkdir(parents=True)
+        (self.root / "link").symlink_to(outside)
+        remove_tree(self.root)
+        self.assertFalse(self.root.exists())
+        self.assertTrue((outside / "file").exists())
+        self.assertEqual(outside.stat().st_mode & 0o777, 0o750)
