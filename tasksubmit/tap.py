@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,7 @@ from tasksubmit.node.tuning import allow_files, tune_interpreter
 from tasksubmit.settings import (
     LEFT_ALONE,
     Settings,
+    default_duration,
     is_inherited,
     kind_of,
     load_settings,
@@ -80,9 +80,7 @@ def _is_flag(attribute: Attribute[Any]) -> bool:
 def _help(attribute: Attribute[Any]) -> str:
     """What an option is for, and what it is without being given."""
     default = attribute.default
-    if isinstance(default, timedelta):
-        default = default.total_seconds()
-    shown = f"{default:.15g}" if isinstance(default, float) else str(default)
+    shown = default_duration(attribute) or (f"{default:.15g}" if isinstance(default, float) else str(default))
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 
@@ -101,7 +99,10 @@ class Options(usage.Options):
     process with one line; parsed on its own, it raises ``twisted.python.usage.UsageError``.
     """
 
-    longdesc = "Runs one agent: receives and submits tasks, keeps them on disk, and delivers what it owes to peers."
+    longdesc = (
+        "Runs one agent: receives and submits tasks, keeps them on disk, and delivers messages to peers. Durations are "
+        "numbers of seconds, or have units: 90s, 5m, 1h30m, 30d, 2w."
+    )
 
     optFlags = [
         ["check", None, "check the options and the configuration file, and exit"],

@@ -22,6 +22,8 @@ FLOORS = {
     "interfaces": GROUND,
     "errors": GROUND,
     "pieces": GROUND,
+    "durations": GROUND,
+    "commandline": GROUND,
     "protocol": EDGES,
     "logs": EDGES,
     "stores": EDGES,

@@ -119,7 +119,7 @@ class OptionsTests(OptionsCase):
                 self.assertIn(" ".join(setting.metadata["help"].split()[:4]), text)
         for option in ("--config", "--check", "--version"):
             self.assertIn(option, text)
-        self.assertIn("[default: 2592000]", text)  # a month of seconds, with all its digits
+        self.assertIn("[default: 30d]", text)
 
     def test_version(self) -> None:
         """``--version`` prints the version of this package and ends."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import click
-from typing_extensions import override
 
 from tasksubmit.cli import identity, output, work
 from tasksubmit.cli.check import check
 from tasksubmit.cli.control import CommandFailed, Control, Json
+from tasksubmit.cli.parameters import Duration, Moment, complete_parameters, given_options, shown_duration
+from tasksubmit.cli.program import Program
 from tasksubmit.cli.results import save_result
 from tasksubmit.cli.session import Session, in_reactor
-from tasksubmit.cli.verbs import from_or_to, json_option, to_option, verb, which
+from tasksubmit.cli.verbs import from_or_to, to_option, verb, which
+from tasksubmit.commandline import command_line
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.wire.messages import generate_task_id
 
@@ -27,71 +31,23 @@ DRAIN_SECONDS = 60
 """How long `drain` may take."""
 
 
-class _Directory(click.Path):
-    """A path that is said: an empty text, as of a variable that is not set, is not the current directory."""
-
-    @override
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("it is empty; a variable that is not set?", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 _SIDES = click.Choice([side.value for side in Side])
 _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive=False)
 
 
-def _print_version(context: click.Context, param: click.Parameter, is_wanted: bool) -> None:
-    if is_wanted and not context.resilient_parsing:
-        from tasksubmit import __version__  # slow to look up
-
-        click.echo(f"tasksubmit {__version__}")
-        context.exit()
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
-    "--state-dir",
-    type=_Directory(path_type=Path),
-    help="The node's state directory, in which its socket is.  [env var: TASKSUBMIT_STATE_DIR]",
-)
-@click.option(
-    "--control",
-    envvar="TASKSUBMIT_CONTROL",
-    show_envvar=True,
-    help="The node's control socket: a path, or a Twisted endpoint string.",
-)
-@click.option(
-    "--token-file",
-    envvar="TASKSUBMIT_TOKEN_FILE",
-    show_envvar=True,
-    type=click.Path(path_type=Path),
-    help="The token of a node whose control API is on TCP.  [default: control.token in the state directory]",
-)
-@json_option
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_version,
-    help="Show the version and exit.",
-)
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.pass_context
-def tasksubmit(
-    context: click.Context, state_dir: Path | None, control: str | None, token_file: Path | None, is_json: bool
-) -> None:
+def tasksubmit(context: click.Context) -> None:
     """Give tasks to other agents, and take tasks from them.
 
-    The verbs ask a running node; ``tasksubmit run`` starts one, and ``tasksubmit demo`` shows two at work.
+    The verbs ask a running node; ``tasksubmit run`` starts one, and ``tasksubmit demo`` shows two at work. The options
+    below are taken on either side of the verb.
 
     \b
-    Exit codes: 0 all is well, 1 the node refused or the task ended without results,
-    2 wrong usage, 3 the node cannot be reached, 4 waited too long.
+    Exit codes: 0 success, 1 the node refused or the task ended without results, 2 wrong usage,
+    3 the node cannot be reached, 4 waited too long, 130 interrupted, 141 the reader of the output is gone.
     """
-    session = context.ensure_object(Session)
-    session.state_dir, session.control, session.token_file = state_dir, control, token_file
-    session.is_json = is_json
+    context.ensure_object(Session)
 
 
 # --- the submitter's verbs --------------------------------------------------------------------------------------------
@@ -102,14 +58,13 @@ def tasksubmit(
 @click.argument("description", required=False)
 @click.option("--file", "file", type=click.File("rb"), help="Read the description from a file.")
 @click.option("--task-id", help="The task's id, to repeat a command safely.  [default: a new one]")
-@click.option("--expires-at", metavar="TIME", help="Cancel it if not begun by then (2026-04-09T12:00:00Z).")
-@click.option("--result-due-at", metavar="TIME", help="Cancel it if the results are not here by then.")
+@click.option("--expires-at", type=Moment(), help="Cancel it if not started by then: 2026-04-09T12:00:00Z, or +1h.")
+@click.option("--result-due-at", type=Moment(), help="Cancel it if the results are not here by then.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the results, and print them.")
 @click.option(
     "--timeout",
-    type=click.IntRange(min=0),
-    metavar="SECONDS",
-    help="How long to wait.  [default: 10 for the receiver's answer, without end for the results]",
+    type=Duration(timedelta()),
+    help="Time to wait (90s, 5m, or seconds).  [default: 10s for the answer, without end for the results]",
 )
 @verb(output.show_submitted)
 async def submit(
@@ -121,7 +76,7 @@ async def submit(
     expires_at: str | None,
     result_due_at: str | None,
     is_waiting: bool,
-    timeout: int | None,
+    timeout: timedelta | None,
 ) -> Json:
     """Submit a task to the agent TO. With - for DESCRIPTION, that is read from standard input."""
     text = _description(description, file)
@@ -132,10 +87,10 @@ async def submit(
     task = await control.submit(to, text, task_id, expires_at=expires_at, result_due_at=result_due_at)
     which = {"side": "submitter", "peer": to}
     if is_waiting:
-        task = _unless_ended(await control.wait(task_id, "finished", timeout=timeout, **which))
+        task = _unless_ended(await control.wait(task_id, "finished", timeout=_seconds(timeout), **which))
         return {**task, "result": await control.result(task_id, peer=to)}
     try:
-        seconds = ANSWER_SECONDS if timeout is None else timeout
+        seconds = ANSWER_SECONDS if timeout is None else timeout.total_seconds()
         return _unless_ended(await control.wait(task_id, "answered", timeout=seconds, **which))
     except CommandFailed as error:
         if error.code != "timed_out":
@@ -148,11 +103,20 @@ def _description(description: str | None, file: Any) -> str:
         raise click.UsageError("give either a DESCRIPTION (- for standard input), or --file")
     if file is None and description != "-":
         return description or ""
+    where = f"--file {file.name}" if file is not None else "standard input"
     try:
+        if file is None and sys.stdin is None:
+            raise click.UsageError("standard input is closed: give a DESCRIPTION, or --file")
         content: bytes = file.read() if file is not None else sys.stdin.buffer.read()
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise click.UsageError("the description is not text in UTF-8") from None
+        raise click.UsageError(f"the description in {where} is not text in UTF-8") from None
+    except OSError as error:
+        raise click.UsageError(f"the description in {where} cannot be read: {error.strerror}") from None
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()
 
 
 def _unless_ended(task: Json) -> Json:
@@ -164,7 +128,8 @@ def _unless_ended(task: Json) -> Json:
         return task
     why = task["error"] or task["justification"] or task["outcome"]
     message = f"task {task['task_id']} is {task['status']}: {why}"
-    raise CommandFailed(task["code"] or task["status"].lower(), message, f"see `tasksubmit show {task['task_id']}`")
+    hint = f"see `{command_line('show ID', task['task_id'])}`"
+    raise CommandFailed(task["code"] or task["status"].lower(), message, hint)
 
 
 @tasksubmit.command()
@@ -238,14 +203,14 @@ async def why(control: Control, task: str, from_: str | None, to: str | None) ->
     show_default=True,
     help="What to wait for.",
 )
-@click.option("--timeout", type=click.IntRange(min=0), metavar="SECONDS", help="How long.  [default: without end]")
+@click.option("--timeout", type=Duration(timedelta()), help="Time to wait (90s, 5m, or seconds).  [default: no end]")
 @from_or_to
 @verb(output.show_step)
 async def wait(
-    control: Control, task: str, condition: str, timeout: int | None, from_: str | None, to: str | None
+    control: Control, task: str, condition: str, timeout: timedelta | None, from_: str | None, to: str | None
 ) -> Json:
     """Wait until a task is accepted or finished; fails when it ended otherwise."""
-    return _unless_ended(await control.wait(task, condition, timeout=timeout, **which(from_, to)))
+    return _unless_ended(await control.wait(task, condition, timeout=_seconds(timeout), **which(from_, to)))
 
 
 @tasksubmit.command()
@@ -305,20 +270,19 @@ async def disable(control: Control) -> Json:
 @tasksubmit.command()
 @click.option(
     "--timeout",
-    type=click.IntRange(0, 3600),
-    default=DRAIN_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long it may take, half of it for what runs.",
+    type=Duration(timedelta(), timedelta(hours=1)),
+    default=timedelta(seconds=DRAIN_SECONDS),
+    show_default=shown_duration(DRAIN_SECONDS),
+    help="Time that it may take, half of it for running executions.",
 )
 @verb(output.show_drained)
-async def drain(control: Control, timeout: int) -> Json:
+async def drain(control: Control, timeout: timedelta) -> Json:
     """Bring the node to rest, then stop it.
 
     It takes nothing new, lets what runs finish or puts it back, and delivers what it owes. What is left in the end is
     kept for its next start.
     """
-    return await control.drain(timeout)
+    return await control.drain(ceil(timeout.total_seconds()))
 
 
 for command in (check, identity.init, identity.renew, identity.trust):
@@ -327,13 +291,11 @@ for command in (check, identity.init, identity.renew, identity.trust):
 
 @tasksubmit.command()
 @click.option("--keep", is_flag=True, help="Keep the directory of the two nodes.")
-@json_option
 @click.pass_obj
-def demo(session: Session, keep: bool, is_json: bool) -> None:
+def demo(session: Session, keep: bool) -> None:
     """Start two nodes, and take one task through its whole life between them."""
     from tasksubmit.cli.demo import run_demo
 
-    session.is_json |= is_json
     with session.errors_told():
         narrate: Callable[[str], None] = (lambda line: None) if session.is_json else click.echo
         session.tell(in_reactor(lambda reactor: run_demo(reactor, narrate, keep=keep)), output.show_demo)
@@ -341,10 +303,17 @@ def demo(session: Session, keep: bool, is_json: bool) -> None:
 
 @tasksubmit.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_obj
-def run(session: Session, arguments: tuple[str, ...]) -> None:
+@click.pass_context
+def run(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Run a node in the foreground; ``tasksubmit run --help`` lists its options."""
     from tasksubmit.tap import run as run_node
 
+    session: Session = context.obj
+    for option in given_options(context):
+        if option != "--state-dir":
+            raise click.UsageError(f"{option} before the verb is for verbs that ask a running node; see `run --help`")
     where = () if session.state_dir is None else ("--state-dir", os.fspath(session.state_dir))
     sys.exit(run_node([*where, *arguments]))
+
+
+complete_parameters(tasksubmit)

@@ -198,7 +198,7 @@ class Control:
         task_id: str,
         condition: str,
         *,
-        timeout: int | None = None,
+        timeout: float | None = None,
         side: str | None = None,
         peer: str | None = None,
     ) -> Json:

@@ -14,15 +14,15 @@ import click
 from tasksubmit.cli import output
 from tasksubmit.cli.control import CommandFailed, Json, NodeUnreachable
 from tasksubmit.cli.output import clean
+from tasksubmit.cli.parameters import Duration
 from tasksubmit.cli.session import Session
-from tasksubmit.cli.verbs import json_option
 
 _days = click.option(
     "--days",
-    type=click.IntRange(1, 36500),
-    default=730,
-    show_default=True,
-    help="How long the certificate is good for.",
+    type=Duration(timedelta(days=1), timedelta(days=36500), unit="d"),
+    default=timedelta(days=730),
+    show_default="730",
+    help="Validity of the certificate: a number of days, or a duration such as 12w.",
 )
 
 
@@ -30,11 +30,9 @@ def _offline(show: Callable[[Any], None]) -> Callable[[Callable[..., Any]], Call
     """Make a command of a function that is given the session and needs no node, and whose answer `show` prints."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
-        @json_option
         @click.pass_obj
         @wraps(function)
-        def command(session: Session, /, is_json: bool, **arguments: Any) -> None:
-            session.is_json |= is_json
+        def command(session: Session, /, **arguments: Any) -> None:
             with session.errors_told():
                 session.tell(function(session, **arguments), show)
 
@@ -106,7 +104,7 @@ def _show_made(own: Json) -> None:
 @click.option("--address", required=True, help="The node's own address, such as 0:0000.0000.0001.")
 @_days
 @_offline(_show_made)
-def init(session: Session, address: str, days: int) -> Json:
+def init(session: Session, address: str, days: timedelta) -> Json:
     """Make the node a key and a certificate that signs itself; from then on it uses TLS.
 
     They are kept in the state directory, and nothing there is overwritten.
@@ -114,7 +112,7 @@ def init(session: Session, address: str, days: int) -> Json:
     from tasksubmit.tls.keeping import make_identity
     from tasksubmit.wire.address import Address
 
-    make_identity(session.directory(), Address.parse(address), _now(), timedelta(days=days))
+    make_identity(session.directory(), Address.parse(address), _now(), days)
     return _own(session)
 
 
@@ -122,7 +120,7 @@ def _show_renewed(renewed: Json) -> None:
     if renewed["is_next"]:
         click.echo(f"made the next key, {renewed['fingerprint']}; peers add it, beside the one in use, with")
         click.echo(f"  $ {renewed['line']}")
-        click.echo("when all have, `tasksubmit renew --switch` begins to use it")
+        click.echo(f"when all have, `{output.own_command('renew --switch')}` begins to use it")
         return
     click.echo(f"made a new certificate, for the key {renewed['fingerprint']}; {_EFFECTS[renewed['effect']]}")
 
@@ -132,7 +130,7 @@ def _show_renewed(renewed: Json) -> None:
 @click.option("--switch", "switches_key", is_flag=True, help="Begin to use that key.")
 @_days
 @_offline(_show_renewed)
-def renew(session: Session, makes_key: bool, switches_key: bool, days: int) -> Json:
+def renew(session: Session, makes_key: bool, switches_key: bool, days: timedelta) -> Json:
     """Make the node a new certificate for the same key, of which peers need not know.
 
     To change the key itself, make the next one with --next-key, have peers add it, then --switch to it.
@@ -145,7 +143,7 @@ def renew(session: Session, makes_key: bool, switches_key: bool, days: int) -> J
     if makes_key:
         pin = keeping.make_next_key(directory)
         return {"fingerprint": pin, "is_next": True, "effect": "", "line": _own(session)["line"]}
-    pin = keeping.renew(directory, _now(), timedelta(days=days), switches_key=switches_key)
+    pin = keeping.renew(directory, _now(), days, switches_key=switches_key)
     return {"fingerprint": pin, "is_next": False, "effect": _reload(session), "line": _own(session)["line"]}
 
 
@@ -165,22 +163,19 @@ def _show_change(change: Json) -> None:
         what = f"{address} is trusted by {' and by '.join(peer['proofs'])}{where}"
     click.echo(clean(f"{what}; {_EFFECTS[change['effect']]}"))
     if change.get("lacks_ca"):
-        click.echo(
-            "no CA is known yet: put its certificate into the state directory as ca.pem, and `tasksubmit reload`"
-        )
+        reload = output.own_command("reload")
+        click.echo(f"no CA is known yet: put its certificate into the state directory as ca.pem, and `{reload}`")
 
 
 @click.group(invoke_without_command=True)
 @click.option("--endpoint", default="tcp:HOST:PORT", help="Where peers reach this node, for what it prints.")
-@json_option
 @click.pass_context
-def trust(context: click.Context, endpoint: str, is_json: bool) -> None:
+def trust(context: click.Context, endpoint: str) -> None:
     """Whom the node trusts. Alone it prints what the operators of peers have to run to trust this node.
 
     A peer is trusted by the fingerprint of its key (sha256:...), or by the word of the CA in ca.pem (ca).
     """
     session: Session = context.obj
-    session.is_json |= is_json
     if context.invoked_subcommand is None:
         with session.errors_told():
             session.tell(_own(session, endpoint), _show_line)

@@ -12,20 +12,13 @@ if TYPE_CHECKING:
     from tasksubmit.cli.session import Session
 
 
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--json``, as ``is_json``."""
-    return click.option("--json", "is_json", is_flag=True, help="Print the answer as one line of JSON.")(command)
-
-
 def verb(show: Callable[[Any], None]) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., None]]:
     """Make a command of a coroutine function that asks the node, and whose answer `show` prints."""
 
     def decorate(function: Callable[..., Awaitable[Any]]) -> Callable[..., None]:
-        @json_option
         @click.pass_obj
         @wraps(function)
-        def command(session: Session, /, is_json: bool, **arguments: Any) -> None:
-            session.is_json |= is_json
+        def command(session: Session, /, **arguments: Any) -> None:
             with session.errors_told():
                 session.tell(session.ask(lambda control: function(control, **arguments)), show)
 

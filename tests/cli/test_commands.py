@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from tasksubmit.lifecycle.table import Side
@@ -94,7 +95,21 @@ class SubmitTests(CommandTestCase):
         line = self.failed("submit", str(STRANGER), "x")
         self.assertIn(f"{STRANGER} is not a peer of this node", line)
         self.assertIn("add it with --peer", line)
-        self.assertIn("expires_at: 'soon' is not a time", self.failed("submit", str(PEER), "x", "--expires-at", "soon"))
+
+    def test_times(self) -> None:
+        """A deadline is a time stamp or a duration from now; anything else is wrong usage that names the option."""
+        self.patch(time, "time", lambda: 1_775_736_000.0)
+        for task_id, text, expected in (
+            ("a", "2026-04-09T13:00:00Z", "2026-04-09T13:00:00.000Z"),
+            ("b", "+1h", "2026-04-09T13:00:00.000Z"),
+            ("c", "1h30m", "2026-04-09T13:30:00.000Z"),
+        ):
+            options = ("--expires-at", text, "--result-due-at", text, "--timeout", "0s")
+            task = self.data("submit", str(PEER), "x", "--task-id", task_id, *options)
+            self.assertEqual((task["expires_at"], task["result_due_at"]), (expected, expected))
+        done = self.run_command("submit", str(PEER), "x", "--expires-at", "soon")
+        self.assertEqual((done.exit_code, done.stdout), (2, ""))
+        self.assertIn("'--expires-at': 'soon' is not a time like 2026-04-09T12:00:00Z", done.stderr)
 
 
 class ReceiverTests(CommandTestCase):

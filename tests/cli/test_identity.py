@@ -42,8 +42,8 @@ class IdentityCase(CommandTestCase):
         super().setUp()
 
     @override
-    def run_command(self, *arguments: str, stdin: bytes = b"", is_terminal: bool = False) -> Done:
-        return super().run_command("--state-dir", str(self.directory), *arguments, stdin=stdin, is_terminal=is_terminal)
+    def run_command(self, *arguments: str, **options: Any) -> Done:
+        return super().run_command("--state-dir", str(self.directory), *arguments, **options)
 
     def init(self) -> str:
         """Make a key; gives its fingerprint."""

@@ -32,6 +32,8 @@ ON_THE_COMMAND_LINE = {
     "unanswered": "the node did not answer: whether it did what it was asked is not known; exit code 3",
     "exists": "the file that was to be written is there already",
     "demo": "the demonstration failed",
+    "output": "standard output cannot be written, as on a full disk",
+    "usage": "the command was used wrongly; exit code 2",
     "interrupted": "the command was interrupted; exit code 130",
 }
 """The codes that ``tasksubmit --json`` has besides those of the API."""
