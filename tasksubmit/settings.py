@@ -319,7 +319,7 @@ def default_duration(setting: Attribute[Any]) -> str:
     """Return the default of a setting that is a duration, with units; of any other setting an empty string."""
     if setting.metadata["parse"] not in (_duration, _seconds):
         return ""
-    default = setting.default
+    default: Any = setting.default
     return format_duration(default if isinstance(default, timedelta) else timedelta(seconds=default))
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,13 @@ async def submit(
         if is_waiting:
             click.echo(f"the task's id is {task_id}", err=True)  # known, whatever happens to the wait
     task = await control.submit(to, text, task_id, expires_at=expires_at, result_due_at=result_due_at)
-    which = {"side": "submitter", "peer": to}
+    wait = partial(control.wait, task_id, side="submitter", peer=to, is_reached=True)
     if is_waiting:
-        task = _unless_ended(await control.wait(task_id, "finished", timeout=_seconds(timeout), **which))
+        task = _unless_ended(await wait("finished", timeout=_seconds(timeout)))
         return {**task, "result": await control.result(task_id, peer=to)}
     try:
         seconds = ANSWER_SECONDS if timeout is None else timeout.total_seconds()
-        return _unless_ended(await control.wait(task_id, "answered", timeout=seconds, **which))
+        return _unless_ended(await wait("answered", timeout=seconds))
     except CommandFailed as error:
         if error.code != "timed_out":
             raise
@@ -209,7 +210,10 @@ async def why(control: Control, task: str, from_: str | None, to: str | None) ->
 async def wait(
     control: Control, task: str, condition: str, timeout: timedelta | None, from_: str | None, to: str | None
 ) -> Json:
-    """Wait until a task is accepted or finished; fails when it ended otherwise."""
+    """Wait until a task is accepted or finished; fails when it ended otherwise.
+
+    A restart of the node does not end the wait.
+    """
     return _unless_ended(await control.wait(task, condition, timeout=_seconds(timeout), **which(from_, to)))
 
 

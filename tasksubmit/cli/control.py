@@ -25,6 +25,8 @@ FAILED, UNREACHABLE, TIMED_OUT = 1, 3, 4
 
 ANSWER_SECONDS = 30
 LONGEST_WAIT_SECONDS = 300
+RECONNECT_SECONDS = 1
+"""Pause before a node that is being restarted is asked again."""
 _START_A_NODE = "start a node with `tasksubmit run` or `twistd tasksubmit`, or name its socket with --control"
 
 
@@ -201,21 +203,36 @@ class Control:
         timeout: float | None = None,
         side: str | None = None,
         peer: str | None = None,
+        is_reached: bool = False,
     ) -> Json:
-        """The task as soon as it is ``answered``, ``accepted`` or ``finished``.
+        """The task as soon as it is ``answered``, ``accepted`` or ``finished``, also over a restart of the node.
 
         :param timeout: seconds, after which it raises `CommandFailed` ``timed_out``; None waits for ever.
+        :param is_reached: True if the node was reached before. Until it was, `NodeUnreachable` ends the wait: the node
+            may be another.
         """
+        from twisted.internet.task import deferLater
+
         until = None if timeout is None else self.clock.seconds() + timeout
         while True:
             left = LONGEST_WAIT_SECONDS if until is None else max(0, round(until - self.clock.seconds()))
             piece = min(left, LONGEST_WAIT_SECONDS)
+            is_last = until is not None and left <= piece
             query = {"for": condition, "timeout": piece, "side": side, "peer": peer}
             try:
                 return await self._one("GET", _path(task_id, "wait"), query, allow_seconds=piece + ANSWER_SECONDS)
             except CommandFailed as error:
-                if error.code != "timed_out" or (until is not None and left <= piece):
+                if error.code == "timed_out" and not is_last:
+                    continue
+                # Of a node that stops, the store is the first part that an answer would need.
+                is_restart = isinstance(error, AnswerLost | NodeUnreachable) or error.code == "storage"
+                if not is_restart or (isinstance(error, NodeUnreachable) and not is_reached):
                     raise
+                if until is not None and self.clock.seconds() + RECONNECT_SECONDS > until:
+                    message = f"task {task_id} is not known to be {condition} after {timeout:g} s: {error}"
+                    raise CommandFailed("timed_out", message, error.hint, TIMED_OUT) from error
+            is_reached = True
+            await deferLater(self.clock, RECONNECT_SECONDS)
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
