@@ -15,12 +15,12 @@ import click
 
 from tasksubmit.cli import identity, output, work
 from tasksubmit.cli.check import check
-from tasksubmit.cli.control import CommandFailed, Control, Json
+from tasksubmit.cli.control import CommandFailed, Control, Json, Page
 from tasksubmit.cli.parameters import Duration, Moment, complete_parameters, given_options, shown_duration
 from tasksubmit.cli.program import Program
 from tasksubmit.cli.results import save_result
 from tasksubmit.cli.session import Session, in_reactor
-from tasksubmit.cli.verbs import from_or_to, to_option, verb, which
+from tasksubmit.cli.verbs import all_pages, from_or_to, paged, to_option, verb, which
 from tasksubmit.commandline import command_line
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.wire.messages import generate_task_id
@@ -169,11 +169,24 @@ for command in work.VERBS:
 @click.option("--side", type=_SIDES, help="Only those that were received here, or submitted from here.")
 @click.option("--status", type=_STATUSES, help="Only those with this status.")
 @click.option("--peer", metavar="ADDRESS", help="Only those from or to this agent.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most.")
+@click.option("--outcome", metavar="WORD", help="Only those that ended so, such as failed or undelivered.")
+@click.option("--since", type=Moment(is_past=True), help="Only those created since then: 2026-04-09T12:00:00Z, or 1h.")
+@click.option("--stuck", is_flag=True, help="Only tasks with delivery problems, or open for over a day.")
+@click.option("--oldest-first", is_flag=True, help="Reverse the order.")
+@paged
+@click.option("--before", type=int, metavar="NUMBER", help="Only older tasks than the one with this number.")
+@click.option("--after", type=int, metavar="NUMBER", help="Only newer tasks than the one with this number.")
 @verb(output.show_tasks)
-async def list_tasks(control: Control, **query: object) -> list[Json]:
-    """List tasks, the newest first."""
-    return await control.tasks(**query)
+async def list_tasks(control: Control, limit: int, is_all: bool, **query: object) -> Page:
+    """List tasks, the newest first.
+
+    With --stuck: tasks with a message that could not be delivered so far, or was abandoned, and tasks that have been
+    open for more than a day.
+    """
+    if is_all:
+        cursor = "after" if query["oldest_first"] else "before"
+        return await all_pages(control.tasks, cursor, "number", **query)
+    return await control.tasks(limit=limit, **query)
 
 
 @tasksubmit.command()
@@ -214,7 +227,9 @@ async def wait(
 
     A restart of the node does not end the wait.
     """
-    return _unless_ended(await control.wait(task, condition, timeout=_seconds(timeout), **which(from_, to)))
+    told = which(from_, to)
+    waiting = control.wait(task, condition, timeout=_seconds(timeout), side=told.get("side"), peer=told.get("peer"))
+    return _unless_ended(await waiting)
 
 
 @tasksubmit.command()

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from tasksubmit.cli.control import CommandFailed, Json
+from tasksubmit.cli.control import CommandFailed, Json, Page
 from tasksubmit.cli.results import result_content
 from tasksubmit.commandline import command_line
 from tasksubmit.wire.timestamps import parse_time
@@ -158,27 +158,40 @@ def _short_time(moment: str, today: date) -> str:
     return f"{time:%H:%M:%SZ}" if time.date() == today else f"{time:%Y-%m-%d %H:%M:%SZ}"
 
 
-def show_tasks(tasks: list[Json]) -> None:
-    """Print tasks as a table."""
+def show_tasks(page: Page) -> None:
+    """Print tasks as a table, and how it goes on."""
+    tasks = page.items
     rows = (
         (
             task["task_id"],
             f"{'from' if task['side'] == 'receiver' else 'to'} {task['peer']}",
             f"{task['status']}{' *' if task['delivery_given_up_at'] else ''}",
+            task["outcome"],
             task["created_at"],
             task["description"],
         )
         for task in tasks
     )
-    print_table(("TASK", "PEER", "STATUS", "CREATED", "DESCRIPTION"), rows, "there are no such tasks")
+    columns = ("TASK", "PEER", "STATUS", "OUTCOME", "CREATED", "DESCRIPTION")
+    print_table(columns, rows, "there are no such tasks")
     if any(task["delivery_given_up_at"] for task in tasks):
         click.echo(f"* something could not be delivered and was given up; `{own_command('retry TASK')}` tries it again")
+    if page.more and tasks:
+        is_oldest_first = len(tasks) > 1 and tasks[0]["number"] < tasks[-1]["number"]
+        _print_more(page, f"{'--after' if is_oldest_first else '--before'} {tasks[-1]['number']}")
 
 
-def show_queue(tasks: list[Json]) -> None:
-    """Print the queue as a table: what was put back, then the head, then the others."""
-    rows = ((task["task_id"], task["peer"], *_place(task), task["description"]) for task in tasks)
+def show_queue(page: Page) -> None:
+    """Print the queue as a table: what was put back, then the head, then the others; and how it goes on."""
+    rows = ((task["task_id"], task["peer"], *_place(task), task["description"]) for task in page.items)
     print_table(("TASK", "FROM", "PLACE", "SINCE", "DESCRIPTION"), rows, "the queue is empty")
+    if page.more and page.items:
+        _print_more(page, f"--after {page.items[-1]['queue_position'] or 0}")
+
+
+def _print_more(page: Page, cursor: str) -> None:
+    total = f"{page.total:,}" if page.is_total_exact else f"{page.total:,} or more"
+    click.echo(f"{len(page.items):,} of {total}; the next with {cursor}, all with --all")
 
 
 def _place(task: Json) -> tuple[str, str]:

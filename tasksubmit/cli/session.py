@@ -15,7 +15,7 @@ import click
 from attrs import define
 from click.exceptions import Abort, Exit
 
-from tasksubmit.cli.control import FAILED, CommandFailed, Control, connect_control
+from tasksubmit.cli.control import FAILED, CommandFailed, Control, Json, Page, connect_control
 from tasksubmit.cli.output import error_line, json_line
 from tasksubmit.errors import TaskSubmitError
 from tasksubmit.state_dir import CONTROL_SOCKET, CONTROL_TOKEN, absolute, default_state_dir
@@ -93,7 +93,7 @@ class Session:
         """
         try:
             if self.is_json:
-                click.echo(json_line({"status": "ok", "data": answer}))
+                click.echo(json_line({"status": "ok", **_data(answer)}))
             else:
                 show(answer)
             sys.stdout.flush()
@@ -126,6 +126,14 @@ class Session:
         hint = hint.replace("`tasksubmit ", f"`{self.program} ")
         say_error(code, message, hint, is_json=self.is_json)
         raise Exit(exit_code)
+
+
+def _data(answer: Any) -> Json:
+    """The keys of an answer in its envelope."""
+    if not isinstance(answer, Page):
+        return {"data": answer}
+    total = {"total": answer.total, "is_total_exact": answer.is_total_exact, "more": answer.more}
+    return {"data": answer.items, **total}
 
 
 def say_error(code: str, message: str, hint: str, *, is_json: bool) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from tasksubmit.cli import output
-from tasksubmit.cli.control import Control, Json
+from tasksubmit.cli.control import Control, Json, Page
 from tasksubmit.cli.results import read_result_file
-from tasksubmit.cli.verbs import from_option, verb
+from tasksubmit.cli.verbs import all_pages, from_option, paged, verb
 
 
 @click.command()
@@ -92,13 +92,18 @@ async def send_results(control: Control, task: str, text: str | None, file: Path
 
 
 @click.command()
+@paged
+@click.option("--after", type=int, metavar="POSITION", help="Only tasks behind this position in the queue.")
+@click.option("--before", type=int, metavar="POSITION", help="Only tasks ahead of this position in the queue.")
 @verb(output.show_queue)
-async def queue(control: Control) -> list[Json]:
+async def queue(control: Control, limit: int, is_all: bool, **query: object) -> Page:
     """Show the tasks that wait to be executed, in the order in which `execute` takes them.
 
     Those that were put back come first.
     """
-    return await control.queue()
+    if is_all:
+        return await all_pages(control.queue, "after", "queue_position", **query)
+    return await control.queue(limit=limit, **query)
 
 
 @click.command()

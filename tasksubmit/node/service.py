@@ -278,6 +278,10 @@ class Node(MultiService):
         for drained in drains:
             drained.callback(result)  # a Failure starts the errback chain
 
+    def now(self) -> datetime:
+        """The time of the node's clock, as records have it."""
+        return self._records.now()
+
     def set_enabled(self, is_enabled: bool) -> Deferred[None]:
         """Take new tasks from peers again, or take none until told otherwise, also after a restart.
 

@@ -18,6 +18,7 @@ from tasksubmit.web.requests import (
     Nothing,
     Progress,
     PutBack,
+    QueueQuery,
     Results,
     Submit,
     WaitQuery,
@@ -27,6 +28,7 @@ from tasksubmit.web.requests import (
 from tasksubmit.web.views import (
     DrainedView,
     NodeView,
+    Page,
     PeerView,
     ResultView,
     ScoreView,
@@ -102,8 +104,10 @@ ROUTES: tuple[Route[Any, Any, Any], ...] = (
     _get("/peers", _Api.list_peers, list[PeerView], Nothing, "The peers that the node knows"),
     _get("/score", _Api.list_scores, list[ScoreView], Nothing, "The ledger of polo scores"),
     _get("/workers", _Api.get_workers, WorkersView, Nothing, "Who does the tasks, and what is being done"),
-    _get("/queue", _Api.get_queue, list[TaskView], Nothing, "The tasks that wait to be begun, in the order of taking"),
-    _get("/tasks", _Api.list_tasks, list[TaskView], ListQuery, "Tasks of either side, the newest first"),
+    _get(
+        "/queue", _Api.get_queue, Page[TaskView], QueueQuery, "The tasks that wait to be begun, in the order of taking"
+    ),
+    _get("/tasks", _Api.list_tasks, Page[TaskView], ListQuery, "Tasks of either side, the newest first"),
     _get(_TASK, _Api.get_task, TaskDetails, Which, "One task, and what is still owed for it"),
     _get(f"{_TASK}/story", _Api.get_story, StoryView, Which, "All that happened to a task, and what it waits for"),
     _get(f"{_TASK}/wait", _Api.wait, TaskView, WaitQuery, "Wait until a task is answered, accepted or finished"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from attrs import fields, frozen
 from typing_extensions import Self
@@ -16,6 +16,22 @@ from tasksubmit.node.drain import Drained
 from tasksubmit.node.story import Story
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
+
+T = TypeVar("T")
+
+
+@frozen(kw_only=True)
+class Page(Generic[T]):
+    """One page of a list: its items, and the total of all pages.
+
+    :ivar total: at least so many; all of them if `is_total_exact`.
+    :ivar more: True if the list goes on behind this page.
+    """
+
+    items: list[T]
+    total: int
+    is_total_exact: bool
+    more: bool
 
 
 @frozen(kw_only=True)
@@ -256,7 +272,7 @@ class CertificateView:
 class StatusView:
     """How a node does: who it is, what it shows to peers (null where it uses no TLS), and who they are.
 
-    `connections` are those that peers have open; `waiting` is the length of the queue, but at most 1,000; `owed_to`
+    `connections` are those that peers have open; `waiting` is the length of the queue, with requeued tasks; `owed_to`
     counts the peers that something is owed to.
     """
 
@@ -278,7 +294,7 @@ class WorkersView:
 
     `executor` is ``manual`` where nobody in the node does. Of what is `executing`, `justification` is how far it is as
     last told, and `attempt` counts up when it was begun again; `waiting` is the length of the queue, with what was put
-    back, but at most 1,000. `done` and `failed` count what the node's own workers did since it was started.
+    back. `done` and `failed` count what the node's own workers did since it was started.
     """
 
     executor: str

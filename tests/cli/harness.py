@@ -116,11 +116,16 @@ class CommandTestCase(NodeTestCase):
 
     def data(self, *arguments: str) -> Any:
         """The data that a command answers to a program."""
+        return self.envelope(*arguments)["data"]
+
+    def envelope(self, *arguments: str) -> dict[str, Any]:
+        """All that a command answers to a program."""
         line = self.ok(*arguments, "--json")
         self.assertEqual(line.count("\n"), 1)
-        envelope = json.loads(line)
-        self.assertEqual((envelope["status"], set(envelope)), ("ok", {"status", "data"}))
-        return envelope["data"]
+        envelope: dict[str, Any] = json.loads(line)
+        self.assertEqual(envelope["status"], "ok")
+        self.assertEqual(set(envelope) - {"total", "is_total_exact", "more"}, {"status", "data"})
+        return envelope
 
     def failed(self, *arguments: str, exit_code: int = 1) -> str:
         """The one line that a command complains with."""

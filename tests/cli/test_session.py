@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -130,23 +131,23 @@ class ControlTests(SynchronousTestCase):
 class ScriptedTreq:
     """Stands for treq; each request gets the next answer: an exception, or an envelope."""
 
-    def __init__(self, *answers: Exception | dict[str, Any]) -> None:
+    def __init__(self, *answers: Exception | Mapping[str, Any]) -> None:
         self._answers = list(answers)
 
     def request(self, *arguments: object, **options: object) -> Deferred[Any]:
         """See `treq.request`."""
         answer = self._answers.pop(0)
-        return fail(answer) if isinstance(answer, Exception) else succeed(Response(json.dumps(answer).encode()))
+        return fail(answer) if isinstance(answer, Exception) else succeed(Response(json.dumps(dict(answer)).encode()))
 
 
 class WaitTests(SynchronousTestCase):
     """`Control.wait` while the node is restarted."""
 
-    DONE: dict[str, Any] = {"status": "ok", "data": {"task_id": "t1"}}
-    STOPPING: dict[str, Any] = {"status": "error", "code": "storage", "message": "the node was stopped", "hint": ""}
+    DONE = MappingProxyType({"status": "ok", "data": {"task_id": "t1"}})
+    STOPPING = MappingProxyType({"status": "error", "code": "storage", "message": "stopped", "hint": ""})
     REFUSED = ConnectionRefusedError(osError=111)
 
-    def wait(self, *answers: Exception | dict[str, Any], **options: Any) -> Deferred[Any]:
+    def wait(self, *answers: Exception | Mapping[str, Any], **options: Any) -> Deferred[Any]:
         """Begin to wait."""
         self.clock = Clock()
         control = Control(ScriptedTreq(*answers), "/run/control.sock", self.clock)
