@@ -28,7 +28,7 @@ from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
 from tasksubmit.node.retention import RETENTION
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
-from tasksubmit.protocol.strings import split_description
+from tasksubmit.protocol.strings import check_server_type, split_description
 from tasksubmit.state_dir import CONTROL_SOCKET, MAX_SOCKET_PATH_BYTES, default_state_dir
 from tasksubmit.tls.files import is_set_up
 from tasksubmit.wire.address import Address
@@ -277,6 +277,8 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
+            if unknown := _unknown_type(endpoint):
+                raise ConfigurationError(f"--listen {endpoint}: {unknown}")
             if self.has_tls and kind_of(endpoint) in ("ssl", "tls"):
                 raise ConfigurationError(
                     f"--listen {endpoint}: this node has keys, and puts TLS around it a second time: give tcp: instead"
@@ -427,11 +429,21 @@ def needs_passing(endpoint: str) -> bool:
     return _without_mtls(positional)[0] == "systemd"
 
 
+def _unknown_type(endpoint: str) -> str:
+    """What is wrong with the type of a server endpoint string; empty if it is known."""
+    try:
+        check_server_type(endpoint)
+    except ValueError as error:
+        return f"not an endpoint that Twisted understands: {error}"
+    return ""
+
+
 def _check_control(endpoint: str) -> None:
     positional, named = split_description(endpoint)
     if not is_local(endpoint):
+        unknown = _unknown_type(endpoint)
         raise ConfigurationError(
-            f"--control {endpoint}: the control API is for this machine alone: give a Unix socket (unix:PATH), or TCP "
+            f"--control {endpoint}: {unknown + '; ' if unknown else ''}the control API is for this machine alone: give a Unix socket (unix:PATH), or TCP "
             "on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
         )
     if positional[0] != "unix":

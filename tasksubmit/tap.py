@@ -47,6 +47,7 @@ from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
+from tasksubmit.protocol.strings import check_client_type
 from tasksubmit.settings import (
     LEFT_ALONE,
     Settings,
@@ -209,6 +210,12 @@ def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserv
 # --- the service --------------------------------------------------------------------------------------------------
 
 
+def _client_from_string(reactor: Any, text: str) -> IStreamClientEndpoint:
+    check_client_type(text)
+    endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
+    return endpoint
+
+
 def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, option: str) -> Any:
     try:
         return parse(reactor, text)
@@ -270,7 +277,7 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
     :raises ConfigurationError: keys or trust cannot be read, or no key is known of a peer of the options.
     """
     endpoints: dict[Address, IStreamClientEndpoint] = {
-        address: _endpoint(clientFromString, reactor, text, f"--peer {address}=")
+        address: _endpoint(_client_from_string, reactor, text, f"--peer {address}=")
         for address, text in settings.peer.items()
     }
     if not settings.has_tls:

@@ -273,6 +273,19 @@ class RefusedTests(SettingsCase):
         error = self.assertRaises(ConfigurationError, load_settings, {}, missing, {})
         self.assertIn(f"--config {missing} is not TOML", str(error))
 
+    def test_unknown_endpoint_type(self) -> None:
+        """A misspelled type of endpoint is reported as such, with the types there are, and not as open to others."""
+        for endpoint, kind in (
+            ("tpc:11003:interface=127.0.0.1", "tpc"),
+            ("mtls:tpc:11003:directory=/srv", "tpc"),
+            ("11003", "11003"),
+            (":11003", ""),
+        ):
+            words = f"--listen {endpoint}: ", f"unknown endpoint type '{kind}'", "systemd", "tcp, ", "unix"
+            self.refused(*words, address=OWN, listen=[endpoint])
+            self.refused(*words, config=f'address = "{OWN}"\nlisten = ["{endpoint}"]')
+        self.refused("--control tpc:1: ", "unknown endpoint type 'tpc'", address=OWN, control="tpc:1")
+
     def test_beyond_loopback(self) -> None:
         """To listen where others can reach it, while nobody is authenticated, must be asked for."""
         self.refused("--listen tcp:11003 ", "interface=127.0.0.1", "--insecure", address=OWN, listen=["tcp:11003"])

@@ -144,7 +144,7 @@ class OptionsTests(OptionsCase):
             (["--listen", "nonsense:1", "--insecure"], "--listen nonsense:1", "not an endpoint"),
             (["--listen", "tcp:ftp\0:interface=127.0.0.1"], "--listen", "not an endpoint"),
             (["--control", "tcp:80"], "--control tcp:80: the control API is for this machine alone"),
-            (["--peer", f"{PEER}=nonsense:1"], f"--peer {PEER}=", "not an endpoint"),
+            (["--peer", f"{PEER}=nonsense:1"], f"--peer {PEER}=", "unknown endpoint type 'nonsense': the types are"),
             (["--config", "/nowhere"], "--config /nowhere"),
             (["--accept", "some"], "--accept", "expected manual or all"),
             (["--executor", "magic:x"], "--executor magic:x: there is no executor 'magic'", "manual, process, python"),

@@ -379,7 +379,10 @@ def _endpoint(reactor: Any, where: str) -> IStreamClientEndpoint:
         )
     if not is_endpoint:
         return UNIXClientEndpoint(reactor, where)
+    from tasksubmit.protocol.strings import check_client_type
+
     try:
+        check_client_type(where)
         endpoint: IStreamClientEndpoint = clientFromString(reactor, where)
     except Exception as error:  # parsers are plugins, and raise what they like
         raise NodeUnreachable(f"{where} is not an endpoint that Twisted understands: {error}") from None

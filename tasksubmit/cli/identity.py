@@ -259,8 +259,10 @@ def _check_endpoint(text: str) -> None:
     from twisted.internet.testing import MemoryReactorClock
 
     from tasksubmit.errors import ConfigurationError
+    from tasksubmit.protocol.strings import check_client_type
 
     try:
+        check_client_type(text)
         clientFromString(MemoryReactorClock(), text)
     except Exception as error:  # parsers are plugins, and raise what they like
         raise ConfigurationError(f"{text} is not an endpoint that Twisted understands: {error}") from None
