@@ -443,8 +443,8 @@ def _check_control(endpoint: str) -> None:
     if not is_local(endpoint):
         unknown = _unknown_type(endpoint)
         raise ConfigurationError(
-            f"--control {endpoint}: {unknown + '; ' if unknown else ''}the control API is for this machine alone: give a Unix socket (unix:PATH), or TCP "
-            "on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
+            f"--control {endpoint}: {unknown + '; ' if unknown else ''}the control API is for this machine alone: give "
+            "a Unix socket (unix:PATH), or TCP on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
         )
     if positional[0] != "unix":
         return

@@ -252,9 +252,12 @@ async def status(control: Control) -> Json:
 
 
 @tasksubmit.command()
-@verb(output.show_status)
+@verb(output.show_reloaded)
 async def reload(control: Control) -> Json:
-    """Have the node read its keys and whom it trusts again, and try at once what it could not deliver."""
+    """Have the node read its keys, its trust and its configuration file again, and retry pending deliveries now.
+
+    The answer says what was applied, what is as before, and what needs a restart.
+    """
     return await control.reload()
 
 

@@ -95,7 +95,7 @@ def _own(session: Session, endpoint: str = "tcp:HOST:PORT") -> Json:
 
 
 def _show_made(own: Json) -> None:
-    click.echo(f"made a key and a certificate for {own['address']}")
+    click.echo(f"made a key and a certificate for {own['address']}; {_EFFECTS[own['effect']]}")
     click.echo("peers trust them when their operators run this, with the place where this node listens:")
     click.echo(f"  $ {own['line']}")
 
@@ -109,11 +109,14 @@ def init(session: Session, address: str, days: timedelta) -> Json:
 
     They are kept in the state directory, and nothing there is overwritten.
     """
+    from tasksubmit.stores.disk import is_locked
+    from tasksubmit.stores.sqlite import LOCK
     from tasksubmit.tls.keeping import make_identity
     from tasksubmit.wire.address import Address
 
     make_identity(session.directory(), Address.parse(address), _now(), days)
-    return _own(session)
+    effect = "at_restart" if is_locked(session.directory() / LOCK) else "at_start"
+    return {**_own(session), "effect": effect}
 
 
 def _show_renewed(renewed: Json) -> None:

@@ -258,6 +258,19 @@ def show_status(status: Json) -> None:
     show_peers(status["peers"])
 
 
+def show_reloaded(status: Json) -> None:
+    """Print what a reload did, then how the node does."""
+    for heading, phrases in (
+        ("applied", [*status["applied"], "pending deliveries are retried now"]),
+        ("unchanged", status["unchanged"]),
+        ("needs a restart", status["needs_restart"]),
+    ):
+        for phrase in phrases:
+            click.echo(clean(f"{heading}: {phrase}"))
+    click.echo()
+    show_status(status)
+
+
 def show_scores(scores: list[Json]) -> None:
     """Print the ledger as a table."""
     rows = ((score["address"], score["score"]) for score in scores)

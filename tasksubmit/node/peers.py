@@ -20,7 +20,7 @@ MAX_ANSWER_BYTES = 256 * 1024
 
 @implementer(IPeers)
 class StaticPeers:
-    """The peers of a table that does not change."""
+    """The peers of a table, which may grow."""
 
     def __init__(self, endpoints: Mapping[Address, IStreamClientEndpoint]) -> None:
         self._endpoints = dict(endpoints)
@@ -28,6 +28,10 @@ class StaticPeers:
     def addresses(self) -> Collection[Address]:
         """See `IPeers.addresses`."""
         return self._endpoints.keys()
+
+    def add(self, endpoints: Mapping[Address, IStreamClientEndpoint]) -> None:
+        """Add peers that are not there yet; those that are keep their endpoints."""
+        self._endpoints = {**endpoints, **self._endpoints}
 
     def endpoint(self, address: Address) -> IStreamClientEndpoint:
         """See `IPeers.endpoint`."""

@@ -48,6 +48,7 @@ from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
+from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.room import ResultRoom
 from tasksubmit.node.scores import ScoreKeeper
@@ -304,14 +305,31 @@ class Node(MultiService):
         """Whether the node takes nothing new, because it is being drained or was."""
         return self._inbox.is_draining
 
-    def reload(self) -> None:
-        """Read again what the authenticator has in files, and try at once what could not be delivered.
+    def reload(self) -> Reloaded:
+        """Read again what the authenticator has in files, and retry pending deliveries now.
 
         :raises ConfigurationError: the files cannot be read; then those of before stay.
         """
+        reloaded = Reloaded()
         if IReloadable.providedBy(self.authenticator):
+            before = self._credentials()
             self.authenticator.reload()
+            after = self._credentials()
+            what = "keys and trust were read again"
+            changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+            if changed:
+                reloaded = Reloaded(applied=(f"{what}, with changes: {', '.join(changed)}",))
+            else:
+                reloaded = Reloaded(unchanged=(f"{what}: no changes",))
         self._delivery.hasten()
+        return reloaded
+
+    def _credentials(self) -> dict[str, object]:
+        """What the authenticator has read: its own certificate, and what proves each peer."""
+        authenticator: IReloadable = self.authenticator  # type: ignore[assignment]  # its caller has asked
+        own = authenticator.credential()
+        proofs = {str(peer): tuple(authenticator.proofs(peer)) for peer in self.peers.addresses()}
+        return {**proofs, "the own certificate": (own.fingerprint, own.expires_at)}
 
     @property
     def refusals(self) -> Mapping[Address, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.interfaces import (
     IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpointStringParser,
@@ -28,7 +30,7 @@ def check_client_type(text: str) -> None:
     _check_type(text, IStreamClientEndpointStringParserWithReactor)
 
 
-def _check_type(text: str, parsers: type[IStreamServerEndpointStringParser]) -> None:
+def _check_type(text: str, parsers: type[Any]) -> None:
     words, _ = split_description(text)
     if words[0].lower() == "mtls":
         words = words[1:] or [""]  # it is around another endpoint

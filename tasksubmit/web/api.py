@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from attrs import frozen
+from attrs import fields, frozen
 from twisted.internet.defer import TimeoutError as WaitedTooLong
 from twisted.internet.interfaces import IReactorTime
 
@@ -13,6 +14,7 @@ from tasksubmit.errors import InvalidMessage
 from tasksubmit.interfaces import IReloadable
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.service import Node
 from tasksubmit.web.faults import ApiError
 from tasksubmit.web.requests import (
@@ -42,6 +44,7 @@ from tasksubmit.web.views import (
     NodeView,
     Page,
     PeerView,
+    ReloadView,
     ResultView,
     ScoreView,
     StatusView,
@@ -74,12 +77,14 @@ class ControlApi:
 
     :ivar clock: measures how long somebody waits.
     :ivar can_stop: whether the node is stopped once it has been drained.
+    :ivar reload_node: reads again what the node was made of; by default `Node.reload`.
     """
 
     node: Node
     version: str
     clock: IReactorTime
     can_stop: bool = False
+    reload_node: Callable[[], Reloaded] | None = None
 
     # --- the node -----------------------------------------------------------------------------------------------------
 
@@ -144,10 +149,16 @@ class ControlApi:
             peers=await self.list_peers(call),
         )
 
-    async def reload(self, call: Call[Nothing, Nothing]) -> StatusView:
-        """Read keys and trust again, and try at once what could not be delivered; `ConfigurationError` if not."""
-        self.node.reload()
-        return await self.get_status(call)
+    async def reload(self, call: Call[Nothing, Nothing]) -> ReloadView:
+        """Read files again, and retry pending deliveries now; `ConfigurationError` leaves all as it was."""
+        reloaded = (self.reload_node or self.node.reload)()
+        status = await self.get_status(call)
+        return ReloadView(
+            **{attribute.name: getattr(status, attribute.name) for attribute in fields(StatusView)},
+            applied=list(reloaded.applied),
+            unchanged=list(reloaded.unchanged),
+            needs_restart=list(reloaded.needs_restart),
+        )
 
     async def list_scores(self, call: Call[Nothing, Nothing]) -> list[ScoreView]:
         """The ledger, by address."""

@@ -23,6 +23,7 @@ from zope.interface import provider
 
 from tasksubmit.errors import TaskSubmitError
 from tasksubmit.logs import quiet_logger
+from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.service import Node
 from tasksubmit.web.api import Call, ControlApi
 from tasksubmit.web.encoding import error_envelope, ok_envelope, read_body, read_query
@@ -48,6 +49,7 @@ def control_site(
     *,
     gate: TokenGate | None = None,
     clock: IReactorTime | None = None,
+    reload: Callable[[], Reloaded] | None = None,
 ) -> Site:
     """The control API of a node.
 
@@ -59,6 +61,7 @@ def control_site(
         drained node runs on.
     :param gate: lets requests through; where others can connect there has to be one.
     :param clock: measures all time-outs; left out, it is the reactor, as ``Site`` has it.
+    :param reload: reads again what the node was made of; by default `Node.reload`.
     """
     site = ControlSite(
         Resource(),
@@ -67,7 +70,8 @@ def control_site(
         logFormatter=_log_line,
         reactor=clock,
     )
-    site.resource = ControlResource(ControlApi(node, version, site.reactor, can_stop=stop is not None), stop, gate)
+    api = ControlApi(node, version, site.reactor, can_stop=stop is not None, reload_node=reload)
+    site.resource = ControlResource(api, stop, gate)
     return site
 
 

@@ -289,6 +289,19 @@ class StatusView:
 
 
 @frozen(kw_only=True)
+class ReloadView(StatusView):
+    """How a node does after a reload, and what that did, in phrases for people.
+
+    `applied` are changes that are in effect now, `unchanged` what was read again and is as before, and `needs_restart`
+    changes that are not in effect until the node is started again.
+    """
+
+    applied: list[str]
+    unchanged: list[str]
+    needs_restart: list[str]
+
+
+@frozen(kw_only=True)
 class WorkersView:
     """Who does the node's tasks, and what is being done.
 

@@ -6,9 +6,13 @@ import json
 import time
 from pathlib import Path
 
+from treq.testing import StubTreq
+
 from tasksubmit.cli import verbs
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.reloaded import Reloaded
+from tasksubmit.web import control_site
 from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.messages import TaskResultMessage
 from tests.cli.harness import CommandTestCase
@@ -416,6 +420,16 @@ class EitherSideTests(CommandTestCase):
             self.assertIn("certificate  none: peers are not authenticated, unless by mtls: listeners", text)
             self.assertIn(f"{OTHER}  no    nothing", text)
             self.assertIsNone(self.data(command)["certificate"])
+
+    def test_reload(self) -> None:
+        """A reload says what was applied, what is as before, and what needs a restart."""
+        report = Reloaded(applied=("peers were added: x",), unchanged=("keys: no changes",), needs_restart=("--tick",))
+        site = control_site(self.node, "9.9", clock=self.clock, reload=lambda: report)
+        self.treq = StubTreq(site.resource)
+        lines = self.ok("reload").splitlines()
+        expected = ["applied: peers were added: x", "applied: pending deliveries are retried now"]
+        self.assertEqual(lines[:4], [*expected, "unchanged: keys: no changes", "needs a restart: --tick"])
+        self.assertEqual(self.data("reload")["needs_restart"], ["--tick"])
 
     def test_score(self) -> None:
         """The ledger is shown."""
