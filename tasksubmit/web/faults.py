@@ -42,6 +42,8 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "not_accepting": Fault(503, "start the node again once it has stopped, then repeat the command"),
         "not_at_head": Fault(409),
         "too_large": Fault(413),
+        "url_too_long": Fault(414),
+        "headers_too_large": Fault(431),
         "internal": Fault(500, "the node's log has the details"),
         "storage": Fault(503, "look at the node's log and at its disk, then try again"),
         "timed_out": Fault(504, "ask again to wait longer"),

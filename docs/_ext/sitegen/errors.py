@@ -45,6 +45,8 @@ IN_THE_API = {
     "no_results": "the results are not here yet",
     "not_found": "there is no such route",
     "unauthorized": "the control API is on TCP, and the token was missing or wrong",
+    "headers_too_large": "the headers of the request are too long",
+    "url_too_long": "the URL of the request is too long",
     "timed_out": "it was waited for too long; exit code 4",
 }
 """The codes that no exception explains."""
