@@ -135,6 +135,7 @@ class ControlChannel(HTTPChannel):
             f"HTTP/1.1 {fault.status} {HTTPStatus(fault.status).phrase}".encode("ascii"),
             *(b": ".join(pair) for pair in headers.items()),
         ]
+        assert self.transport is not None
         self.transport.write(b"\r\n".join([*lines, b"", body]))
         self.loseConnection()
 
