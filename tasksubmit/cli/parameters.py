@@ -39,7 +39,20 @@ class _Text(click.types.StringParamType):
         return text
 
 
+class _Name(_Text):
+    """The id of a task, or an address."""
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; a variable that is not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 TEXT = _Text()
+_NAME = _Name()
+_NAMES = frozenset({"task", "task_id", "to", "from_", "peer", "address", "control"})
+"""Parameters that are no good when they are empty."""
 
 
 class NamedPath(click.Path):
@@ -144,7 +157,7 @@ def _global_options(*, is_program: bool) -> Iterator[click.Option]:
     )
     yield GlobalOption(
         "--control",
-        type=TEXT,
+        type=_NAME,
         help="Control socket of the node: a path, or a Twisted endpoint string.",
         **variable("TASKSUBMIT_CONTROL"),
     )
@@ -167,7 +180,7 @@ def complete_parameters(command: click.Command, *, is_program: bool = True) -> N
     """
     for parameter in command.params:
         if isinstance(parameter.type, click.types.StringParamType):
-            parameter.type = TEXT
+            parameter.type = _NAME if parameter.name in _NAMES else TEXT
     if not command.context_settings.get("ignore_unknown_options"):
         command.params += _global_options(is_program=is_program)
     if isinstance(command, click.Group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class Program(click.Group):
         sys.exit(self._run(arguments, prog_name, extra))
 
     def _run(self, arguments: list[str], prog_name: str | None, extra: dict[str, Any]) -> int:
-        is_json = "--json" in arguments
+        is_json = "--json" in itertools.takewhile(lambda argument: argument != "--", arguments)
         try:
             code = super().main(arguments, prog_name, **{**extra, "standalone_mode": False})
             sys.stdout.flush()
