@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -285,11 +286,11 @@ class Settings:
                 )
             is_protected = self.has_tls or kind_of(endpoint) == "mtls"
             if not (self.insecure or is_protected or is_local(endpoint) or is_inherited(endpoint)):
+                init = f"tasksubmit --state-dir {shlex.quote(str(self.state_dir))} init --address {self.address}"
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
-                    f"peer: make this node a key with `tasksubmit --state-dir {self.state_dir} init --address "
-                    f"{self.address}`, so that it uses TLS; or listen on loopback (tcp:PORT:interface=127.0.0.1); or "
-                    "give --insecure to do it all the same"
+                    f"peer: make this node a key with `{init}`, so that it uses TLS; or listen on loopback "
+                    "(tcp:PORT:interface=127.0.0.1); or give --insecure to do it all the same"
                 )
 
     @property

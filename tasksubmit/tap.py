@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -209,6 +211,8 @@ def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserv
     """What writes to wherever twistd would have written, and begins a new file when twistd would have."""
     name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "twistd.log")
     if name == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale lacks is no reason to lose a line
+            sys.stdout.reconfigure(errors="backslashreplace")
         return observer(sys.stdout)
     file = LogFile.fromFullPath(name)
 
@@ -280,8 +284,9 @@ def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerE
     ):
         raise ConfigurationError(
             f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
-            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), make a key with `tasksubmit init`, "
-            "or give --insecure to do it all the same"
+            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), make a key with `tasksubmit "
+            f"--state-dir {shlex.quote(str(settings.state_dir))} init --address {settings.address}`, or give "
+            "--insecure to do it all the same"
         )
     return endpoint
 
@@ -312,7 +317,8 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
         if kind_of(text) != "unix":
             raise ConfigurationError(
                 f"--peer {address}={text}: this node has keys, so it has to know the peer's, too: "
-                f"`tasksubmit trust add {address} sha256:... {text}`"
+                f"`tasksubmit --state-dir {shlex.quote(str(settings.state_dir))} trust add {address} FINGERPRINT "
+                f"{shlex.quote(text)}`"
             )
         unproved[address] = endpoints.pop(address)
     return MutualTLS(

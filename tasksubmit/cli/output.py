@@ -227,7 +227,8 @@ def show_peers(peers: list[Json]) -> None:
         )
         for peer in peers
     )
-    nothing = f"there are no peers; `{own_command('trust add')}`, or start the node with --peer ADDRESS=ENDPOINT"
+    add = own_command("trust add ADDRESS FINGERPRINT ENDPOINT")
+    nothing = f"there are no peers; `{add}`, or start the node with --peer ADDRESS=ENDPOINT"
     print_table(("ADDRESS", "OWED", "PROOF", "FEATURES"), rows, nothing)
     for peer in peers:
         if peer["problem"]:
@@ -242,10 +243,11 @@ def show_status(status: Json) -> None:
     else:
         # A node that runs since before an upgrade does not say it.
         state = "" if status.get("is_enabled", True) else f", takes no new tasks until `{own_command('enable')}`"
+    init = own_command("init --address ADDRESS")
     pairs = {
         "node": f"{status['address']}, version {status['version']}{state}",
         "listens on": "\n".join(status["listening"]) or "nothing",
-        "certificate": f"none: peers are not authenticated, unless by mtls: listeners; see `{own_command('init')}`",
+        "certificate": f"none: peers are not authenticated, unless by mtls: listeners; see `{init}`",
         "connections": status["connections"],
         "waiting": status["waiting"],
         "owed to": status["owed_to"],

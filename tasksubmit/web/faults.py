@@ -12,13 +12,16 @@ from tasksubmit.errors import TaskSubmitError
 
 @frozen
 class Fault:
-    """How an error is answered: an HTTP status, and a hint for people that may be empty."""
+    """How an error is answered: an HTTP status, and a hint for people that may be empty.
+
+    In a command of the hint, ``ID`` stands for the id of the task that was asked about.
+    """
 
     status: int
     hint: str = ""
 
 
-_NO_RESULTS = Fault(409, "`tasksubmit show` says how the task ended")
+_NO_RESULTS = Fault(409, "`tasksubmit show ID` says how the task ended")
 
 FAULTS: Mapping[str, Fault] = MappingProxyType(
     {
@@ -37,8 +40,8 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "empty_queue": Fault(409, "`tasksubmit list --status NEW` shows those that wait"),
         "expired": _NO_RESULTS,
         "id_conflict": Fault(409),
-        "illegal_transition": Fault(409, "`tasksubmit why` says what the task waits for"),
-        "no_results": Fault(409, "wait for them with `tasksubmit wait`"),
+        "illegal_transition": Fault(409, "`tasksubmit why ID` says what the task waits for"),
+        "no_results": Fault(409, "wait for them with `tasksubmit wait ID`"),
         "not_accepting": Fault(503, "start the node again once it has stopped, then repeat the command"),
         "not_at_head": Fault(409),
         "too_large": Fault(413),

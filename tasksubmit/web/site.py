@@ -23,6 +23,7 @@ from typing_extensions import override
 from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
 from zope.interface import provider
 
+from tasksubmit.commandline import command_line
 from tasksubmit.errors import TaskSubmitError
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.reloaded import Reloaded
@@ -94,10 +95,14 @@ def _answer_headers(request: IRequest, status: int) -> None:
     request.setHeader(b"x-content-type-options", b"nosniff")
 
 
-def _error(request: IRequest, code: str, message: str) -> bytes:
+_COMMAND = re.compile(r"`tasksubmit ([^`]+ ID)`")
+
+
+def _error(request: IRequest, code: str, message: str, task_id: str = "ID") -> bytes:
     fault = fault_of(code)
     _answer_headers(request, fault.status)
-    return error_envelope(code, message, fault.hint)
+    hint = _COMMAND.sub(lambda command: f"`{command_line(command[1], task_id)}`", fault.hint)
+    return error_envelope(code, message, hint)
 
 
 class ControlChannel(HTTPChannel):
@@ -300,7 +305,7 @@ class ControlResource(Resource):
         except CancelledError:
             raise
         except TaskSubmitError as error:
-            return _error(request, error.code, str(error))
+            return _error(request, error.code, str(error), task_id or "ID")
         except Exception:
             self._log.failure("{method} {path} failed", method=request.method, path=request.path)
             return _error(request, "internal", "the node could not do it")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,9 @@ from typing_extensions import override
 
 from tasksubmit.cli.commands import tasksubmit
 from tasksubmit.cli.parameters import Duration, GlobalOption, Moment
+from tasksubmit.commandline import command_line
 from tasksubmit.tls.identity import make_key, pin_of
+from tasksubmit.web.faults import FAULTS
 from tests.cli import harness
 from tests.cli.harness import BrokenStream, CommandTestCase, Done, Stream
 from tests.cli.test_identity import LonelySession
@@ -258,3 +262,31 @@ class OutputTests(TourTestCase):
             for arguments in (verb.arguments(), [*verb.name.split(), "--help"]):
                 done = self.tour(verb, *arguments, stdout=BrokenStream(errno.ENOSPC))
                 self.assertIn(done.exit_code, (1, 4), done)
+
+
+class PrintedTests(TourTestCase):
+    """Commands that the program prints."""
+
+    def commands(self, text: str) -> list[list[str]]:
+        """The commands in a text, as their words."""
+        return [shlex.split(found)[1:] for found in re.findall(r"`(tasksubmit [^`]+)`", text)]
+
+    def test_hints(self) -> None:
+        """The commands in the hints of errors are complete, for any id."""
+        for task_id in ("t1", "-x"):
+            for fault in FAULTS.values():
+                for words in self.commands(fault.hint.replace("wait ID", "wait ID --timeout 0")):
+                    command = command_line(" ".join(words), task_id)
+                    self.assertNotEqual(self.run_command(*shlex.split(command)[1:]).exit_code, 2, command)
+
+    def test_errors(self) -> None:
+        """An error about a task prints commands about that task."""
+        self.receive("-x")
+        self.ok("decline", "--justification", "no time", "--", "-x")
+        for arguments in (("accept", "--", "-x"), ("accept", "t2"), ("result", "t1"), ("execute", "t1")):
+            done = self.run_command(*arguments)
+            self.assertEqual(done.exit_code, 1, done)
+            found = self.commands(done.stderr)
+            self.assertTrue(found, done)
+            for words in found:
+                self.assertEqual(self.run_command(*words).exit_code, 0, words)

@@ -53,7 +53,7 @@ class ExecutionTests(CommandTestCase):
         """What was put back already cannot be put back again."""
         self.executing("t1")
         self.assertEqual(self.data("put-back", "t1")["justification"], "The task was put back")
-        self.assertIn("was put back already; `tasksubmit why`", self.failed("put-back", "t1"))
+        self.assertIn("was put back already; `tasksubmit why t1`", self.failed("put-back", "t1"))
 
     def test_fail(self) -> None:
         """Failing needs an error, and ends the task."""
