@@ -317,8 +317,8 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
         if kind_of(text) != "unix":
             raise ConfigurationError(
                 f"--peer {address}={text}: this node has keys, so it has to know the peer's, too: "
-                f"`tasksubmit --state-dir {shlex.quote(str(settings.state_dir))} trust add {address} FINGERPRINT "
-                f"{shlex.quote(text)}`"
+                f"`tasksubmit trust add {address} sha256:... {shlex.quote(text)}` with --state-dir "
+                f"{shlex.quote(str(settings.state_dir))}"
             )
         unproved[address] = endpoints.pop(address)
     return MutualTLS(

@@ -412,7 +412,7 @@ class KeysTests(OptionsCase):
         self.assertEqual([client[1] for client in reactor.tcpClients], [2])
         self.assertEqual([client[0] for client in reactor.unixClients], ["/a"])
         error = self.assertRaises(usage.UsageError, self.parse, *self.where, "--peer", f"{third}=tcp:127.0.0.1:3")
-        self.assertIn(f" trust add {third} FINGERPRINT tcp:127.0.0.1:3`", str(error))
+        self.assertIn(f"`tasksubmit trust add {third} sha256:... tcp:127.0.0.1:3`", str(error))
 
     def test_expiry(self) -> None:
         """The end of the certificate is told at the start and every day, once it is near."""
