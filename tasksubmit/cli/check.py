@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.pass_obj
 def check(session: Session) -> None:
-    """Check the tasks and results that a stopped node has kept; changes nothing.
+    """Check the tasks and results of a stopped node.
 
-    Exits with 1 when something is damaged. What was merely left over is told, too, and is no reason to.
+    Nothing is changed. Exits with 1 when something is damaged. What was merely left over is told, too, and is no
+    reason to.
     """
     from tasksubmit.stores.check import check_state
 

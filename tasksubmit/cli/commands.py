@@ -151,7 +151,10 @@ async def cancel(control: Control, task: str, reason: str | None, peer: str | No
 @to_option
 @verb(output.show_result)
 async def result(control: Control, task: str, save_as: Path | None, peer: str | None) -> Json:
-    """Print the results of a submitted task, or save them; nothing is ever overwritten."""
+    """Print the results of a submitted task, or save them.
+
+    Nothing is ever overwritten.
+    """
     answer = await control.result(task, peer=peer)
     return answer if save_as is None else save_result(answer, save_as)
 
@@ -194,7 +197,7 @@ async def list_tasks(control: Control, limit: int, is_all: bool, **query: object
 @from_or_to
 @verb(output.show_task)
 async def show(control: Control, task: str, from_: str | None, to: str | None) -> Json:
-    """Show all about one task, and what is still owed for it."""
+    """Show the record and the deliveries of one task."""
     return await control.task(task, **which(from_, to))
 
 
@@ -203,7 +206,7 @@ async def show(control: Control, task: str, from_: str | None, to: str | None) -
 @from_or_to
 @verb(output.show_story)
 async def why(control: Control, task: str, from_: str | None, to: str | None) -> Json:
-    """Tell a task's whole story: who did what and when, and what it waits for now."""
+    """Show the history of a task, and what it waits for now."""
     return await control.story(task, **which(from_, to))
 
 
@@ -223,9 +226,9 @@ async def why(control: Control, task: str, from_: str | None, to: str | None) ->
 async def wait(
     control: Control, task: str, condition: str, timeout: timedelta | None, from_: str | None, to: str | None
 ) -> Json:
-    """Wait until a task is accepted or finished; fails when it ended otherwise.
+    """Wait until a task is accepted or finished.
 
-    A restart of the node does not end the wait.
+    It is an error when the task ends otherwise. A restart of the node does not end the wait.
     """
     told = which(from_, to)
     waiting = control.wait(task, condition, timeout=_seconds(timeout), side=told.get("side"), peer=told.get("peer"))
@@ -247,16 +250,17 @@ async def retry(control: Control, task: str, from_: str | None, to: str | None) 
 @tasksubmit.command()
 @verb(output.show_status)
 async def status(control: Control) -> Json:
-    """Show how the node does: what it shows to peers, whom it trusts, and what is in the way."""
+    """Show node health: certificate, peers, delivery problems."""
     return await control.status()
 
 
 @tasksubmit.command()
 @verb(output.show_reloaded)
 async def reload(control: Control) -> Json:
-    """Have the node read its keys, its trust and its configuration file again, and retry pending deliveries now.
+    """Read keys, trust and the configuration file again.
 
-    The answer says what was applied, what is as before, and what needs a restart.
+    Pending deliveries are retried now. The answer says what was applied, what is as before, and what needs a
+    restart.
     """
     return await control.reload()
 
@@ -285,7 +289,10 @@ async def enable(control: Control) -> Json:
 @tasksubmit.command()
 @verb(output.show_enabled)
 async def disable(control: Control) -> Json:
-    """Take no new tasks from peers until `enable`, also after a restart; what the node has goes on."""
+    """Take no new tasks from peers until `enable`.
+
+    This holds after a restart, too. Tasks that the node has go on.
+    """
     return await control.set_enabled(False)
 
 
@@ -315,7 +322,7 @@ for command in (check, identity.init, identity.renew, identity.trust):
 @click.option("--keep", is_flag=True, help="Keep the directory of the two nodes.")
 @click.pass_obj
 def demo(session: Session, keep: bool) -> None:
-    """Start two nodes, and take one task through its whole life between them."""
+    """Start two nodes, and take one task through its life."""
     from tasksubmit.cli.demo import run_demo
 
     with session.errors_told():
@@ -327,7 +334,10 @@ def demo(session: Session, keep: bool) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def run(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Run a node in the foreground; ``tasksubmit run --help`` lists its options."""
+    """Run a node in the foreground.
+
+    ``tasksubmit run --help`` lists the options of a node.
+    """
     from tasksubmit.tap import run as run_node
 
     session: Session = context.obj

@@ -105,9 +105,10 @@ def _show_made(own: Json) -> None:
 @_days
 @_offline(_show_made)
 def init(session: Session, address: str, days: timedelta) -> Json:
-    """Make the node a key and a certificate that signs itself; from then on it uses TLS.
+    """Make a key and a self-signed certificate for the node.
 
-    They are kept in the state directory, and nothing there is overwritten.
+    A node with keys uses TLS from its next start on. The files are kept in the state directory, and nothing there
+    is overwritten.
     """
     from tasksubmit.stores.disk import is_locked
     from tasksubmit.stores.sqlite import LOCK
@@ -134,9 +135,10 @@ def _show_renewed(renewed: Json) -> None:
 @_days
 @_offline(_show_renewed)
 def renew(session: Session, makes_key: bool, switches_key: bool, days: timedelta) -> Json:
-    """Make the node a new certificate for the same key, of which peers need not know.
+    """Make a new certificate for the key of the node.
 
-    To change the key itself, make the next one with --next-key, have peers add it, then --switch to it.
+    Peers need not know of it. To change the key itself, make the next one with --next-key, have peers add it,
+    then --switch to it.
     """
     from tasksubmit.tls import keeping
 
@@ -174,7 +176,9 @@ def _show_change(change: Json) -> None:
 @click.option("--endpoint", default="tcp:HOST:PORT", help="Where peers reach this node, for what it prints.")
 @click.pass_context
 def trust(context: click.Context, endpoint: str) -> None:
-    """Whom the node trusts. Alone it prints what the operators of peers have to run to trust this node.
+    """Trust peers, and print what makes them trust this node.
+
+    Without a verb it prints the command that the operators of peers have to run.
 
     A peer is trusted by the fingerprint of its key (sha256:...), or by the word of the CA in ca.pem (ca).
     """
@@ -190,9 +194,10 @@ def trust(context: click.Context, endpoint: str) -> None:
 @click.argument("endpoint", required=False, default="")
 @_offline(_show_change)
 def add(session: Session, address: str, proof: str, endpoint: str) -> Json:
-    """Trust whoever has the key with the fingerprint PROOF to be ADDRESS, and reach it at ENDPOINT.
+    """Trust the peer ADDRESS, known by its key PROOF.
 
-    A second key may be added while the peer changes its own; two with a comma between add both.
+    PROOF is the fingerprint of the key, and ENDPOINT is where the peer is reached. A second key may be added
+    while the peer changes its own; two with a comma between add both.
     """
     from tasksubmit.tls.files import CA_FILE, is_there
     from tasksubmit.tls.keeping import change_trust
@@ -219,7 +224,10 @@ def add(session: Session, address: str, proof: str, endpoint: str) -> Json:
 @click.argument("proof", required=False, default="")
 @_offline(_show_change)
 def remove(session: Session, address: str, proof: str) -> Json:
-    """Trust ADDRESS no longer, or no longer by PROOF; its open connections are closed."""
+    """Trust the peer ADDRESS no longer, or no longer by PROOF.
+
+    Its open connections are closed.
+    """
     from tasksubmit.tls.identity import canonical_name
     from tasksubmit.tls.keeping import change_trust
 
@@ -236,7 +244,7 @@ def _show_trust(peers: list[Json]) -> None:
 @trust.command("list")
 @_offline(_show_trust)
 def list_trusted(session: Session) -> list[Json]:
-    """List who is trusted."""
+    """List the trusted peers."""
     from tasksubmit.tls.keeping import trusted
 
     return [_peer(peer) for peer in trusted(session.directory()).peers.values()]

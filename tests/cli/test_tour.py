@@ -235,6 +235,14 @@ class OutputTests(TourTestCase):
                 self.assertEqual(done.exit_code, 0)
                 self.assertIn("--state-dir", done.stdout)
 
+    def test_short_help(self) -> None:
+        """The list of verbs says of each what it does in a whole line, on a terminal of 80 columns."""
+        self.patch(os, "environ", {**os.environ, "COLUMNS": "80"})
+        for words in ((), ("trust",)):
+            text = self.run_command(*words, "--help").stdout.partition("\nCommands:\n")[2]
+            self.assertNotIn("...", text)
+            self.assertTrue(all(line.startswith("  ") and len(line) <= 80 for line in text.splitlines()), text)
+
     def test_terminals(self) -> None:
         """Every verb prints on a terminal of any width."""
         for columns in ("1", "40", "500", "0", "many"):
