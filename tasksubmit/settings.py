@@ -216,7 +216,7 @@ class Settings:
         _count, "how often a task is begun; after the last attempt a lost lease cancels it", default=1
     )
     delivery_age_limit: timedelta = _option(
-        _duration, "time after which what cannot be delivered to a peer is given up", default=DELIVERY_AGE_LIMIT
+        _duration, "time after which a delivery that cannot be made is abandoned", default=DELIVERY_AGE_LIMIT
     )
     retention: timedelta = _option(
         _duration, "time for which ended tasks, their stories and their results are kept", default=RETENTION
@@ -431,7 +431,7 @@ def needs_passing(endpoint: str) -> bool:
 
 
 def _unknown_type(endpoint: str) -> str:
-    """What is wrong with the type of a server endpoint string; empty if it is known."""
+    """Describe what is wrong with the type of a server endpoint string; an empty string if it is known."""
     try:
         check_server_type(endpoint)
     except ValueError as error:

@@ -14,7 +14,7 @@ MAX_SOCKET_PATH_BYTES = 107
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """Where a node keeps its state unless told otherwise; the command line looks for it there, too.
+    """Return the state directory of a node without --state-dir; the command line uses the same.
 
     :raises ConfigurationError: the process has no home directory.
     """

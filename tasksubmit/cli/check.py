@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def check(session: Session) -> None:
     """Check the tasks and results of a stopped node.
 
-    Nothing is changed. Exits with 1 when something is damaged. What was merely left over is told, too, and is no
+    Nothing is changed. Exits with 1 when something is damaged. Leftovers are reported, too, and are no
     reason to.
     """
     from tasksubmit.stores.check import check_state

@@ -230,8 +230,8 @@ async def wait(
 
     It is an error when the task ends otherwise. A restart of the node does not end the wait.
     """
-    told = which(from_, to)
-    waiting = control.wait(task, condition, timeout=_seconds(timeout), side=told.get("side"), peer=told.get("peer"))
+    given = which(from_, to)
+    waiting = control.wait(task, condition, timeout=_seconds(timeout), side=given.get("side"), peer=given.get("peer"))
     return _unless_ended(await waiting)
 
 

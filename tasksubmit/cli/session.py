@@ -30,7 +30,7 @@ INTERRUPTED = 130
 
 @define
 class Session:
-    """What the global options say.
+    """Values of the global options: the node to ask, and the form of the answer.
 
     :ivar state_dir: the node's state directory, unless it is the default one.
     :ivar control: its socket, as a path or an endpoint string, unless that is in the state directory.

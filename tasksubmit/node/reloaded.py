@@ -7,7 +7,7 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Reloaded:
-    """What a reload did with each thing that may have changed, in phrases for people.
+    """Effects of a reload on each thing that may have changed, in phrases for people.
 
     :ivar applied: changes that are in effect now.
     :ivar unchanged: what was read again and is as before.

@@ -325,7 +325,7 @@ class Node(MultiService):
         return reloaded
 
     def _credentials(self) -> dict[str, object]:
-        """What the authenticator has read: its own certificate, and what proves each peer."""
+        """Return what the authenticator has read: its own certificate, and the credentials of each peer."""
         authenticator: IReloadable = self.authenticator  # type: ignore[assignment]  # its caller has asked
         own = authenticator.credential()
         proofs = {str(peer): tuple(authenticator.proofs(peer)) for peer in self.peers.addresses()}

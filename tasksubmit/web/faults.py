@@ -12,7 +12,7 @@ from tasksubmit.errors import TaskSubmitError
 
 @frozen
 class Fault:
-    """How an error is answered: an HTTP status, and a hint for people that may be empty.
+    """Answer to an error: an HTTP status, and a hint for people that may be empty.
 
     In a command of the hint, ``ID`` stands for the id of the task that was asked about.
     """

@@ -290,7 +290,7 @@ class StatusView:
 
 @frozen(kw_only=True)
 class ReloadView(StatusView):
-    """How a node does after a reload, and what that did, in phrases for people.
+    """Status of a node after a reload, and the effects of the reload, in phrases for people.
 
     `applied` are changes that are in effect now, `unchanged` what was read again and is as before, and `needs_restart`
     changes that are not in effect until the node is started again.
