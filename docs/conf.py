@@ -13,5 +13,8 @@ version = release = version_of("tasksubmit")
 
 extensions = ["sitegen"]
 exclude_patterns = ["_build", "_ext"]
-html_theme = "alabaster"
-html_theme_options = {"description": "Tasks handed from agent to agent", "page_width": "1200px"}
+html_theme = "furo"
+html_title = "tasksubmit"
+html_static_path = ["_static"]
+html_css_files = ["width.css"]
+smartquotes = False  # it would make one dash of the two of an option

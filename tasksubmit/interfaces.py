@@ -193,15 +193,50 @@ class ITaskStore(Interface):
         """
 
     def list_tasks(
-        *, side: Side | None, status: TaskStatus | None, peer: Address | None, before: int | None, limit: int
+        *,
+        side: Side | None,
+        status: TaskStatus | None,
+        peer: Address | None,
+        before: int | None,
+        limit: int,
+        outcome: str | None = None,
+        since: datetime | None = None,
+        stuck_before: datetime | None = None,
+        after: int | None = None,
+        is_oldest_first: bool = False,
     ) -> Deferred[list[Task]]:
         """Fires with up to ``limit`` records that match, newest first; ``before`` is a ``Task.number``, not in it.
 
         With long descriptions they may be fewer than there are; none are the end.
+
+        :param outcome: the outcome of the tasks; an empty string for those without.
+        :param since: the earliest creation.
+        :param stuck_before: only stuck tasks: those with a delivery that has failed or was abandoned, and those created
+            before this time that have not ended.
+        :param after: a ``Task.number``; only later records.
+        :param is_oldest_first: True reverses the order.
         """
 
-    def queue(limit: int) -> Deferred[list[Task]]:
-        """Fires with the first ``limit`` tasks of the queue, the head first; with long descriptions, with fewer."""
+    def count_tasks(
+        *,
+        limit: int,
+        side: Side | None = None,
+        status: TaskStatus | None = None,
+        peer: Address | None = None,
+        outcome: str | None = None,
+        since: datetime | None = None,
+        stuck_before: datetime | None = None,
+    ) -> Deferred[tuple[int, bool]]:
+        """Fires with the number of matching records, see `list_tasks`, and True if that is all of them.
+
+        Only the newest ``limit`` records are looked at, whatever else is stored, so that the cost has a bound.
+        """
+
+    def queue(limit: int, *, after: int | None = None, before: int | None = None) -> Deferred[list[Task]]:
+        """Fires with the first ``limit`` tasks of the queue, the head first; with long descriptions, with fewer.
+
+        ``after`` and ``before`` are a ``Task.queue_position``: only tasks behind, or ahead of it.
+        """
 
     def load() -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
         """Fires with what waits here: for each submitter how many tasks are NEW, and how many ACCEPTED, and the bytes

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from attrs import field, fields, frozen
+from attrs import Attribute, field, fields, frozen
 from twisted.internet.endpoints import quoteStringArgument
 
+from tasksubmit.durations import format_duration, parse_duration
 from tasksubmit.errors import ConfigurationError, InvalidAddress
 from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import (
@@ -28,7 +30,7 @@ from tasksubmit.node.retention import RETENTION
 from tasksubmit.node.workers import EXECUTOR_PAUSE_LIMIT
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
-from tasksubmit.protocol.strings import split_description
+from tasksubmit.protocol.strings import check_server_type, split_description
 from tasksubmit.state_dir import CONTROL_SOCKET, MAX_SOCKET_PATH_BYTES, default_state_dir
 from tasksubmit.tls.files import is_set_up
 from tasksubmit.wire.address import Address
@@ -70,10 +72,13 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _path(value: object) -> Path:
+    path = Path(_text(value))
     try:
-        return Path(_text(value)).expanduser().resolve()
+        return path.expanduser().resolve()
     except RuntimeError as error:  # ~somebody who is not there
         raise ValueError(str(error)) from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be used: {error.strerror}; give an absolute path") from None
 
 
 def _peers(value: object) -> dict[Address, str]:
@@ -98,9 +103,9 @@ def _flag(value: object) -> bool:
 
 
 def _seconds(value: object) -> float:
-    seconds = _number(value, float)
+    seconds = parse_duration(value).total_seconds() if isinstance(value, str) else _number(value, float)
     if not 0 < seconds <= MAX_SECONDS:
-        raise ValueError(f"expected a number of seconds, more than 0 and at most {MAX_SECONDS}, not {value}")
+        raise ValueError(f"expected a duration of more than 0 and at most {MAX_SECONDS} seconds, not {value}")
     return seconds
 
 
@@ -194,28 +199,28 @@ class Settings:
         default=ScoreFormula.DOCUMENTED,
     )
     accept_timeout: timedelta = _option(
-        _duration, "seconds after which a received task that nobody accepted is cancelled", default=ACCEPT_TIMEOUT
+        _duration, "time after which a received task that nobody accepted is cancelled", default=ACCEPT_TIMEOUT
     )
     queue_head_timeout: timedelta = _option(
-        _duration, "seconds after which the head of the queue expires", default=QUEUE_HEAD_TIMEOUT
+        _duration, "time after which the head of the queue expires", default=QUEUE_HEAD_TIMEOUT
     )
     answer_timeout: timedelta = _option(
-        _duration, "seconds after which a submitted task that is still NEW is cancelled", default=ANSWER_TIMEOUT
+        _duration, "time after which a submitted task that is still NEW is cancelled", default=ANSWER_TIMEOUT
     )
     silence_timeout: timedelta = _option(
-        _duration, "seconds without news of a submitted task after which its receiver is asked", default=SILENCE_TIMEOUT
+        _duration, "time without news of a submitted task after which its receiver is asked", default=SILENCE_TIMEOUT
     )
     lease: timedelta = _option(
-        _duration, "seconds that an execution may go on without progress before it counts as lost", default=LEASE
+        _duration, "time that an execution may go on without progress before it counts as lost", default=LEASE
     )
     max_attempts: int = _option(
         _count, "how often a task is begun; after the last attempt a lost lease cancels it", default=1
     )
     delivery_age_limit: timedelta = _option(
-        _duration, "seconds after which what cannot be delivered to a peer is given up", default=DELIVERY_AGE_LIMIT
+        _duration, "time after which a delivery that cannot be made is abandoned", default=DELIVERY_AGE_LIMIT
     )
     retention: timedelta = _option(
-        _duration, "seconds for which ended tasks, their stories and their results are kept", default=RETENTION
+        _duration, "time for which ended tasks, their stories and their results are kept", default=RETENTION
     )
     max_result_bytes: int | None = _option(
         _count,
@@ -252,12 +257,12 @@ class Settings:
     concurrency: int = _option(_count, "how many tasks the executor is given at once", default=1)
     executor_pause_limit: timedelta = _option(
         _duration,
-        "seconds for which the executor may be unable to start tasks before new tasks are refused",
+        "time for which the executor may be unable to start tasks before new tasks are refused",
         default=EXECUTOR_PAUSE_LIMIT,
     )
-    tick: float = _option(_seconds, "seconds between looks for what is due", default=1.0)
+    tick: float = _option(_seconds, "time between looks for what is due", default=1.0)
     idle_timeout: float = _option(
-        _seconds, "seconds after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS
+        _seconds, "time after which an idle connection is closed", default=IDLE_TIMEOUT_SECONDS
     )
     max_description_bytes: int = _option(_size, "longest description of a task to take", default=MAX_DESCRIPTION_BYTES)
     max_connections: int = _option(
@@ -279,17 +284,19 @@ class Settings:
         for endpoint in self.listen:
             if self.listen.count(endpoint) > 1:
                 raise ConfigurationError(f"--listen {endpoint} is given twice")
+            if unknown := _unknown_type(endpoint):
+                raise ConfigurationError(f"--listen {endpoint}: {unknown}")
             if self.has_tls and kind_of(endpoint) in ("ssl", "tls"):
                 raise ConfigurationError(
                     f"--listen {endpoint}: this node has keys, and puts TLS around it a second time: give tcp: instead"
                 )
             is_protected = self.has_tls or kind_of(endpoint) == "mtls"
             if not (self.insecure or is_protected or is_local(endpoint) or is_inherited(endpoint)):
+                init = f"tasksubmit --state-dir {shlex.quote(str(self.state_dir))} init --address {self.address}"
                 raise ConfigurationError(
                     f"--listen {endpoint} may be reached from beyond this machine, where anybody could claim to be a "
-                    f"peer: make this node a key with `tasksubmit --state-dir {self.state_dir} init --address "
-                    f"{self.address}`, so that it uses TLS; or listen on loopback (tcp:PORT:interface=127.0.0.1); or "
-                    "give --insecure to do it all the same"
+                    f"peer: make this node a key with `{init}`, so that it uses TLS; or listen on loopback "
+                    "(tcp:PORT:interface=127.0.0.1); or give --insecure to do it all the same"
                 )
 
     @property
@@ -317,6 +324,14 @@ class Settings:
         return Timeouts(self.accept_timeout, self.queue_head_timeout, self.answer_timeout, self.silence_timeout)
 
 
+def default_duration(setting: Attribute[Any]) -> str:
+    """Return the default of a setting that is a duration, with units; of any other setting an empty string."""
+    if setting.metadata["parse"] not in (_duration, _seconds):
+        return ""
+    default: Any = setting.default
+    return format_duration(default if isinstance(default, timedelta) else timedelta(seconds=default))
+
+
 def load_settings(given: Mapping[str, object], config: Path | None, environ: Environment) -> Settings:
     """The settings of a command line and, below it, of a configuration file.
 
@@ -338,7 +353,8 @@ def load_settings(given: Mapping[str, object], config: Path | None, environ: Env
         values[name] = {**values.get("peer", {}), **parsed} if name == "peer" else parsed
     if "address" not in values:
         raise ConfigurationError("the node needs an address: give --address, such as --address 0:0000.0000.0001")
-    values.setdefault("state_dir", default_state_dir(environ).resolve())
+    if "state_dir" not in values:
+        values["state_dir"] = _parsed(_path, str(default_state_dir(environ)), "the default state directory")
     return Settings(**values)
 
 
@@ -421,12 +437,22 @@ def needs_passing(endpoint: str) -> bool:
     return _without_mtls(positional)[0] == "systemd"
 
 
+def _unknown_type(endpoint: str) -> str:
+    """Describe what is wrong with the type of a server endpoint string; an empty string if it is known."""
+    try:
+        check_server_type(endpoint)
+    except ValueError as error:
+        return f"not an endpoint that Twisted understands: {error}"
+    return ""
+
+
 def _check_control(endpoint: str) -> None:
     positional, named = split_description(endpoint)
     if not is_local(endpoint):
+        unknown = _unknown_type(endpoint)
         raise ConfigurationError(
-            f"--control {endpoint}: the control API is for this machine alone: give a Unix socket (unix:PATH), or TCP "
-            "on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
+            f"--control {endpoint}: {unknown + '; ' if unknown else ''}the control API is for this machine alone: give "
+            "a Unix socket (unix:PATH), or TCP on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
         )
     if positional[0] != "unix":
         return

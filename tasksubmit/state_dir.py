@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasksubmit.errors import ConfigurationError
+
 CONTROL_SOCKET = "control.sock"
 CONTROL_TOKEN = "control.token"
 MAX_SOCKET_PATH_BYTES = 107
@@ -12,8 +14,32 @@ MAX_SOCKET_PATH_BYTES = 107
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """Where a node keeps its state unless told otherwise; the command line looks for it there, too."""
+    """Return the state directory of a node without --state-dir; the command line uses the same.
+
+    :raises ConfigurationError: the process has no home directory.
+    """
     if directory := environ.get("TASKSUBMIT_STATE_DIR"):
         return Path(directory)
-    base = environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "tasksubmit"
+    if base := environ.get("XDG_STATE_HOME"):
+        return Path(base) / "tasksubmit"
+    try:
+        return Path.home() / ".local" / "state" / "tasksubmit"
+    except RuntimeError:
+        raise ConfigurationError(
+            "no state directory: HOME is not set, and the user has no passwd entry; give --state-dir"
+        ) from None
+
+
+def absolute(path: Path, option: str = "--state-dir") -> Path:
+    """Make the path of an option absolute; ``~`` at its beginning is a home directory.
+
+    :raises ConfigurationError: there is no such user, or the working directory was removed.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{option} {path}: {error}; give an absolute path") from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"{option} {path}: the working directory cannot be used: {error.strerror}; give an absolute path"
+        ) from None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import os
+import shlex
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,19 +45,22 @@ from tasksubmit.node.listener import Listener
 from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit, RateLimit, ScoreGate
+from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
+from tasksubmit.protocol.strings import check_client_type
 from tasksubmit.settings import (
     LEFT_ALONE,
     Settings,
+    default_duration,
     is_inherited,
     kind_of,
     load_settings,
     needs_passing,
     with_defaults,
 )
-from tasksubmit.state_dir import CONTROL_TOKEN
+from tasksubmit.state_dir import CONTROL_TOKEN, absolute
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MAX_UNJUDGED
@@ -79,9 +83,7 @@ def _is_flag(attribute: Attribute[Any]) -> bool:
 def _help(attribute: Attribute[Any]) -> str:
     """What an option is for, and what it is without being given."""
     default = attribute.default
-    if isinstance(default, timedelta):
-        default = default.total_seconds()
-    shown = f"{default:.15g}" if isinstance(default, float) else str(default)
+    shown = default_duration(attribute) or (f"{default:.15g}" if isinstance(default, float) else str(default))
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 
@@ -100,7 +102,10 @@ class Options(usage.Options):
     process with one line; parsed on its own, it raises ``twisted.python.usage.UsageError``.
     """
 
-    longdesc = "Runs one agent: receives and submits tasks, keeps them on disk, and delivers what it owes to peers."
+    longdesc = (
+        "Runs one agent: receives and submits tasks, keeps them on disk, and delivers messages to peers. Durations are "
+        "numbers of seconds, or have units: 90s, 5m, 1h30m, 30d, 2w."
+    )
 
     optFlags = [
         ["check", None, "check the options and the configuration file, and exit"],
@@ -120,6 +125,9 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self._repeated: dict[str, list[str]] = {}
+        self._given: dict[str, object] = {}
+        self._config: Path | None = None
+        self._directory = ""
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -171,9 +179,10 @@ class Options(usage.Options):
             value = self.get(_option_name(option))
             if value:
                 given[option.name] = True if _is_flag(option) else value
-        config = Path(self["config"]) if self["config"] else None
         try:
-            self.settings = load_settings(given, config, os.environ)
+            self._given, self._directory = given, os.getcwd()
+            self._config = absolute(Path(self["config"]), "--config") if self["config"] else None
+            self.settings = load_settings(given, self._config, os.environ)
             _check_parts(self.settings, is_dry=bool(self["check"]))
         except ConfigurationError as error:
             raise usage.UsageError(str(error)) from None
@@ -186,11 +195,23 @@ class Options(usage.Options):
             elif self.parent["fileLogObserverFactory"] is textFileLogObserver:
                 self.parent["fileLogObserverFactory"] = text_observer
 
+    def load_again(self) -> Settings:
+        """Read the configuration file again.
+
+        :raises ConfigurationError: it cannot be read, or the settings are wrong.
+        """
+        fresh = load_settings(self._given, self._config, os.environ)
+        if os.getcwd() != self._directory:  # of a daemon with --rundir: relative paths lead elsewhere now
+            fresh = evolve(fresh, state_dir=self.settings.state_dir, control=self.settings.control)
+        return fresh
+
 
 def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserver]) -> ILogObserver:
     """What writes to wherever twistd would have written, and begins a new file when twistd would have."""
     name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "twistd.log")
     if name == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale lacks is no reason to lose a line
+            sys.stdout.reconfigure(errors="backslashreplace")
         return observer(sys.stdout)
     file = LogFile.fromFullPath(name)
 
@@ -205,6 +226,12 @@ def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserv
 
 
 # --- the service --------------------------------------------------------------------------------------------------
+
+
+def _client_from_string(reactor: Any, text: str) -> IStreamClientEndpoint:
+    check_client_type(text)
+    endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
+    return endpoint
 
 
 def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, option: str) -> Any:
@@ -256,8 +283,9 @@ def _inherited(settings: Settings, reactor: object, text: str) -> IStreamServerE
     ):
         raise ConfigurationError(
             f"--listen {text}: the socket listens on {where[0]} port {where[1]}, where anybody could claim to be a "
-            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), make a key with `tasksubmit init`, "
-            "or give --insecure to do it all the same"
+            "peer: let its unit listen on loopback (ListenStream=127.0.0.1:PORT), make a key with `tasksubmit "
+            f"--state-dir {shlex.quote(str(settings.state_dir))} init --address {settings.address}`, or give "
+            "--insecure to do it all the same"
         )
     return endpoint
 
@@ -268,7 +296,7 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
     :raises ConfigurationError: keys or trust cannot be read, or no key is known of a peer of the options.
     """
     endpoints: dict[Address, IStreamClientEndpoint] = {
-        address: _endpoint(clientFromString, reactor, text, f"--peer {address}=")
+        address: _endpoint(_client_from_string, reactor, text, f"--peer {address}=")
         for address, text in settings.peer.items()
     }
     if not settings.has_tls:
@@ -288,7 +316,8 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
         if kind_of(text) != "unix":
             raise ConfigurationError(
                 f"--peer {address}={text}: this node has keys, so it has to know the peer's, too: "
-                f"`tasksubmit trust add {address} sha256:... {text}`"
+                f"`tasksubmit trust add {address} sha256:... {shlex.quote(text)}` with --state-dir "
+                f"{shlex.quote(str(settings.state_dir))}"
             )
         unproved[address] = endpoints.pop(address)
     return MutualTLS(
@@ -357,13 +386,55 @@ def make_node(settings: Settings, reactor: Any) -> Node:
     )
 
 
+class Reload:
+    """Reads again what a node was made of, applies what it can, and reports the rest.
+
+    :param options: of the node, as they were given at the start.
+    :param reactor: the node's, which the endpoints of new peers use.
+    """
+
+    def __init__(self, options: Options, node: Node, reactor: Any) -> None:
+        self._options = options
+        self._node = node
+        self._reactor = reactor
+        self._settings = options.settings
+
+    def __call__(self) -> Reloaded:
+        """Reload.
+
+        :raises ConfigurationError: a file cannot be read, or says what cannot be; then nothing has changed.
+        """
+        fresh, peers = self._options.load_again(), self._node.peers
+        added = {address: text for address, text in fresh.peer.items() if address not in self._settings.peer}
+        endpoints = {
+            address: _endpoint(_client_from_string, self._reactor, text, f"--peer {address}=")
+            for address, text in added.items()
+        }
+        reloaded = self._node.reload()
+        if isinstance(peers, StaticPeers):
+            peers.add(endpoints)
+            self._settings = evolve(self._settings, peer={**self._settings.peer, **added})
+            if fresh.has_tls:
+                reloaded += Reloaded(needs_restart=("keys, which were made since the start",))
+            if added:
+                reloaded += Reloaded(applied=(f"peers were added: {', '.join(map(str, added))}",))
+        changed = [
+            f"--{_option_name(option)}"
+            for option in fields(Settings)
+            if getattr(fresh, option.name) != getattr(self._settings, option.name)
+        ]
+        if not added and not changed:
+            reloaded += Reloaded(unchanged=("options and configuration file: no changes",))
+        return reloaded + Reloaded(needs_restart=tuple(changed))
+
+
 class AgentService(MultiService):
     """A node and its control API. A start that fails ends the process with one line that says why.
 
     :param runner: the options of twistd or twist, if it is one of them that runs the service.
     :param log_format: ``json`` gives twistd's application the observer that writes it.
     :param reactor: of this process, which is the node's: its timers are made steady.
-    :param reload: is called when the process gets SIGHUP; may raise `TaskSubmitError`, which is logged.
+    :param reload: is called when the process gets SIGHUP; what it returns is logged, and so is a `TaskSubmitError`.
     """
 
     _log = Logger()
@@ -373,7 +444,7 @@ class AgentService(MultiService):
         runner: usage.Options | None,
         log_format: str = "text",
         reactor: Any = None,
-        reload: Callable[[], None] | None = None,
+        reload: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
         self._reactor = reactor
@@ -422,11 +493,11 @@ class AgentService(MultiService):
     def _reload_or_log(self) -> None:
         assert self._reload is not None
         try:
-            self._reload()
+            reloaded = self._reload()
         except TaskSubmitError as error:
             self._log.error("SIGHUP, but nothing has changed: {error}", error=error)
         else:
-            self._log.info("SIGHUP: keys and trust were read again, if there were any at the start")
+            self._log.info("SIGHUP: {reloaded}", reloaded=reloaded)
 
     def _or_exit(self, start: Callable[[], None]) -> None:
         try:
@@ -461,7 +532,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             allowed=allowed,
             most=settings.max_connections,
         )
-    service = AgentService(options.parent, settings.log_format, reactor, node.reload)
+    reload = Reload(options, node, reactor)
+    service = AgentService(options.parent, settings.log_format, reactor, reload)
     service.setName("tasksubmit")
     node.setServiceParent(service)
     if isinstance(node.authenticator, MutualTLS):
@@ -473,7 +545,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     gate = TokenGate(settings.state_dir / CONTROL_TOKEN) if settings.needs_token else None
     if gate is not None:
         gate.setServiceParent(service)
-    site = control_site(node, __version__, stop=reactor.stop, gate=gate)
+    site = control_site(node, __version__, stop=reactor.stop, gate=gate, reload=reload)
     Listener(settings.control, control, FewAtOnce(site), is_privileged=False).setServiceParent(service)
     return service
 

@@ -23,6 +23,8 @@ FLOORS = {
     "errors": GROUND,
     "pieces": GROUND,
     "validation": GROUND,
+    "durations": GROUND,
+    "commandline": GROUND,
     "protocol": EDGES,
     "logs": EDGES,
     "stores": EDGES,

@@ -58,6 +58,20 @@ class NamesTests(SynchronousTestCase):
         self.assertEqual(subprocess.check_output([sys.executable, "-c", code], cwd=checkout, text=True), "False\n")
 
 
+class CheckoutTests(SynchronousTestCase):
+    """Python processes that tests start."""
+
+    def test_child_processes_import_this_checkout(self) -> None:
+        """A child process imports the tests and the package from any directory, also where nothing is installed."""
+        directory = self.mktemp()
+        Path(directory).mkdir()
+        # Without site, what an editable installation has put on the path is not there.
+        code = "import importlib.util as u; print(*(u.find_spec(name).origin for name in ('tests', 'tasksubmit')))"
+        found = subprocess.check_output([sys.executable, "-S", "-c", code], cwd=directory, text=True)
+        checkout = Path(__file__).resolve().parents[1]
+        self.assertEqual(found.split(), [str(checkout / name / "__init__.py") for name in ("tests", "tasksubmit")])
+
+
 class ValuesTests(SynchronousTestCase):
     """The rows about constants and values."""
 

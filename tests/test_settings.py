@@ -183,6 +183,27 @@ class SourceTests(SettingsCase):
         )
         self.assertEqual(settings.timeouts, Timeouts(*(timedelta(seconds=n) for n in (1, 2, 3, 4))))
 
+    def test_durations(self) -> None:
+        """A duration is a number of seconds, or has units, in an option and in the file."""
+        config = f'address = "{OWN}"\nretention = "30d"\naccept-timeout = 120\nidle-timeout = "2m"'
+        settings = self.load(config, queue_head_timeout="1h30m", answer_timeout="90", tick="250ms")
+        self.assertEqual((settings.retention, settings.accept_timeout), (timedelta(days=30), timedelta(minutes=2)))
+        self.assertEqual(
+            (settings.queue_head_timeout, settings.answer_timeout), (timedelta(hours=1.5), timedelta(seconds=90))
+        )
+        self.assertEqual((settings.idle_timeout, settings.tick), (120.0, 0.25))
+
+    def test_no_home(self) -> None:
+        """Without a home directory, the error asks for --state-dir; with it none is needed."""
+
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        self.patch(Path, "home", no_home)
+        error = self.assertRaises(ConfigurationError, load_settings, {"address": OWN}, None, {})
+        self.assertIn("give --state-dir", str(error))
+        load_settings({"address": OWN, "state_dir": "/srv/tasks"}, None, {})
+
 
 class RefusedTests(SettingsCase):
     """What cannot be."""
@@ -201,9 +222,9 @@ class RefusedTests(SettingsCase):
             ("score_formula", "cubic", "--score-formula", "documented or linear"),
             ("accept_timeout", "soon", "--accept-timeout"),
             ("accept_timeout", "0", "--accept-timeout", "more than 0"),
-            ("queue_head_timeout", "-1", "--queue-head-timeout", "more than 0"),
-            ("answer_timeout", "nan", "--answer-timeout", "more than 0"),
-            ("tick", "inf", "--tick", "more than 0"),
+            ("queue_head_timeout", "-1", "--queue-head-timeout", "is not a duration"),
+            ("answer_timeout", "nan", "--answer-timeout", "is not a duration"),
+            ("tick", "inf", "--tick", "is not a duration"),
             ("idle_timeout", "", "--idle-timeout"),
             ("max_description_bytes", "1.5", "--max-description-bytes"),
             ("max_description_bytes", "0", "--max-description-bytes", "more than 0"),
@@ -249,6 +270,19 @@ class RefusedTests(SettingsCase):
         missing.write_bytes(b"\xff\xfe")
         error = self.assertRaises(ConfigurationError, load_settings, {}, missing, {})
         self.assertIn(f"--config {missing} is not TOML", str(error))
+
+    def test_unknown_endpoint_type(self) -> None:
+        """A misspelled type of endpoint is reported as such, with the types there are, and not as open to others."""
+        for endpoint, kind in (
+            ("tpc:11003:interface=127.0.0.1", "tpc"),
+            ("mtls:tpc:11003:directory=/srv", "tpc"),
+            ("11003", "11003"),
+            (":11003", ""),
+        ):
+            words = f"--listen {endpoint}: ", f"unknown endpoint type '{kind}'", "systemd", "tcp, ", "unix"
+            self.refused(*words, address=OWN, listen=[endpoint])
+            self.refused(*words, config=f'address = "{OWN}"\nlisten = ["{endpoint}"]')
+        self.refused("--control tpc:1: ", "unknown endpoint type 'tpc'", address=OWN, control="tpc:1")
 
     def test_beyond_loopback(self) -> None:
         """To listen where others can reach it, while nobody is authenticated, must be asked for."""

@@ -17,6 +17,7 @@ from attrs import fields
 from twisted.application.internet import TimerService
 from twisted.application.service import Application, IServiceMaker, MultiService, Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
@@ -36,12 +37,14 @@ from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.clock import steady_seconds
 from tasksubmit.node.listener import Listener
+from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import RetentionService
 from tasksubmit.node.service import Node
 from tasksubmit.settings import Settings
-from tasksubmit.tap import AgentService, Options, make_node, makeService
+from tasksubmit.tap import AgentService, Options, Reload, make_node, makeService
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.tls.identity import dns_name, make_certificate
+from tasksubmit.tls.keeping import change_trust, make_identity, renew
 from tasksubmit.wire.address import Address
 from tests.tls.support import Authority, Party, now, vouched
 
@@ -119,7 +122,7 @@ class OptionsTests(OptionsCase):
                 self.assertIn(" ".join(setting.metadata["help"].split()[:4]), text)
         for option in ("--config", "--check", "--version"):
             self.assertIn(option, text)
-        self.assertIn("[default: 2592000]", text)  # a month of seconds, with all its digits
+        self.assertIn("[default: 30d]", text)
 
     def test_version(self) -> None:
         """``--version`` prints the version of this package and ends."""
@@ -144,7 +147,7 @@ class OptionsTests(OptionsCase):
             (["--listen", "nonsense:1", "--insecure"], "--listen nonsense:1", "not an endpoint"),
             (["--listen", "tcp:ftp\0:interface=127.0.0.1"], "--listen", "not an endpoint"),
             (["--control", "tcp:80"], "--control tcp:80: the control API is for this machine alone"),
-            (["--peer", f"{PEER}=nonsense:1"], f"--peer {PEER}=", "not an endpoint"),
+            (["--peer", f"{PEER}=nonsense:1"], f"--peer {PEER}=", "unknown endpoint type 'nonsense': the types are"),
             (["--config", "/nowhere"], "--config /nowhere"),
             (["--accept", "some"], "--accept", "expected manual or all"),
             (["--executor", "magic:x"], "--executor magic:x: there is no executor 'magic'", "manual, process, python"),
@@ -428,6 +431,80 @@ class KeysTests(OptionsCase):
         self.successResultOf(watch.stopService())
 
 
+class ReloadTests(OptionsCase):
+    """What a reload of a node that twistd runs applies, and what it says of the rest."""
+
+    @override
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.state = Path(directory.name) / "state"
+        self.config = Path(directory.name) / "node.toml"
+        self.write("")
+
+    def write(self, *lines: str) -> None:
+        """Write the configuration file."""
+        self.config.write_text("\n".join(lines))
+
+    def start(self) -> None:
+        """Make a node, as of a start."""
+        options = Options()
+        options.parseOptions(["--address", OWN, "--state-dir", str(self.state), "--config", str(self.config)])
+        self.node = make_node(options.settings, MemoryReactorClock())
+        self.patch(self.node._delivery, "hasten", lambda: None)  # it needs an open store
+        self.reload = Reload(options, self.node, MemoryReactorClock())
+
+    def test_nothing_changed(self) -> None:
+        """A reload that finds no change says so."""
+        self.start()
+        self.assertEqual(self.reload(), Reloaded(unchanged=("options and configuration file: no changes",)))
+
+    def test_keys_made_since_the_start(self) -> None:
+        """Keys of a node that was started without any need a restart."""
+        self.start()
+        make_identity(self.state, Address.parse(OWN), now(), timedelta(days=9))
+        self.assertEqual(self.reload().needs_restart, ("keys, which were made since the start",))
+
+    def test_peers_of_the_file(self) -> None:
+        """Peers that were added to the file are applied, once; other changes of peers need a restart."""
+        self.write("[peer]", f'"{PEER}" = "tcp:127.0.0.1:2"')
+        self.start()
+        other = "0:0000.0000.0003"
+        self.write("[peer]", f'"{PEER}" = "tcp:127.0.0.1:2"', f'"{other}" = "tcp:127.0.0.1:3"')
+        self.assertEqual(self.reload(), Reloaded(applied=(f"peers were added: {other}",)))
+        self.assertIsInstance(self.node.peers.endpoint(Address.parse(other)), TCP4ClientEndpoint)
+        self.assertEqual(self.reload().unchanged, ("options and configuration file: no changes",))
+        for line in (f'"{PEER}" = "tcp:127.0.0.1:9"', ""):
+            self.write("[peer]", line, f'"{other}" = "tcp:127.0.0.1:3"')
+            self.assertEqual(self.reload(), Reloaded(needs_restart=("--peer",)))
+
+    def test_other_options(self) -> None:
+        """Every other change of the file needs a restart, and is named."""
+        self.start()
+        self.write('retention = "1d"', "tick = 2")
+        reloaded = self.reload()
+        self.assertEqual(reloaded, Reloaded(needs_restart=("--retention", "--tick")))
+        self.assertEqual(str(reloaded), "needs a restart: --retention, --tick")
+
+    def test_wrong_file(self) -> None:
+        """A file that is wrong changes nothing, and the error names it."""
+        self.start()
+        for text, words in (("tick = ", "is not TOML"), (f"[peer]\n'{PEER}' = 'tpc:1'", "unknown endpoint type 'tpc'")):
+            self.write(text)
+            self.assertIn(words, str(self.assertRaises(ConfigurationError, self.reload)))
+        self.assertEqual(list(self.node.peers.addresses()), [])
+
+    def test_keys(self) -> None:
+        """What was read again is told: the certificate and the peers with other proofs, or that nothing has changed."""
+        make_identity(self.state, Address.parse(OWN), now(), timedelta(days=9))
+        self.start()
+        self.assertEqual(self.reload().unchanged[0], "keys and trust were read again: no changes")
+        change_trust(self.state, lambda trust: trust.with_proof(PEER, "sha256:" + "A" * 43 + "=", "tcp:127.0.0.1:2"))
+        self.assertEqual(self.reload().applied, (f"keys and trust were read again, with changes: {PEER}",))
+        renew(self.state, now(), timedelta(days=99))
+        self.assertIn("the own certificate", self.reload().applied[0])
+
+
 class HangupTests(SynchronousTestCase):
     """SIGHUP."""
 
@@ -441,12 +518,13 @@ class HangupTests(SynchronousTestCase):
         return service
 
     def test_reload(self) -> None:
-        """It reads again what may have changed; after the stop it means what it meant before."""
+        """It reads again what may have changed, and logs the report; after the stop it means what it meant before."""
         before = signal.getsignal(signal.SIGHUP)
-        calls: list[int] = []
-        service = self.start(lambda: calls.append(1))
+        logged: list[str] = []
+        self.patch(Logger, "info", lambda log, message, **fields: logged.append(message.format(**fields)))
+        service = self.start(lambda: Reloaded(applied=("a was read",), needs_restart=("--b", "--c")))
         os.kill(os.getpid(), signal.SIGHUP)
-        self.assertEqual(calls, [1])
+        self.assertIn("SIGHUP: a was read; needs a restart: --b, --c", logged)
         self.successResultOf(maybeDeferred(service.stopService))
         self.assertIs(signal.getsignal(signal.SIGHUP), before)
         self.successResultOf(maybeDeferred(service.stopService))

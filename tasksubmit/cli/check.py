@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.exceptions import Exit
 
 from tasksubmit.cli.control import FAILED, Json
 from tasksubmit.cli.output import clean
 from tasksubmit.cli.session import Session
-from tasksubmit.state_dir import default_state_dir
 
 if TYPE_CHECKING:
     from tasksubmit.stores.check import Finding, Report
 
 
 @click.command()
-@click.option(
-    "--state-dir",
-    type=click.Path(path_type=Path),
-    help="The state directory to check.  [env var: TASKSUBMIT_STATE_DIR]",
-)
-@click.option("--json", "is_json", is_flag=True, help="Print the answer as one line of JSON.")
 @click.pass_obj
-def check(session: Session, state_dir: Path | None, is_json: bool) -> None:
-    """Check the tasks and results that a stopped node has kept; changes nothing.
+def check(session: Session) -> None:
+    """Check the tasks and results of a stopped node.
 
-    Exits with 1 when something is damaged. What was merely left over is told, too, and is no reason to.
+    Nothing is changed. Exits with 1 when something is damaged. Leftovers are reported, too, and are no
+    reason to.
     """
     from tasksubmit.stores.check import check_state
 
-    session.is_json |= is_json
-    directory = state_dir or session.state_dir or default_state_dir(os.environ)
     with session.errors_told():
-        report = check_state(directory.expanduser().absolute())
+        report = check_state(session.directory())
         session.tell(_data(report), lambda _: _show(report))
         if report.problems:
-            sys.exit(FAILED)
+            raise Exit(FAILED)
 
 
 def _data(report: Report) -> Json:

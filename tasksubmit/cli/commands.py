@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import click
-from typing_extensions import override
 
 from tasksubmit.cli import identity, output, work
 from tasksubmit.cli.check import check
-from tasksubmit.cli.control import CommandFailed, Control, Json
+from tasksubmit.cli.control import CommandFailed, Control, Json, Page
+from tasksubmit.cli.parameters import Duration, Moment, complete_parameters, given_options, shown_duration
+from tasksubmit.cli.program import Program
 from tasksubmit.cli.results import save_result
 from tasksubmit.cli.session import Session, in_reactor
-from tasksubmit.cli.verbs import from_or_to, json_option, to_option, verb, which
+from tasksubmit.cli.verbs import all_pages, from_or_to, paged, to_option, verb, which
+from tasksubmit.commandline import command_line
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.wire.messages import generate_task_id
 
@@ -27,71 +32,23 @@ DRAIN_SECONDS = 60
 """How long `drain` may take."""
 
 
-class _Directory(click.Path):
-    """A path that is said: an empty text, as of a variable that is not set, is not the current directory."""
-
-    @override
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("it is empty; a variable that is not set?", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 _SIDES = click.Choice([side.value for side in Side])
 _STATUSES = click.Choice([status.value for status in TaskStatus], case_sensitive=False)
 
 
-def _print_version(context: click.Context, param: click.Parameter, is_wanted: bool) -> None:
-    if is_wanted and not context.resilient_parsing:
-        from tasksubmit import __version__  # slow to look up
-
-        click.echo(f"tasksubmit {__version__}")
-        context.exit()
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
-    "--state-dir",
-    type=_Directory(path_type=Path),
-    help="The node's state directory, in which its socket is.  [env var: TASKSUBMIT_STATE_DIR]",
-)
-@click.option(
-    "--control",
-    envvar="TASKSUBMIT_CONTROL",
-    show_envvar=True,
-    help="The node's control socket: a path, or a Twisted endpoint string.",
-)
-@click.option(
-    "--token-file",
-    envvar="TASKSUBMIT_TOKEN_FILE",
-    show_envvar=True,
-    type=click.Path(path_type=Path),
-    help="The token of a node whose control API is on TCP.  [default: control.token in the state directory]",
-)
-@json_option
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_version,
-    help="Show the version and exit.",
-)
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.pass_context
-def tasksubmit(
-    context: click.Context, state_dir: Path | None, control: str | None, token_file: Path | None, is_json: bool
-) -> None:
+def tasksubmit(context: click.Context) -> None:
     """Give tasks to other agents, and take tasks from them.
 
-    The verbs ask a running node; ``tasksubmit run`` starts one, and ``tasksubmit demo`` shows two at work.
+    The verbs ask a running node; ``tasksubmit run`` starts one, and ``tasksubmit demo`` shows two at work. The options
+    below are taken on either side of the verb.
 
     \b
-    Exit codes: 0 all is well, 1 the node refused or the task ended without results,
-    2 wrong usage, 3 the node cannot be reached, 4 waited too long.
+    Exit codes: 0 success, 1 the node refused or the task ended without results, 2 wrong usage,
+    3 the node cannot be reached, 4 waited too long, 130 interrupted, 141 the reader of the output is gone.
     """
-    session = context.ensure_object(Session)
-    session.state_dir, session.control, session.token_file = state_dir, control, token_file
-    session.is_json = is_json
+    context.ensure_object(Session)
 
 
 # --- the submitter's verbs --------------------------------------------------------------------------------------------
@@ -102,14 +59,13 @@ def tasksubmit(
 @click.argument("description", required=False)
 @click.option("--file", "file", type=click.File("rb"), help="Read the description from a file.")
 @click.option("--task-id", help="The task's id, to repeat a command safely.  [default: a new one]")
-@click.option("--expires-at", metavar="TIME", help="Cancel it if not begun by then (2026-04-09T12:00:00Z).")
-@click.option("--result-due-at", metavar="TIME", help="Cancel it if the results are not here by then.")
+@click.option("--expires-at", type=Moment(), help="Cancel it if not started by then: 2026-04-09T12:00:00Z, or +1h.")
+@click.option("--result-due-at", type=Moment(), help="Cancel it if the results are not here by then.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the results, and print them.")
 @click.option(
     "--timeout",
-    type=click.IntRange(min=0),
-    metavar="SECONDS",
-    help="How long to wait.  [default: 10 for the receiver's answer, without end for the results]",
+    type=Duration(timedelta()),
+    help="Time to wait (90s, 5m, or seconds).  [default: 10s for the answer, without end for the results]",
 )
 @verb(output.show_submitted)
 async def submit(
@@ -121,7 +77,7 @@ async def submit(
     expires_at: str | None,
     result_due_at: str | None,
     is_waiting: bool,
-    timeout: int | None,
+    timeout: timedelta | None,
 ) -> Json:
     """Submit a task to the agent TO. With - for DESCRIPTION, that is read from standard input."""
     text = _description(description, file)
@@ -130,13 +86,13 @@ async def submit(
         if is_waiting:
             click.echo(f"the task's id is {task_id}", err=True)  # known, whatever happens to the wait
     task = await control.submit(to, text, task_id, expires_at=expires_at, result_due_at=result_due_at)
-    which = {"side": "submitter", "peer": to}
+    wait = partial(control.wait, task_id, side="submitter", peer=to, is_reached=True)
     if is_waiting:
-        task = _unless_ended(await control.wait(task_id, "finished", timeout=timeout, **which))
+        task = _unless_ended(await wait("finished", timeout=_seconds(timeout)))
         return {**task, "result": await control.result(task_id, peer=to)}
     try:
-        seconds = ANSWER_SECONDS if timeout is None else timeout
-        return _unless_ended(await control.wait(task_id, "answered", timeout=seconds, **which))
+        seconds = ANSWER_SECONDS if timeout is None else timeout.total_seconds()
+        return _unless_ended(await wait("answered", timeout=seconds))
     except CommandFailed as error:
         if error.code != "timed_out":
             raise
@@ -148,11 +104,20 @@ def _description(description: str | None, file: Any) -> str:
         raise click.UsageError("give either a DESCRIPTION (- for standard input), or --file")
     if file is None and description != "-":
         return description or ""
+    where = f"--file {file.name}" if file is not None else "standard input"
     try:
+        if file is None and sys.stdin is None:
+            raise click.UsageError("standard input is closed: give a DESCRIPTION, or --file")
         content: bytes = file.read() if file is not None else sys.stdin.buffer.read()
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise click.UsageError("the description is not text in UTF-8") from None
+        raise click.UsageError(f"the description in {where} is not text in UTF-8") from None
+    except OSError as error:
+        raise click.UsageError(f"the description in {where} cannot be read: {error.strerror}") from None
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()
 
 
 def _unless_ended(task: Json) -> Json:
@@ -164,7 +129,8 @@ def _unless_ended(task: Json) -> Json:
         return task
     why = task["error"] or task["justification"] or task["outcome"]
     message = f"task {task['task_id']} is {task['status']}: {why}"
-    raise CommandFailed(task["code"] or task["status"].lower(), message, f"see `tasksubmit show {task['task_id']}`")
+    hint = f"see `{command_line('show ID', task['task_id'])}`"
+    raise CommandFailed(task["code"] or task["status"].lower(), message, hint)
 
 
 @tasksubmit.command()
@@ -185,7 +151,10 @@ async def cancel(control: Control, task: str, reason: str | None, peer: str | No
 @to_option
 @verb(output.show_result)
 async def result(control: Control, task: str, save_as: Path | None, peer: str | None) -> Json:
-    """Print the results of a submitted task, or save them; nothing is ever overwritten."""
+    """Print the results of a submitted task, or save them.
+
+    Nothing is ever overwritten.
+    """
     answer = await control.result(task, peer=peer)
     return answer if save_as is None else save_result(answer, save_as)
 
@@ -203,11 +172,24 @@ for command in work.VERBS:
 @click.option("--side", type=_SIDES, help="Only those that were received here, or submitted from here.")
 @click.option("--status", type=_STATUSES, help="Only those with this status.")
 @click.option("--peer", metavar="ADDRESS", help="Only those from or to this agent.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most.")
+@click.option("--outcome", metavar="WORD", help="Only those that ended so, such as failed or undelivered.")
+@click.option("--since", type=Moment(is_past=True), help="Only those created since then: 2026-04-09T12:00:00Z, or 1h.")
+@click.option("--stuck", is_flag=True, help="Only tasks with delivery problems, or open for over a day.")
+@click.option("--oldest-first", is_flag=True, help="Reverse the order.")
+@paged
+@click.option("--before", type=int, metavar="NUMBER", help="Only older tasks than the one with this number.")
+@click.option("--after", type=int, metavar="NUMBER", help="Only newer tasks than the one with this number.")
 @verb(output.show_tasks)
-async def list_tasks(control: Control, **query: object) -> list[Json]:
-    """List tasks, the newest first."""
-    return await control.tasks(**query)
+async def list_tasks(control: Control, limit: int, is_all: bool, **query: object) -> Page:
+    """List tasks, the newest first.
+
+    With --stuck: tasks with a message that could not be delivered so far, or was abandoned, and tasks that have been
+    open for more than a day.
+    """
+    if is_all:
+        cursor = "after" if query["oldest_first"] else "before"
+        return await all_pages(control.tasks, cursor, "number", **query)
+    return await control.tasks(limit=limit, **query)
 
 
 @tasksubmit.command()
@@ -215,7 +197,7 @@ async def list_tasks(control: Control, **query: object) -> list[Json]:
 @from_or_to
 @verb(output.show_task)
 async def show(control: Control, task: str, from_: str | None, to: str | None) -> Json:
-    """Show all about one task, and what is still owed for it."""
+    """Show the record and the deliveries of one task."""
     return await control.task(task, **which(from_, to))
 
 
@@ -224,7 +206,7 @@ async def show(control: Control, task: str, from_: str | None, to: str | None) -
 @from_or_to
 @verb(output.show_story)
 async def why(control: Control, task: str, from_: str | None, to: str | None) -> Json:
-    """Tell a task's whole story: who did what and when, and what it waits for now."""
+    """Show the history of a task, and what it waits for now."""
     return await control.story(task, **which(from_, to))
 
 
@@ -238,14 +220,19 @@ async def why(control: Control, task: str, from_: str | None, to: str | None) ->
     show_default=True,
     help="What to wait for.",
 )
-@click.option("--timeout", type=click.IntRange(min=0), metavar="SECONDS", help="How long.  [default: without end]")
+@click.option("--timeout", type=Duration(timedelta()), help="Time to wait (90s, 5m, or seconds).  [default: no end]")
 @from_or_to
 @verb(output.show_step)
 async def wait(
-    control: Control, task: str, condition: str, timeout: int | None, from_: str | None, to: str | None
+    control: Control, task: str, condition: str, timeout: timedelta | None, from_: str | None, to: str | None
 ) -> Json:
-    """Wait until a task is accepted or finished; fails when it ended otherwise."""
-    return _unless_ended(await control.wait(task, condition, timeout=timeout, **which(from_, to)))
+    """Wait until a task is accepted or finished.
+
+    It is an error when the task ends otherwise. A restart of the node does not end the wait.
+    """
+    given = which(from_, to)
+    waiting = control.wait(task, condition, timeout=_seconds(timeout), side=given.get("side"), peer=given.get("peer"))
+    return _unless_ended(await waiting)
 
 
 @tasksubmit.command()
@@ -263,14 +250,18 @@ async def retry(control: Control, task: str, from_: str | None, to: str | None) 
 @tasksubmit.command()
 @verb(output.show_status)
 async def status(control: Control) -> Json:
-    """Show how the node does: what it shows to peers, whom it trusts, and what is in the way."""
+    """Show node health: certificate, peers, delivery problems."""
     return await control.status()
 
 
 @tasksubmit.command()
-@verb(output.show_status)
+@verb(output.show_reloaded)
 async def reload(control: Control) -> Json:
-    """Have the node read its keys and whom it trusts again, and try at once what it could not deliver."""
+    """Read keys, trust and the configuration file again.
+
+    Pending deliveries are retried now. The answer says what was applied, what is as before, and what needs a
+    restart.
+    """
     return await control.reload()
 
 
@@ -298,27 +289,29 @@ async def enable(control: Control) -> Json:
 @tasksubmit.command()
 @verb(output.show_enabled)
 async def disable(control: Control) -> Json:
-    """Take no new tasks from peers until `enable`, also after a restart; what the node has goes on."""
+    """Take no new tasks from peers until `enable`.
+
+    This holds after a restart, too. Tasks that the node has go on.
+    """
     return await control.set_enabled(False)
 
 
 @tasksubmit.command()
 @click.option(
     "--timeout",
-    type=click.IntRange(0, 3600),
-    default=DRAIN_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long it may take, half of it for what runs.",
+    type=Duration(timedelta(), timedelta(hours=1)),
+    default=timedelta(seconds=DRAIN_SECONDS),
+    show_default=shown_duration(DRAIN_SECONDS),
+    help="Time that it may take, half of it for running executions.",
 )
 @verb(output.show_drained)
-async def drain(control: Control, timeout: int) -> Json:
+async def drain(control: Control, timeout: timedelta) -> Json:
     """Bring the node to rest, then stop it.
 
     It takes nothing new, lets what runs finish or puts it back, and delivers what it owes. What is left in the end is
     kept for its next start.
     """
-    return await control.drain(timeout)
+    return await control.drain(ceil(timeout.total_seconds()))
 
 
 for command in (check, identity.init, identity.renew, identity.trust):
@@ -327,13 +320,11 @@ for command in (check, identity.init, identity.renew, identity.trust):
 
 @tasksubmit.command()
 @click.option("--keep", is_flag=True, help="Keep the directory of the two nodes.")
-@json_option
 @click.pass_obj
-def demo(session: Session, keep: bool, is_json: bool) -> None:
-    """Start two nodes, and take one task through its whole life between them."""
+def demo(session: Session, keep: bool) -> None:
+    """Start two nodes, and take one task through its life."""
     from tasksubmit.cli.demo import run_demo
 
-    session.is_json |= is_json
     with session.errors_told():
         narrate: Callable[[str], None] = (lambda line: None) if session.is_json else click.echo
         session.tell(in_reactor(lambda reactor: run_demo(reactor, narrate, keep=keep)), output.show_demo)
@@ -341,10 +332,20 @@ def demo(session: Session, keep: bool, is_json: bool) -> None:
 
 @tasksubmit.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_obj
-def run(session: Session, arguments: tuple[str, ...]) -> None:
-    """Run a node in the foreground; ``tasksubmit run --help`` lists its options."""
+@click.pass_context
+def run(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Run a node in the foreground.
+
+    ``tasksubmit run --help`` lists the options of a node.
+    """
     from tasksubmit.tap import run as run_node
 
+    session: Session = context.obj
+    for option in given_options(context):
+        if option != "--state-dir":
+            raise click.UsageError(f"{option} before the verb is for verbs that ask a running node; see `run --help`")
     where = () if session.state_dir is None else ("--state-dir", os.fspath(session.state_dir))
     sys.exit(run_node([*where, *arguments]))
+
+
+complete_parameters(tasksubmit)

@@ -6,8 +6,8 @@ import json
 import os
 import re
 from base64 import b64encode
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from attrs import frozen
@@ -25,6 +25,8 @@ FAILED, UNREACHABLE, TIMED_OUT = 1, 3, 4
 
 ANSWER_SECONDS = 30
 LONGEST_WAIT_SECONDS = 300
+RECONNECT_SECONDS = 1
+"""Pause before a node that is being restarted is asked again."""
 _START_A_NODE = "start a node with `tasksubmit run` or `twistd tasksubmit`, or name its socket with --control"
 
 
@@ -54,6 +56,23 @@ class AnswerLost(CommandFailed):
 
     def __init__(self, message: str, hint: str = "look with `tasksubmit list` before you repeat the command") -> None:
         super().__init__("unanswered", message, hint, UNREACHABLE)
+
+
+@frozen
+class Page:
+    """A page of a list.
+
+    :ivar total: of all pages: at least so many, and all of them if `is_total_exact`.
+    :ivar more: True if the list goes on behind this page.
+    """
+
+    items: list[Json]
+    total: int
+    is_total_exact: bool
+    more: bool
+
+    def __iter__(self) -> Iterator[Json]:
+        return iter(self.items)
 
 
 @frozen
@@ -96,9 +115,9 @@ class Control:
         """The ledger of polo scores."""
         return await self._many("/score")
 
-    async def queue(self) -> list[Json]:
-        """What waits to be executed, in the order of taking."""
-        return await self._many("/queue")
+    async def queue(self, **query: object) -> Page:
+        """Return a page of the tasks that wait to be executed, in the order of taking."""
+        return await self._page("/queue", query)
 
     async def workers(self) -> Json:
         """Who does the tasks, and what is being done."""
@@ -117,9 +136,9 @@ class Control:
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
-    async def tasks(self, **query: object) -> list[Json]:
-        """Tasks, the newest first; ``query`` filters them."""
-        return await self._many("/tasks", query)
+    async def tasks(self, **query: object) -> Page:
+        """Return a page of tasks; ``query`` filters them."""
+        return await self._page("/tasks", query)
 
     async def task(self, task_id: str, *, side: str | None = None, peer: str | None = None) -> Json:
         """One task, and what is owed for it."""
@@ -207,24 +226,39 @@ class Control:
         task_id: str,
         condition: str,
         *,
-        timeout: int | None = None,
+        timeout: float | None = None,
         side: str | None = None,
         peer: str | None = None,
+        is_reached: bool = False,
     ) -> Json:
-        """The task as soon as it is ``answered``, ``accepted`` or ``finished``.
+        """The task as soon as it is ``answered``, ``accepted`` or ``finished``, also over a restart of the node.
 
         :param timeout: seconds, after which it raises `CommandFailed` ``timed_out``; None waits for ever.
+        :param is_reached: True if the node was reached before. Until it was, `NodeUnreachable` ends the wait: the node
+            may be another.
         """
+        from twisted.internet.task import deferLater
+
         until = None if timeout is None else self.clock.seconds() + timeout
         while True:
             left = LONGEST_WAIT_SECONDS if until is None else max(0, round(until - self.clock.seconds()))
             piece = min(left, LONGEST_WAIT_SECONDS)
+            is_last = until is not None and left <= piece
             query = {"for": condition, "timeout": piece, "side": side, "peer": peer}
             try:
                 return await self._one("GET", _path(task_id, "wait"), query, allow_seconds=piece + ANSWER_SECONDS)
             except CommandFailed as error:
-                if error.code != "timed_out" or (until is not None and left <= piece):
+                if error.code == "timed_out" and not is_last:
+                    continue
+                # Of a node that stops, the store is the first part that an answer would need.
+                is_restart = isinstance(error, AnswerLost | NodeUnreachable) or error.code == "storage"
+                if not is_restart or (isinstance(error, NodeUnreachable) and not is_reached):
                     raise
+                if until is not None and self.clock.seconds() + RECONNECT_SECONDS > until:
+                    message = f"task {task_id} is not known to be {condition} after {timeout:g} s: {error}"
+                    raise CommandFailed("timed_out", message, error.hint, TIMED_OUT) from error
+            is_reached = True
+            await deferLater(self.clock, RECONNECT_SECONDS)
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
@@ -239,16 +273,28 @@ class Control:
         answer = await self._ask(method, path, query, body, allow_seconds)
         return answer if isinstance(answer, dict) else self._nonsense()
 
-    async def _many(self, path: str, query: Mapping[str, object] | None = None) -> list[Json]:
-        answer = await self._ask("GET", path, query, None, ANSWER_SECONDS)
+    async def _many(self, path: str) -> list[Json]:
+        answer = await self._ask("GET", path, None, None, ANSWER_SECONDS)
         return answer if isinstance(answer, list) else self._nonsense()
 
-    def _nonsense(self) -> Any:
+    async def _page(self, path: str, query: Mapping[str, object]) -> Page:
+        envelope = await self._envelope("GET", path, query, None, ANSWER_SECONDS)
+        try:
+            return Page(envelope["data"], envelope["total"], envelope["is_total_exact"], envelope["more"])
+        except KeyError:
+            self._nonsense()
+
+    def _nonsense(self) -> NoReturn:
         raise CommandFailed("malformed", f"what answers at {self.where} is not a tasksubmit node", _START_A_NODE)
 
     async def _ask(
         self, method: str, path: str, query: Mapping[str, object] | None, body: object, allow_seconds: float
     ) -> Any:
+        return (await self._envelope(method, path, query, body, allow_seconds))["data"]
+
+    async def _envelope(
+        self, method: str, path: str, query: Mapping[str, object] | None, body: object, allow_seconds: float
+    ) -> Json:
         from twisted.internet.defer import Deferred
         from twisted.internet.error import ConnectError, ConnectionClosed
         from twisted.internet.error import TimeoutError as ConnectTimedOut
@@ -272,32 +318,41 @@ class Control:
             raise NodeUnreachable(f"no node can be reached at {self.where} ({_reason(error)})") from error
         except (ConnectionClosed, RequestTransmissionFailed, ResponseFailed) as error:
             raise AnswerLost(f"the node at {self.where} closed the connection without an answer") from error
-        return self._data(content)
+        return self._opened(content)
 
     async def _exchange(self, method: str, path: str, query: Mapping[str, object] | None, body: object) -> bytes:
         response = await self.treq.request(
             method,
             f"http://localhost/v1{path}",
-            params={name: str(value) for name, value in _given(**(query or {})).items()},
+            params={name: _written(value) for name, value in _given(**(query or {})).items()},
             data=None if body is None else json.dumps(body).encode("utf-8"),
             headers={"authorization": f"Bearer {self.token}"} if self.token else {},
         )
         content: bytes = await response.content()
         return content
 
-    def _data(self, content: bytes) -> Any:
+    def _opened(self, content: bytes) -> Json:
+        """The envelope of an answer with data.
+
+        :raises CommandFailed: it is the envelope of an error, or none.
+        """
         try:
-            envelope = json.loads(content)
-            if envelope["status"] == "ok":
-                return envelope["data"]
+            envelope: Json = json.loads(content)
+            if envelope["status"] == "ok" and "data" in envelope:
+                return envelope
             exit_code = TIMED_OUT if envelope["code"] == "timed_out" else FAILED
             raise CommandFailed(envelope["code"], envelope["message"], envelope["hint"], exit_code)
         except (ValueError, KeyError, TypeError):
-            return self._nonsense()
+            self._nonsense()
 
 
 def _path(task_id: str, step: str = "") -> str:
     return f"/tasks/{quote(task_id, safe='')}" + (f"/{step}" if step else "")
+
+
+def _written(value: object) -> str:
+    """A parameter of a query."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _given(**options: object) -> dict[str, object]:
@@ -343,7 +398,10 @@ def _endpoint(reactor: Any, where: str) -> IStreamClientEndpoint:
         )
     if not is_endpoint:
         return UNIXClientEndpoint(reactor, where)
+    from tasksubmit.protocol.strings import check_client_type
+
     try:
+        check_client_type(where)
         endpoint: IStreamClientEndpoint = clientFromString(reactor, where)
     except Exception as error:  # parsers are plugins, and raise what they like
         raise NodeUnreachable(f"{where} is not an endpoint that Twisted understands: {error}") from None

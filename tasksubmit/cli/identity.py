@@ -14,15 +14,15 @@ import click
 from tasksubmit.cli import output
 from tasksubmit.cli.control import CommandFailed, Json, NodeUnreachable
 from tasksubmit.cli.output import clean
+from tasksubmit.cli.parameters import Duration
 from tasksubmit.cli.session import Session
-from tasksubmit.cli.verbs import json_option
 
 _days = click.option(
     "--days",
-    type=click.IntRange(1, 36500),
-    default=730,
-    show_default=True,
-    help="How long the certificate is good for.",
+    type=Duration(timedelta(days=1), timedelta(days=36500), unit="d"),
+    default=timedelta(days=730),
+    show_default="730",
+    help="Validity of the certificate: a number of days, or a duration such as 12w.",
 )
 
 
@@ -30,11 +30,9 @@ def _offline(show: Callable[[Any], None]) -> Callable[[Callable[..., Any]], Call
     """Make a command of a function that is given the session and needs no node, and whose answer `show` prints."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
-        @json_option
         @click.pass_obj
         @wraps(function)
-        def command(session: Session, /, is_json: bool, **arguments: Any) -> None:
-            session.is_json |= is_json
+        def command(session: Session, /, **arguments: Any) -> None:
             with session.errors_told():
                 session.tell(function(session, **arguments), show)
 
@@ -97,7 +95,7 @@ def _own(session: Session, endpoint: str = "tcp:HOST:PORT") -> Json:
 
 
 def _show_made(own: Json) -> None:
-    click.echo(f"made a key and a certificate for {own['address']}")
+    click.echo(f"made a key and a certificate for {own['address']}; {_EFFECTS[own['effect']]}")
     click.echo("peers trust them when their operators run this, with the place where this node listens:")
     click.echo(f"  $ {own['line']}")
 
@@ -106,23 +104,27 @@ def _show_made(own: Json) -> None:
 @click.option("--address", required=True, help="The node's own address, such as 0:0000.0000.0001.")
 @_days
 @_offline(_show_made)
-def init(session: Session, address: str, days: int) -> Json:
-    """Make the node a key and a certificate that signs itself; from then on it uses TLS.
+def init(session: Session, address: str, days: timedelta) -> Json:
+    """Make a key and a self-signed certificate for the node.
 
-    They are kept in the state directory, and nothing there is overwritten.
+    A node with keys uses TLS from its next start on. The files are kept in the state directory, and nothing there
+    is overwritten.
     """
+    from tasksubmit.stores.disk import is_locked
+    from tasksubmit.stores.sqlite import LOCK
     from tasksubmit.tls.keeping import make_identity
     from tasksubmit.wire.address import Address
 
-    make_identity(session.directory(), Address.parse(address), _now(), timedelta(days=days))
-    return _own(session)
+    make_identity(session.directory(), Address.parse(address), _now(), days)
+    effect = "at_restart" if is_locked(session.directory() / LOCK) else "at_start"
+    return {**_own(session), "effect": effect}
 
 
 def _show_renewed(renewed: Json) -> None:
     if renewed["is_next"]:
         click.echo(f"made the next key, {renewed['fingerprint']}; peers add it, beside the one in use, with")
         click.echo(f"  $ {renewed['line']}")
-        click.echo("when all have, `tasksubmit renew --switch` begins to use it")
+        click.echo(f"when all have, `{output.own_command('renew --switch')}` begins to use it")
         return
     click.echo(f"made a new certificate, for the key {renewed['fingerprint']}; {_EFFECTS[renewed['effect']]}")
 
@@ -132,10 +134,11 @@ def _show_renewed(renewed: Json) -> None:
 @click.option("--switch", "switches_key", is_flag=True, help="Begin to use that key.")
 @_days
 @_offline(_show_renewed)
-def renew(session: Session, makes_key: bool, switches_key: bool, days: int) -> Json:
-    """Make the node a new certificate for the same key, of which peers need not know.
+def renew(session: Session, makes_key: bool, switches_key: bool, days: timedelta) -> Json:
+    """Make a new certificate for the key of the node.
 
-    To change the key itself, make the next one with --next-key, have peers add it, then --switch to it.
+    Peers need not know of it. To change the key itself, make the next one with --next-key, have peers add it,
+    then --switch to it.
     """
     from tasksubmit.tls import keeping
 
@@ -145,7 +148,7 @@ def renew(session: Session, makes_key: bool, switches_key: bool, days: int) -> J
     if makes_key:
         pin = keeping.make_next_key(directory)
         return {"fingerprint": pin, "is_next": True, "effect": "", "line": _own(session)["line"]}
-    pin = keeping.renew(directory, _now(), timedelta(days=days), switches_key=switches_key)
+    pin = keeping.renew(directory, _now(), days, switches_key=switches_key)
     return {"fingerprint": pin, "is_next": False, "effect": _reload(session), "line": _own(session)["line"]}
 
 
@@ -165,22 +168,21 @@ def _show_change(change: Json) -> None:
         what = f"{address} is trusted by {' and by '.join(peer['proofs'])}{where}"
     click.echo(clean(f"{what}; {_EFFECTS[change['effect']]}"))
     if change.get("lacks_ca"):
-        click.echo(
-            "no CA is known yet: put its certificate into the state directory as ca.pem, and `tasksubmit reload`"
-        )
+        reload = output.own_command("reload")
+        click.echo(f"no CA is known yet: put its certificate into the state directory as ca.pem, and `{reload}`")
 
 
 @click.group(invoke_without_command=True)
 @click.option("--endpoint", default="tcp:HOST:PORT", help="Where peers reach this node, for what it prints.")
-@json_option
 @click.pass_context
-def trust(context: click.Context, endpoint: str, is_json: bool) -> None:
-    """Whom the node trusts. Alone it prints what the operators of peers have to run to trust this node.
+def trust(context: click.Context, endpoint: str) -> None:
+    """Trust peers, and print what makes them trust this node.
+
+    Without a verb it prints the command that the operators of peers have to run.
 
     A peer is trusted by the fingerprint of its key (sha256:...), or by the word of the CA in ca.pem (ca).
     """
     session: Session = context.obj
-    session.is_json |= is_json
     if context.invoked_subcommand is None:
         with session.errors_told():
             session.tell(_own(session, endpoint), _show_line)
@@ -192,9 +194,10 @@ def trust(context: click.Context, endpoint: str, is_json: bool) -> None:
 @click.argument("endpoint", required=False, default="")
 @_offline(_show_change)
 def add(session: Session, address: str, proof: str, endpoint: str) -> Json:
-    """Trust whoever has the key with the fingerprint PROOF to be ADDRESS, and reach it at ENDPOINT.
+    """Trust the peer ADDRESS, known by its key PROOF.
 
-    A second key may be added while the peer changes its own; two with a comma between add both.
+    PROOF is the fingerprint of the key, and ENDPOINT is where the peer is reached. A second key may be added
+    while the peer changes its own; two with a comma between add both.
     """
     from tasksubmit.tls.files import CA_FILE, is_there
     from tasksubmit.tls.keeping import change_trust
@@ -221,7 +224,10 @@ def add(session: Session, address: str, proof: str, endpoint: str) -> Json:
 @click.argument("proof", required=False, default="")
 @_offline(_show_change)
 def remove(session: Session, address: str, proof: str) -> Json:
-    """Trust ADDRESS no longer, or no longer by PROOF; its open connections are closed."""
+    """Trust the peer ADDRESS no longer, or no longer by PROOF.
+
+    Its open connections are closed.
+    """
     from tasksubmit.tls.identity import canonical_name
     from tasksubmit.tls.keeping import change_trust
 
@@ -238,7 +244,7 @@ def _show_trust(peers: list[Json]) -> None:
 @trust.command("list")
 @_offline(_show_trust)
 def list_trusted(session: Session) -> list[Json]:
-    """List who is trusted."""
+    """List the trusted peers."""
     from tasksubmit.tls.keeping import trusted
 
     return [_peer(peer) for peer in trusted(session.directory()).peers.values()]
@@ -264,8 +270,10 @@ def _check_endpoint(text: str) -> None:
     from twisted.internet.testing import MemoryReactorClock
 
     from tasksubmit.errors import ConfigurationError
+    from tasksubmit.protocol.strings import check_client_type
 
     try:
+        check_client_type(text)
         clientFromString(MemoryReactorClock(), text)
     except Exception as error:  # parsers are plugins, and raise what they like
         raise ConfigurationError(f"{text} is not an endpoint that Twisted understands: {error}") from None

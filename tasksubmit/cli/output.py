@@ -6,12 +6,14 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timezone
+from io import StringIO
 from typing import Any
 
 import click
 
-from tasksubmit.cli.control import CommandFailed, Json
+from tasksubmit.cli.control import CommandFailed, Json, Page
 from tasksubmit.cli.results import result_content
+from tasksubmit.commandline import command_line
 from tasksubmit.wire.timestamps import parse_time
 
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -40,6 +42,18 @@ def _shown(character: str, keep_lines: bool) -> str:
     return character
 
 
+def own_command(words: str, task_id: str = "") -> str:
+    """Write a command that asks the same node, to be pasted into a shell; see `command_line`."""
+    return _for_same_node(command_line(words, task_id))
+
+
+def _for_same_node(command: str) -> str:
+    """The command with the global options of this run."""
+    context = click.get_current_context(silent=True)
+    program = context.obj.program if context is not None else "tasksubmit"
+    return f"{program}{command.removeprefix('tasksubmit')}"
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
     """Print rows under headings, each in one line; where there is no room, the last column gives way."""
     from rich.console import Console
@@ -60,7 +74,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], nothin
     for row in cells:
         table.add_row(*row)
     # Rich would rather cut ids short than print a line that the terminal has to fold.
-    Console(file=sys.stdout, width=_WIDTH_UNLIMITED, markup=False, highlight=False, emoji=False).print(table)
+    # It writes to memory, since it would end the process when the reader of the output is gone.
+    lines = StringIO()
+    console = Console(
+        file=lines,
+        width=_WIDTH_UNLIMITED,
+        force_terminal=sys.stdout.isatty(),
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    console.print(table)
+    click.echo(lines.getvalue(), nl=False)
 
 
 def _print_pairs(pairs: Mapping[str, object]) -> None:
@@ -78,7 +103,7 @@ def show_task(task: Json) -> None:
     for delivery in task.get("deliveries", ()):
         click.echo(_delivery_line(delivery, str))
     if task["delivery_given_up_at"]:
-        click.echo(f"`tasksubmit retry {task['task_id']}` tries again what was given up")
+        click.echo(f"`{own_command('retry ID', task['task_id'])}` tries again what was given up")
 
 
 def _delivery_line(delivery: Json, shown: Callable[[str], str]) -> str:
@@ -124,7 +149,7 @@ def show_story(story: Json) -> None:
     then = f"; {'then ' if until else ''}{story['then']}" if story["then"] else ""
     click.echo(clean(f"{story['status']}: {story['sentence']}{until}{then}"))
     for command in story["commands"]:
-        click.echo(clean(f"  $ {command}"))
+        click.echo(clean(f"  $ {_for_same_node(command)}"))
 
 
 def _short_time(moment: str, today: date) -> str:
@@ -133,27 +158,40 @@ def _short_time(moment: str, today: date) -> str:
     return f"{time:%H:%M:%SZ}" if time.date() == today else f"{time:%Y-%m-%d %H:%M:%SZ}"
 
 
-def show_tasks(tasks: list[Json]) -> None:
-    """Print tasks as a table."""
+def show_tasks(page: Page) -> None:
+    """Print tasks as a table, and how it goes on."""
+    tasks = page.items
     rows = (
         (
             task["task_id"],
             f"{'from' if task['side'] == 'receiver' else 'to'} {task['peer']}",
             f"{task['status']}{' *' if task['delivery_given_up_at'] else ''}",
+            task["outcome"],
             task["created_at"],
             task["description"],
         )
         for task in tasks
     )
-    print_table(("TASK", "PEER", "STATUS", "CREATED", "DESCRIPTION"), rows, "there are no such tasks")
+    columns = ("TASK", "PEER", "STATUS", "OUTCOME", "CREATED", "DESCRIPTION")
+    print_table(columns, rows, "there are no such tasks")
     if any(task["delivery_given_up_at"] for task in tasks):
-        click.echo("* something could not be delivered and was given up; `tasksubmit retry TASK` tries it again")
+        click.echo(f"* something could not be delivered and was given up; `{own_command('retry TASK')}` tries it again")
+    if page.more and tasks:
+        is_oldest_first = len(tasks) > 1 and tasks[0]["number"] < tasks[-1]["number"]
+        _print_more(page, f"{'--after' if is_oldest_first else '--before'} {tasks[-1]['number']}")
 
 
-def show_queue(tasks: list[Json]) -> None:
-    """Print the queue as a table: what was put back, then the head, then the others."""
-    rows = ((task["task_id"], task["peer"], *_place(task), task["description"]) for task in tasks)
+def show_queue(page: Page) -> None:
+    """Print the queue as a table: what was put back, then the head, then the others; and how it goes on."""
+    rows = ((task["task_id"], task["peer"], *_place(task), task["description"]) for task in page.items)
     print_table(("TASK", "FROM", "PLACE", "SINCE", "DESCRIPTION"), rows, "the queue is empty")
+    if page.more and page.items:
+        _print_more(page, f"--after {page.items[-1]['queue_position'] or 0}")
+
+
+def _print_more(page: Page, cursor: str) -> None:
+    total = f"{page.total:,}" if page.is_total_exact else f"{page.total:,} or more"
+    click.echo(f"{len(page.items):,} of {total}; the next with {cursor}, all with --all")
 
 
 def _place(task: Json) -> tuple[str, str]:
@@ -198,7 +236,8 @@ def show_peers(peers: list[Json]) -> None:
         )
         for peer in peers
     )
-    nothing = "there are no peers; `tasksubmit trust add`, or start the node with --peer ADDRESS=ENDPOINT"
+    add = own_command("trust add ADDRESS FINGERPRINT ENDPOINT")
+    nothing = f"there are no peers; `{add}`, or start the node with --peer ADDRESS=ENDPOINT"
     print_table(("ADDRESS", "OWED", "PROOF", "FEATURES"), rows, nothing)
     for peer in peers:
         if peer["problem"]:
@@ -212,11 +251,12 @@ def show_status(status: Json) -> None:
         state = ", draining"
     else:
         # A node that runs since before an upgrade does not say it.
-        state = "" if status.get("is_enabled", True) else ", takes no new tasks until `tasksubmit enable`"
+        state = "" if status.get("is_enabled", True) else f", takes no new tasks until `{own_command('enable')}`"
+    init = own_command("init --address ADDRESS")
     pairs = {
         "node": f"{status['address']}, version {status['version']}{state}",
         "listens on": "\n".join(status["listening"]) or "nothing",
-        "certificate": "none: peers are not authenticated, unless by mtls: listeners; see `tasksubmit init`",
+        "certificate": f"none: peers are not authenticated, unless by mtls: listeners; see `{init}`",
         "connections": status["connections"],
         "waiting": status["waiting"],
         "owed to": status["owed_to"],
@@ -232,6 +272,19 @@ def show_status(status: Json) -> None:
         pairs["retrying"] = "\n".join(f"{step}: {error}" for step, error in status["retrying"].items())
     _print_pairs(pairs)
     show_peers(status["peers"])
+
+
+def show_reloaded(status: Json) -> None:
+    """Print what a reload did, then how the node does."""
+    for heading, phrases in (
+        ("applied", [*status["applied"], "pending deliveries are retried now"]),
+        ("unchanged", status["unchanged"]),
+        ("needs a restart", status["needs_restart"]),
+    ):
+        for phrase in phrases:
+            click.echo(clean(f"{heading}: {phrase}"))
+    click.echo()
+    show_status(status)
 
 
 def show_scores(scores: list[Json]) -> None:
@@ -270,7 +323,8 @@ def show_submitted(task: Json) -> None:
     if "result" in task:
         show_result(task["result"])
     elif task["code"] == "unconfirmed":
-        click.echo(f"task {task_id} was sent to {to}, whose answer was lost: `tasksubmit wait {task_id}` tells more")
+        wait = own_command("wait ID", task_id)
+        click.echo(f"task {task_id} was sent to {to}, whose answer was lost: `{wait}` tells more")
     elif task["answered_at"] is None and task["status"] == "NEW":
         click.echo(f"task {task_id} is recorded, will be sent: {to} has not answered yet")
     else:
@@ -309,4 +363,8 @@ def json_line(envelope: Mapping[str, Any]) -> str:
     """An envelope as one line of ASCII, which no terminal takes for anything else."""
     import json
 
-    return json.dumps(envelope, separators=(",", ":"))
+    line = json.dumps(envelope, separators=(",", ":"))
+    if "\\ud" in line:  # half a surrogate pair, as of an undecodable file name, is no JSON for strict readers
+        whole = json.dumps(envelope, ensure_ascii=False).encode("utf-8", "replace")
+        line = json.dumps(json.loads(whole), separators=(",", ":"))
+    return line

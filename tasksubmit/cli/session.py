@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,22 +15,22 @@ import click
 from attrs import define
 from click.exceptions import Abort, Exit
 
-from tasksubmit.cli.control import FAILED, CommandFailed, Control, connect_control
+from tasksubmit.cli.control import FAILED, CommandFailed, Control, Json, Page, connect_control
 from tasksubmit.cli.output import error_line, json_line
 from tasksubmit.errors import TaskSubmitError
-from tasksubmit.state_dir import CONTROL_SOCKET, CONTROL_TOKEN, default_state_dir
+from tasksubmit.state_dir import CONTROL_SOCKET, CONTROL_TOKEN, absolute, default_state_dir
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 @define
 class Session:
-    """What the options before the verb say.
+    """Values of the global options: the node to ask, and the form of the answer.
 
     :ivar state_dir: the node's state directory, unless it is the default one.
     :ivar control: its socket, as a path or an endpoint string, unless that is in the state directory.
@@ -42,8 +44,22 @@ class Session:
     is_json: bool = False
 
     def directory(self) -> Path:
-        """The node's state directory."""
-        return (self.state_dir or default_state_dir(os.environ)).expanduser().absolute()
+        """The node's state directory.
+
+        :raises ConfigurationError: there is none by default, or none of that name.
+        """
+        return absolute(self.state_dir or default_state_dir(os.environ))
+
+    @property
+    def program(self) -> str:
+        """The program with the options that lead to the same node, to be pasted into a shell."""
+        options = {"--state-dir": self.state_dir, "--control": self.control, "--token-file": self.token_file}
+        given = (
+            f"{name}={value}" if str(value).startswith("-") else f"{name} {shlex.quote(str(value))}"
+            for name, value in options.items()
+            if value is not None
+        )
+        return " ".join(["tasksubmit", *given])
 
     def where(self) -> str:
         """Where the node's control API is."""
@@ -71,11 +87,21 @@ class Session:
         return in_reactor(with_node)
 
     def tell(self, answer: Any, show: Callable[[Any], None]) -> None:
-        """Print an answer: its envelope for programs, else as `show` prints it."""
-        if self.is_json:
-            click.echo(json_line({"status": "ok", "data": answer}))
-        else:
-            show(answer)
+        """Print an answer: its envelope for programs, else as `show` prints it.
+
+        :raises CommandFailed: standard output cannot be written.
+        """
+        try:
+            if self.is_json:
+                click.echo(json_line({"status": "ok", **_data(answer)}))
+            else:
+                show(answer)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            abandon_output()
+            raise CommandFailed("output", f"cannot write to standard output: {error.strerror}") from error
 
     @contextmanager
     def errors_told(self) -> Iterator[None]:
@@ -89,7 +115,7 @@ class Session:
         except TaskSubmitError as error:
             self._fail(error.code, str(error), "", FAILED)
         except KeyboardInterrupt:
-            self._fail("interrupted", "interrupted", "", _INTERRUPTED)
+            self._fail("interrupted", "interrupted", "", INTERRUPTED)
         except Exception as error:
             hint = "set TASKSUBMIT_DEBUG=1 to see the traceback, and please report it"
             self._fail("internal", f"internal error: {type(error).__name__}: {error}", hint, FAILED)
@@ -97,11 +123,37 @@ class Session:
     def _fail(self, code: str, message: str, hint: str, exit_code: int) -> None:
         if os.environ.get("TASKSUBMIT_DEBUG"):
             traceback.print_exc()
-        if self.is_json:
+        hint = hint.replace("`tasksubmit ", f"`{self.program} ")
+        say_error(code, message, hint, is_json=self.is_json)
+        raise Exit(exit_code)
+
+
+def _data(answer: Any) -> Json:
+    """The keys of an answer in its envelope."""
+    if not isinstance(answer, Page):
+        return {"data": answer}
+    total = {"total": answer.total, "is_total_exact": answer.is_total_exact, "more": answer.more}
+    return {"data": answer.items, **total}
+
+
+def say_error(code: str, message: str, hint: str, *, is_json: bool) -> None:
+    """Print an error: its envelope on standard output for programs, else one line on standard error.
+
+    Where that cannot be written either, the exit code has to do.
+    """
+    with suppress(OSError):
+        if is_json:
             click.echo(json_line({"status": "error", "code": code, "message": message, "hint": hint}))
         else:
             click.echo(error_line(message, hint), err=True)
-        raise Exit(exit_code)
+
+
+def abandon_output() -> None:
+    """Drop what standard output has not taken: otherwise the interpreter would try again when it exits."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def in_reactor(work: Callable[[Any], Awaitable[T]]) -> T:

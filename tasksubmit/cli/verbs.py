@@ -8,30 +8,54 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tasksubmit.cli.control import Json, Page
+
 if TYPE_CHECKING:
     from tasksubmit.cli.session import Session
-
-
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--json``, as ``is_json``."""
-    return click.option("--json", "is_json", is_flag=True, help="Print the answer as one line of JSON.")(command)
 
 
 def verb(show: Callable[[Any], None]) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., None]]:
     """Make a command of a coroutine function that asks the node, and whose answer `show` prints."""
 
     def decorate(function: Callable[..., Awaitable[Any]]) -> Callable[..., None]:
-        @json_option
         @click.pass_obj
         @wraps(function)
-        def command(session: Session, /, is_json: bool, **arguments: Any) -> None:
-            session.is_json |= is_json
+        def command(session: Session, /, **arguments: Any) -> None:
             with session.errors_told():
                 session.tell(session.ask(lambda control: function(control, **arguments)), show)
 
         return command
 
     return decorate
+
+
+# --- pages of a list --------------------------------------------------------------------------------------------------
+
+LONGEST_PAGE = 1000
+"""Tasks that one answer of the control API holds at most."""
+
+
+def paged(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--limit`` and ``--all``, as ``limit`` and ``is_all``."""
+    everything = click.option("--all", "is_all", is_flag=True, help="Every task, however many.")
+    limit = click.option(
+        "--limit", type=click.IntRange(1, LONGEST_PAGE), default=100, show_default=True, help="Tasks at most."
+    )
+    return limit(everything(command))
+
+
+async def all_pages(ask: Callable[..., Awaitable[Page]], cursor: str, column: str, **query: object) -> Page:
+    """Ask for page after page, and return them as one.
+
+    :param cursor: the parameter for the next page, which is the value of ``column`` in the last task of a page.
+    """
+    items: list[Json] = []
+    while True:
+        page = await ask(**query, limit=LONGEST_PAGE)
+        items += page.items
+        if not page.more or not page.items:
+            return Page(items, len(items), True, False)
+        query[cursor] = page.items[-1][column] or 0
 
 
 # --- which task, if several have its id -------------------------------------------------------------------------------

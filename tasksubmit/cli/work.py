@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from tasksubmit.cli import output
-from tasksubmit.cli.control import Control, Json
+from tasksubmit.cli.control import Control, Json, Page
 from tasksubmit.cli.results import read_result_file
-from tasksubmit.cli.verbs import from_option, verb
+from tasksubmit.cli.verbs import all_pages, from_option, paged, verb
 
 
 @click.command()
@@ -37,7 +37,10 @@ async def decline(control: Control, task: str, justification: str, peer: str | N
 @from_option
 @verb(output.show_task)
 async def execute(control: Control, task: str | None, peer: str | None) -> Json:
-    """Begin the next task of the queue; TASK, if given, has to be that."""
+    """Start the next task of the queue.
+
+    TASK, if given, has to be that one.
+    """
     return await control.execute(task, peer=peer)
 
 
@@ -56,7 +59,10 @@ _attempt_option = click.option(
 @from_option
 @verb(output.show_step)
 async def progress(control: Control, task: str, text: str, attempt: int | None, peer: str | None) -> Json:
-    """Tell the submitter how far a task in execution is; its lease begins anew."""
+    """Report the progress of an execution to the submitter.
+
+    This renews the lease of the execution.
+    """
     return await control.progress(task, text, peer=peer, attempt=attempt)
 
 
@@ -67,7 +73,7 @@ async def progress(control: Control, task: str, text: str, attempt: int | None, 
 @from_option
 @verb(output.show_step)
 async def put_back(control: Control, task: str, reason: str | None, attempt: int | None, peer: str | None) -> Json:
-    """Have a task in execution begun again, before those in the queue."""
+    """Requeue a task in execution, ahead of the queue."""
     return await control.put_back(task, peer=peer, reason=reason, attempt=attempt)
 
 
@@ -94,9 +100,10 @@ async def fail(control: Control, task: str, error: str, attempt: int | None, pee
 async def send_results(
     control: Control, task: str, text: str | None, file: Path | None, attempt: int | None, peer: str | None
 ) -> Json:
-    """Give the results of a task in execution: a text, or a file of up to about 12 MiB.
+    """Give the results of a task in execution.
 
-    The file's extension tells what it is: documents, tables, images and models may be sent, source code may not.
+    They are a text, or a file of up to about 12 MiB. The file's extension tells what it is: documents, tables,
+    images and models may be sent, source code may not.
     """
     if (text is None) == (file is None):
         raise click.UsageError("give either --text or --file")
@@ -106,19 +113,27 @@ async def send_results(
 
 
 @click.command()
+@paged
+@click.option("--after", type=int, metavar="POSITION", help="Only tasks behind this position in the queue.")
+@click.option("--before", type=int, metavar="POSITION", help="Only tasks ahead of this position in the queue.")
 @verb(output.show_queue)
-async def queue(control: Control) -> list[Json]:
-    """Show the tasks that wait to be executed, in the order in which `execute` takes them.
+async def queue(control: Control, limit: int, is_all: bool, **query: object) -> Page:
+    """Show the queue, in the order of execution.
 
-    Those that were put back come first.
+    Requeued tasks come first.
     """
-    return await control.queue()
+    if is_all:
+        return await all_pages(control.queue, "after", "queue_position", **query)
+    return await control.queue(limit=limit, **query)
 
 
 @click.command()
 @verb(output.show_workers)
 async def worker(control: Control) -> Json:
-    """Show what the node's workers are doing, and what people and programs outside of it have taken."""
+    """Show the executor, and the tasks in execution.
+
+    That includes tasks that people and other programs execute.
+    """
     return await control.workers()
 
 

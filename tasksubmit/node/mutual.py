@@ -87,7 +87,9 @@ class MutualTLS(BelieveAll):
             return _Dialled(self, address)
         if self._unproved is not None and address in self._unproved.addresses():
             return self._unproved.endpoint(address)
-        raise UnknownPeer(f"{address} is not a peer of this node; add it with `tasksubmit trust add {address}`")
+        raise UnknownPeer(
+            f"{address} is not a peer of this node; add it with `tasksubmit trust add {address} FINGERPRINT`"
+        )
 
     @checked(address=instance_of(Address))
     def inner(self, address: Address) -> IStreamClientEndpoint:
@@ -98,7 +100,9 @@ class MutualTLS(BelieveAll):
         """
         peer = self._credentials.trust.peers.get(str(address))
         if peer is None:
-            raise CertificateRefused(f"{address} is not trusted any more; `tasksubmit trust add` adds its key")
+            raise CertificateRefused(
+                f"{address} is not trusted any more; `tasksubmit trust add {address} FINGERPRINT` adds its key"
+            )
         if address in self._endpoints:
             return self._endpoints[address]
         if not peer.endpoint:

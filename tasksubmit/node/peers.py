@@ -39,7 +39,7 @@ def to_endpoints(value: Mapping[Any, Any], name: str) -> dict[Address, IStreamCl
 
 @implementer(IPeers)
 class StaticPeers:
-    """The peers of a table that does not change.
+    """The peers of a table, which may grow.
 
     :param endpoints: each peer, or the string of its address, with the endpoint that leads to it.
     """
@@ -52,6 +52,10 @@ class StaticPeers:
     def addresses(self) -> Collection[Address]:
         """See `IPeers.addresses`."""
         return self._endpoints.keys()
+
+    def add(self, endpoints: Mapping[Address, IStreamClientEndpoint]) -> None:
+        """Add peers that are not there yet; those that are keep their endpoints."""
+        self._endpoints = {**endpoints, **self._endpoints}
 
     def endpoint(self, address: Address) -> IStreamClientEndpoint:
         """See `IPeers.endpoint`."""

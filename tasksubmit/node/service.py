@@ -60,6 +60,7 @@ from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.periodic import Retrier
 from tasksubmit.node.policy import PEERS, POLICY, PeersOnly, with_load
 from tasksubmit.node.records import Records
+from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.room import ResultRoom
 from tasksubmit.node.routing import Routing, TaskOrder, sides_meant
@@ -419,6 +420,10 @@ class Node(MultiService):
         for drained in drains:
             drained.callback(result)  # a Failure starts the errback chain
 
+    def now(self) -> datetime:
+        """The time of the node's clock, as records have it."""
+        return self._records.now()
+
     @checked_later(is_enabled=FLAG)
     def set_enabled(self, is_enabled: bool) -> Deferred[None]:
         """Take new tasks from peers again, or take none until told otherwise, also after a restart.
@@ -447,14 +452,31 @@ class Node(MultiService):
         """What keeps the executor from starting tasks; None while nothing does, or there is no executor."""
         return None if self.workers is None else self.workers.availability.problem(self._records.now())
 
-    def reload(self) -> None:
-        """Read again what the authenticator has in files, and try at once what could not be delivered.
+    def reload(self) -> Reloaded:
+        """Read again what the authenticator has in files, and retry pending deliveries now.
 
         :raises ConfigurationError: the files cannot be read; then those of before stay.
         """
+        reloaded = Reloaded()
         if IReloadable.providedBy(self.authenticator):
+            before = self._credentials()
             self.authenticator.reload()
+            after = self._credentials()
+            what = "keys and trust were read again"
+            changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+            if changed:
+                reloaded = Reloaded(applied=(f"{what}, with changes: {', '.join(changed)}",))
+            else:
+                reloaded = Reloaded(unchanged=(f"{what}: no changes",))
         self._delivery.hasten()
+        return reloaded
+
+    def _credentials(self) -> dict[str, object]:
+        """Return what the authenticator has read: its own certificate, and the credentials of each peer."""
+        authenticator: IReloadable = self.authenticator  # type: ignore[assignment]  # its caller has asked
+        own = authenticator.credential()
+        proofs = {str(peer): tuple(authenticator.proofs(peer)) for peer in self.peers.addresses()}
+        return {**proofs, "the own certificate": (own.fingerprint, own.expires_at)}
 
     @property
     def refusals(self) -> Mapping[Address, str]:

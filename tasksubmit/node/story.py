@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from attrs import frozen
 
+from tasksubmit.commandline import command_line
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, TaskEvent
 from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import END_OF_TIME, Task, TaskKey
@@ -71,13 +72,14 @@ class Stories:
         events = await self.records.store.events_of(task)
         deliveries = await self.records.store.deliveries_of(key)
         ahead = await self._ahead_of(task)
+        others = await self.records.store.find(task.task_id)
         now = self.records.now()
         return Story(
             task=task,
             told_at=now,
             events=(_creation(task), *events),
             deliveries=tuple(deliveries),
-            outlook=outlook(task, deliveries, ahead, self.timeouts, self.age_limit, now),
+            outlook=outlook(task, deliveries, ahead, self.timeouts, self.age_limit, now, is_ambiguous=len(others) > 1),
         )
 
     async def _ahead_of(self, task: Task) -> int:
@@ -99,13 +101,21 @@ def _creation(task: Task) -> TaskEvent:
 
 
 def outlook(
-    task: Task, deliveries: Sequence[Delivery], ahead: int, timeouts: Timeouts, age_limit: timedelta, now: datetime
+    task: Task,
+    deliveries: Sequence[Delivery],
+    ahead: int,
+    timeouts: Timeouts,
+    age_limit: timedelta,
+    now: datetime,
+    *,
+    is_ambiguous: bool = False,
 ) -> Outlook:
     """What ``task`` waits for, until when, and what can be done about it.
 
     :param deliveries: what is owed for it or was given up, in the order of sending.
     :param ahead: how many tasks are executed before this one, up to `MANY`; of no matter unless it is in the queue.
     :param age_limit: how long a message is tried before it is given up.
+    :param is_ambiguous: True if other tasks have the same id, so that commands have to name the peer.
     """
     owed = [delivery for delivery in deliveries if delivery.given_up_at is None]
     is_given_up = len(owed) < len(deliveries)
@@ -120,8 +130,15 @@ def outlook(
         sentence=sentence,
         until=until,
         then=then,
-        commands=tuple(f"tasksubmit {command}".replace(" ID", f" {task.task_id}", 1) for command in commands),
+        commands=tuple(
+            command_line(command, task.task_id, _which(task) if is_ambiguous else "") for command in commands
+        ),
     )
+
+
+def _which(task: Task) -> str:
+    """The option that tells a task from others with its id."""
+    return f"--from {task.peer}" if task.side is Side.RECEIVER else f"--to {task.peer}"
 
 
 # --- until when ----------------------------------------------------------------------------------------------------

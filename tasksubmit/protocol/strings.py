@@ -2,6 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.interfaces import (
+    IStreamClientEndpointStringParserWithReactor,
+    IStreamServerEndpointStringParser,
+)
+from twisted.plugin import getPlugins
+
+_BUILT_IN = ("tcp", "ssl", "unix")
+"""Types of endpoints that Twisted knows without a plugin, on either side."""
+
+
+def check_server_type(text: str) -> None:
+    """Refuse a server endpoint string of an unknown type.
+
+    :raises ValueError: with the types that are known.
+    """
+    _check_type(text, IStreamServerEndpointStringParser)
+
+
+def check_client_type(text: str) -> None:
+    """Refuse a client endpoint string of an unknown type.
+
+    :raises ValueError: with the types that are known.
+    """
+    _check_type(text, IStreamClientEndpointStringParserWithReactor)
+
+
+def _check_type(text: str, parsers: type[Any]) -> None:
+    words, _ = split_description(text)
+    if words[0].lower() == "mtls":
+        words = words[1:] or [""]  # it is around another endpoint
+    kind = words[0].lower()
+    if kind in _BUILT_IN:
+        return
+    known = {*_BUILT_IN, *(str(plugin.prefix).lower() for plugin in getPlugins(parsers))}
+    if kind not in known:
+        raise ValueError(f"unknown endpoint type {words[0]!r}: the types are {', '.join(sorted(known))}")
+
 
 def split_description(text: str) -> tuple[list[str], dict[str, str]]:
     r"""The parts of ``NAME:ARGUMENT:OPTION=VALUE``: those without and those with a name.

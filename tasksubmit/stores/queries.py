@@ -94,23 +94,91 @@ def list_tasks(
     peer: Address | None,
     before: int | None,
     limit: int,
+    *,
+    outcome: str | None = None,
+    since: datetime | None = None,
+    stuck_before: datetime | None = None,
+    after: int | None = None,
+    is_oldest_first: bool = False,
 ) -> list[Task]:
     """Records newest first, filtered; see `ITaskStore.list_tasks`."""
-    filters = {"side": side and side.value, "status": status and status.value, "peer": peer and str(peer)}
-    conditions = [f"{column} = ?" for column, value in filters.items() if value is not None]
-    values: list[object] = [value for value in filters.values() if value is not None]
-    if before is not None:
-        conditions.append("number < ?")
-        values.append(before)
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    sql = f"SELECT {TASK_COLUMNS} FROM tasks {where} ORDER BY number DESC LIMIT ?"
-    return list(as_many_as_fit(map(task_from_row, connection.execute(sql, (*values, limit)))))
+    conditions = {**_filters(side, status, peer, outcome, since, stuck_before), **_between("number", after, before)}
+    order = "ASC" if is_oldest_first else "DESC"
+    sql = f"SELECT {TASK_COLUMNS} FROM tasks {_where(conditions)} ORDER BY number {order} LIMIT ?"
+    return list(as_many_as_fit(map(task_from_row, connection.execute(sql, (*conditions.values(), limit)))))
 
 
-def queue(connection: sqlite3.Connection, limit: int) -> list[Task]:
-    """The first ``limit`` tasks of the queue, head first."""
-    sql = f"SELECT {TASK_COLUMNS} FROM {QUEUE} ORDER BY queue_position LIMIT ?"
-    return list(as_many_as_fit(map(task_from_row, connection.execute(sql, (limit,)))))
+def count_tasks(
+    connection: sqlite3.Connection,
+    limit: int,
+    side: Side | None,
+    status: TaskStatus | None,
+    peer: Address | None,
+    outcome: str | None,
+    since: datetime | None,
+    stuck_before: datetime | None,
+) -> tuple[int, bool]:
+    """Count records among the newest ``limit``; see `ITaskStore.count_tasks`."""
+    first, last = connection.execute("SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM tasks").fetchone()
+    filters = _filters(side, status, peer, outcome, since, stuck_before)
+    conditions = {**filters, **_between("number", last - limit, None)}
+    # With any status, the index by status holds all that is asked for, and is far smaller than the records.
+    sql = f"SELECT count(*) FROM tasks {_where([*conditions, *([] if filters else [_one_of(TaskStatus)])])}"
+    (count,) = connection.execute(sql, tuple(conditions.values())).fetchone()
+    return int(count), bool(first > last - limit)
+
+
+def _one_of(statuses: Iterable[TaskStatus]) -> str:
+    words = ", ".join(f"'{status.value}'" for status in statuses)
+    return f"status IN ({words})"
+
+
+_STUCK = f"""(number IN (
+        SELECT stuck.number FROM deliveries JOIN tasks AS stuck
+            ON (stuck.task_id, stuck.side, stuck.peer) = (deliveries.task_id, deliveries.side, deliveries.peer)
+        WHERE deliveries.attempts > 0 OR deliveries.given_up_at IS NOT NULL
+    ) OR ({_one_of(status for status in TaskStatus if not status.is_final)} AND ended_at IS NULL AND created_at < ?))"""
+
+
+def _filters(
+    side: Side | None,
+    status: TaskStatus | None,
+    peer: Address | None,
+    outcome: str | None,
+    since: datetime | None,
+    stuck_before: datetime | None,
+) -> dict[str, object]:
+    """Conditions with one parameter each, and their parameters."""
+    filters: dict[str, object | None] = {
+        "side = ?": side and side.value,
+        "status = ?": status and status.value,
+        "peer = ?": peer and str(peer),
+        "outcome = ?": outcome,
+        "created_at >= ?": since and to_milliseconds(since),
+        _STUCK: stuck_before and to_milliseconds(stuck_before),
+    }
+    return {condition: value for condition, value in filters.items() if value is not None}
+
+
+def _between(column: str, after: int | None, before: int | None) -> dict[str, object]:
+    bounds = {f"{column} > ?": after, f"{column} < ?": before}
+    return {condition: value for condition, value in bounds.items() if value is not None}
+
+
+def _where(conditions: Iterable[str]) -> str:
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def queue(
+    connection: sqlite3.Connection, limit: int, after: int | None = None, before: int | None = None
+) -> list[Task]:
+    """The first ``limit`` tasks of the queue, head first; see `ITaskStore.queue`."""
+    conditions = _between("queue_position", after, before)
+    sql = (
+        f"SELECT {TASK_COLUMNS} FROM {QUEUE}{''.join(f' AND {condition}' for condition in conditions)}"
+        " ORDER BY queue_position LIMIT ?"
+    )
+    return list(as_many_as_fit(map(task_from_row, connection.execute(sql, (*conditions.values(), limit)))))
 
 
 def put_back(connection: sqlite3.Connection, limit: int) -> list[Task]:

@@ -28,7 +28,7 @@ from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, sche
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
 from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
 from tasksubmit.stores.wal import fault_of_log
-from tasksubmit.validation import COUNT, SIZE, TEXT, Kind, instance_of, optional, to_path_or_none, to_texts
+from tasksubmit.validation import COUNT, INTEGER, SIZE, TEXT, Kind, instance_of, optional, to_path_or_none, to_texts
 from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
@@ -288,9 +288,44 @@ class SQLiteTaskStore:
         peer: Address | None = None,
         before: int | None = None,
         limit: int = 100,
+        outcome: str | None = None,
+        since: datetime | None = None,
+        stuck_before: datetime | None = None,
+        after: int | None = None,
+        is_oldest_first: bool = False,
     ) -> Deferred[list[Task]]:
         """See `ITaskStore.list_tasks`."""
-        return self._read(lambda connection: queries.list_tasks(connection, side, status, peer, before, limit))
+        return self._read(
+            lambda connection: queries.list_tasks(
+                connection,
+                side,
+                status,
+                peer,
+                before,
+                limit,
+                outcome=outcome,
+                since=since,
+                stuck_before=stuck_before,
+                after=after,
+                is_oldest_first=is_oldest_first,
+            )
+        )
+
+    def count_tasks(
+        self,
+        *,
+        limit: int,
+        side: Side | None = None,
+        status: TaskStatus | None = None,
+        peer: Address | None = None,
+        outcome: str | None = None,
+        since: datetime | None = None,
+        stuck_before: datetime | None = None,
+    ) -> Deferred[tuple[int, bool]]:
+        """See `ITaskStore.count_tasks`."""
+        return self._read(
+            lambda connection: queries.count_tasks(connection, limit, side, status, peer, outcome, since, stuck_before)
+        )
 
     @checked_later(task_id=TEXT, peer=optional(_ADDRESS))
     def tombstones(self, task_id: str, peer: Address | None = None) -> Deferred[list[Tombstone]]:
@@ -315,10 +350,10 @@ class SQLiteTaskStore:
         """See `ITaskStore.events_of`."""
         return self._read(lambda connection: events.of_task(connection, task.number))
 
-    @checked_later(limit=COUNT)
-    def queue(self, limit: int) -> Deferred[list[Task]]:
+    @checked_later(limit=COUNT, after=optional(INTEGER), before=optional(INTEGER))
+    def queue(self, limit: int, *, after: int | None = None, before: int | None = None) -> Deferred[list[Task]]:
         """See `ITaskStore.queue`."""
-        return self._read(lambda connection: queries.queue(connection, limit))
+        return self._read(lambda connection: queries.queue(connection, limit, after, before))
 
     def put_back(self, limit: int) -> Deferred[list[Task]]:
         """See `ITaskStore.put_back`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
-from attrs import frozen
+from attrs import fields, frozen
 from twisted.internet.defer import TimeoutError as WaitedTooLong
 from twisted.internet.interfaces import IReactorTime
 
@@ -12,11 +14,14 @@ from tasksubmit.errors import InvalidMessage
 from tasksubmit.interfaces import IReloadable
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.service import Node
 from tasksubmit.web.faults import ApiError
 from tasksubmit.web.requests import (
     CONDITIONS,
+    MAX_COUNTED,
     MAX_LIST,
+    STUCK_AFTER,
     Accept,
     Cancel,
     Decline,
@@ -26,6 +31,7 @@ from tasksubmit.web.requests import (
     Nothing,
     Progress,
     PutBack,
+    QueueQuery,
     Results,
     Submit,
     WaitQuery,
@@ -37,7 +43,9 @@ from tasksubmit.web.views import (
     DrainedView,
     ExecutorProblemView,
     NodeView,
+    Page,
     PeerView,
+    ReloadView,
     ResultView,
     ScoreView,
     StatusView,
@@ -50,6 +58,9 @@ from tasksubmit.wire.address import Address
 
 Q = TypeVar("Q")
 B = TypeVar("B")
+
+_LONG = 1024 * 1024
+"""Length of descriptions below which a store leaves none out of a list."""
 
 
 @frozen
@@ -67,12 +78,14 @@ class ControlApi:
 
     :ivar clock: measures how long somebody waits.
     :ivar can_stop: whether the node is stopped once it has been drained.
+    :ivar reload_node: reads again what the node was made of; by default `Node.reload`.
     """
 
     node: Node
     version: str
     clock: IReactorTime
     can_stop: bool = False
+    reload_node: Callable[[], Reloaded] | None = None
 
     # --- the node -----------------------------------------------------------------------------------------------------
 
@@ -139,10 +152,16 @@ class ControlApi:
             peers=await self.list_peers(call),
         )
 
-    async def reload(self, call: Call[Nothing, Nothing]) -> StatusView:
-        """Read keys and trust again, and try at once what could not be delivered; `ConfigurationError` if not."""
-        self.node.reload()
-        return await self.get_status(call)
+    async def reload(self, call: Call[Nothing, Nothing]) -> ReloadView:
+        """Read files again, and retry pending deliveries now; `ConfigurationError` leaves all as it was."""
+        reloaded = (self.reload_node or self.node.reload)()
+        status = await self.get_status(call)
+        return ReloadView(
+            **{attribute.name: getattr(status, attribute.name) for attribute in fields(StatusView)},
+            applied=list(reloaded.applied),
+            unchanged=list(reloaded.unchanged),
+            needs_restart=list(reloaded.needs_restart),
+        )
 
     async def list_scores(self, call: Call[Nothing, Nothing]) -> list[ScoreView]:
         """The ledger, by address."""
@@ -151,9 +170,17 @@ class ControlApi:
     async def get_workers(self, call: Call[Nothing, Nothing]) -> WorkersView:
         """Who does the tasks, and what is being done: the oldest first."""
         store, workers = self.node.store, self.node.workers
-        executing = await store.list_tasks(
-            side=Side.RECEIVER, status=TaskStatus.EXECUTING, peer=None, before=None, limit=MAX_LIST
-        )
+        executing: list[Task] = []
+        while page := await store.list_tasks(
+            side=Side.RECEIVER,
+            status=TaskStatus.EXECUTING,
+            peer=None,
+            before=None,
+            after=executing[-1].number if executing else None,
+            limit=MAX_LIST,
+            is_oldest_first=True,
+        ):
+            executing += page
         return WorkersView(
             executor=str(workers.executor) if workers else "manual",
             problem=ExecutorProblemView.of(self.node.executor_problem),
@@ -161,18 +188,32 @@ class ControlApi:
             done=workers.done if workers else 0,
             failed=workers.failed if workers else 0,
             waiting=await self._waiting_count(),
-            executing=[self._view(task) for task in reversed(executing) if task.put_back_at is None],
+            executing=[self._view(task) for task in executing if task.put_back_at is None],
         )
 
     # --- reading tasks ------------------------------------------------------------------------------------------------
 
-    async def list_tasks(self, call: Call[ListQuery, Nothing]) -> list[TaskView]:
-        """Tasks, the newest first; with long descriptions fewer than asked for, and none only at the end."""
-        query = call.query
-        tasks = await self.node.store.list_tasks(
-            side=query.side, status=query.status, peer=query.peer, before=query.before, limit=query.limit
-        )
-        return [self._view(task) for task in tasks]
+    async def list_tasks(self, call: Call[ListQuery, Nothing]) -> Page[TaskView]:
+        """One page of tasks; with long descriptions fewer than asked for, and none only at the end."""
+        query, store = call.query, self.node.store
+        filters: dict[str, Any] = {
+            "side": query.side,
+            "status": query.status,
+            "peer": query.peer,
+            "outcome": query.outcome,
+            "since": query.since,
+            "stuck_before": self.node.now() - STUCK_AFTER if query.stuck else None,
+        }
+        order = partial(store.list_tasks, **filters, is_oldest_first=query.oldest_first)
+        tasks = await order(before=query.before, after=query.after, limit=query.limit + 1)
+        total, is_exact = await store.count_tasks(**filters, limit=MAX_COUNTED)
+        more = len(tasks) > query.limit
+        if not more and sum(len(task.description) for task in tasks) > _LONG:  # the store may have left some out
+            last = tasks[-1].number
+            cursors = (query.before, last) if query.oldest_first else (last, query.after)
+            more = bool(await order(before=cursors[0], after=cursors[1], limit=1))
+        items = [self._view(task) for task in tasks[: query.limit]]
+        return Page(items=items, total=total, is_total_exact=is_exact, more=more)
 
     async def get_task(self, call: Call[Which, Nothing]) -> TaskDetails:
         """One task, and what is owed for it."""
@@ -185,9 +226,22 @@ class ControlApi:
         task = await self._find(call, call.query.side)
         return StoryView.of_story(await self.node.story(task.key), self.node.address)
 
-    async def get_queue(self, call: Call[Nothing, Nothing]) -> list[TaskView]:
-        """What waits to be executed, in the order of taking: what was put back, then the queue."""
-        return [self._view(task) for task in await self._waiting()]
+    async def get_queue(self, call: Call[QueueQuery, Nothing]) -> Page[TaskView]:
+        """One page of the tasks that wait to be executed, in the order of taking: those put back, then the queue."""
+        query, store = call.query, self.node.store
+        put_back = await store.put_back(MAX_LIST)
+        first = put_back if query.after is None else []
+        rest = max(query.limit - len(first), 0)
+        queued = await store.queue(rest + 1, after=query.after, before=query.before)
+        more = len(queued) > rest
+        if queued and not more and sum(len(task.description) for task in queued) > _LONG:
+            more = bool(await store.queue(1, after=queued[-1].queue_position, before=query.before))
+        return Page(
+            items=[self._view(task) for task in (*first, *queued[:rest])],
+            total=len(put_back) + self.node.load.queued,
+            is_total_exact=len(put_back) < MAX_LIST,
+            more=more,
+        )
 
     async def wait(self, call: Call[WaitQuery, Nothing]) -> TaskView:
         """Wait until a task is as asked; `ApiError` ``timed_out`` when it is not in time."""
@@ -290,11 +344,7 @@ class ControlApi:
     # --- shared -------------------------------------------------------------------------------------------------------
 
     async def _waiting_count(self) -> int:
-        return min(len(await self.node.store.put_back(MAX_LIST)) + self.node.load.queued, MAX_LIST)
-
-    async def _waiting(self) -> list[Task]:
-        put_back = await self.node.store.put_back(MAX_LIST)
-        return [*put_back, *await self.node.store.queue(MAX_LIST)][:MAX_LIST]
+        return len(await self.node.store.put_back(MAX_LIST)) + self.node.load.queued
 
     async def _find(self, call: Call[Any, Any], side: Side | None) -> Task:
         peer: Address | None = call.query.peer

@@ -7,7 +7,7 @@ from binascii import Error as Base64Error
 from collections.abc import Callable
 from datetime import datetime, timezone
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import orjson
 from attrs import fields, has, resolve_types
@@ -17,6 +17,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from cattrs.preconf.orjson import OrjsonConverter, make_converter
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage, TaskSubmitError
+from tasksubmit.web.views import Page
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.jsontext import decode_object
 from tasksubmit.wire.timestamps import parse_time
@@ -69,6 +70,18 @@ def _integer_in_text(value: object, _: object) -> int:
     return int(value)
 
 
+def _flag(value: object, _: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _flag_in_text(value: object, _: object) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("expected true or false")
+    return value == "true"
+
+
 def _moment(value: object, _: object) -> datetime:
     moment = parse_time(_text(value))
     if moment.utcoffset():
@@ -90,9 +103,12 @@ def _address(value: object, _: object) -> Address:
 # --- the converters ---------------------------------------------------------------------------------------------------
 
 
-def _make_converter(integer: Callable[[object, object], int]) -> OrjsonConverter:
+def _make_converter(
+    integer: Callable[[object, object], int], flag: Callable[[object, object], bool]
+) -> OrjsonConverter:
     converter = make_converter(forbid_extra_keys=True)
-    for cls, read in ((str, _text_or_word), (int, integer), (datetime, _moment), (bytes, _bytes), (Address, _address)):
+    plain = ((str, _text_or_word), (int, integer), (bool, flag), (datetime, _moment), (bytes, _bytes))
+    for cls, read in (*plain, (Address, _address)):
         converter.register_structure_hook(cls, read)
     converter.register_unstructure_hook(datetime, format_moment)
     converter.register_unstructure_hook(bytes, lambda content: b64encode(content).decode("ascii"))
@@ -119,8 +135,8 @@ def _rename_keywords(converter: OrjsonConverter) -> None:
     )
 
 
-_BODIES = _make_converter(_integer)
-_QUERIES = _make_converter(_integer_in_text)
+_BODIES = _make_converter(_integer, _flag)
+_QUERIES = _make_converter(_integer_in_text, _flag_in_text)
 
 
 def read_body(content: bytes, cls: type[T]) -> T:
@@ -178,7 +194,12 @@ def _fault(line: str, what: str) -> str:
 
 
 def ok_envelope(answer: object, cls: Any) -> bytes:
-    """The JSON of an answer that is a ``cls``, in its envelope."""
+    """The JSON of an answer that is a ``cls``, in its envelope; a `Page` has its total beside its items."""
+    if isinstance(answer, Page):
+        (item,) = get_args(cls)
+        data = _BODIES.unstructure(answer.items, unstructure_as=list[item])  # type: ignore[valid-type]  # made here
+        more = {"total": answer.total, "is_total_exact": answer.is_total_exact, "more": answer.more}
+        return orjson.dumps({"status": "ok", "data": data, **more})
     return orjson.dumps({"status": "ok", "data": _BODIES.unstructure(answer, unstructure_as=cls)})
 
 

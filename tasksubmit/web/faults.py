@@ -12,13 +12,16 @@ from tasksubmit.errors import TaskSubmitError
 
 @frozen
 class Fault:
-    """How an error is answered: an HTTP status, and a hint for people that may be empty."""
+    """Answer to an error: an HTTP status, and a hint for people that may be empty.
+
+    In a command of the hint, ``ID`` stands for the id of the task that was asked about.
+    """
 
     status: int
     hint: str = ""
 
 
-_NO_RESULTS = Fault(409, "`tasksubmit show` says how the task ended")
+_NO_RESULTS = Fault(409, "`tasksubmit show ID` says how the task ended")
 
 FAULTS: Mapping[str, Fault] = MappingProxyType(
     {
@@ -37,11 +40,13 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "empty_queue": Fault(409, "`tasksubmit list --status NEW` shows those that wait"),
         "expired": _NO_RESULTS,
         "id_conflict": Fault(409),
-        "illegal_transition": Fault(409, "`tasksubmit why` says what the task waits for"),
-        "no_results": Fault(409, "wait for them with `tasksubmit wait`"),
+        "illegal_transition": Fault(409, "`tasksubmit why ID` says what the task waits for"),
+        "no_results": Fault(409, "wait for them with `tasksubmit wait ID`"),
         "not_accepting": Fault(503, "start the node again once it has stopped, then repeat the command"),
         "not_at_head": Fault(409),
         "too_large": Fault(413),
+        "url_too_long": Fault(414),
+        "headers_too_large": Fault(431),
         "internal": Fault(500, "the node's log has the details"),
         "storage": Fault(503, "look at the node's log and at its disk, then try again"),
         "timed_out": Fault(504, "ask again to wait longer"),

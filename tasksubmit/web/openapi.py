@@ -15,6 +15,7 @@ from tasksubmit.web.encoding import json_name
 from tasksubmit.web.faults import FAULTS
 from tasksubmit.web.requests import Nothing
 from tasksubmit.web.routes import PREFIX, Route
+from tasksubmit.web.views import Page
 from tasksubmit.wire.address import Address
 
 Json = dict[str, Any]
@@ -86,8 +87,15 @@ def _response(description: str, schema: Json) -> Json:
 
 
 def _ok(answers: Any, schemas: Json) -> Json:
-    properties = {"status": {"const": "ok"}, "data": _schema(answers, schemas)}
-    return {"type": "object", "required": ["status", "data"], "properties": properties}
+    properties: Json = {"status": {"const": "ok"}}
+    if get_origin(answers) is Page:
+        (item,) = get_args(answers)
+        properties["data"] = {"type": "array", "items": _schema(item, schemas)}
+        hints = get_type_hints(Page)
+        properties |= {a.name: _schema(hints[a.name], schemas) for a in fields(Page) if a.name != "items"}
+    else:
+        properties["data"] = _schema(answers, schemas)
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def _parameters(query: type[Any], schemas: Json) -> list[Json]:

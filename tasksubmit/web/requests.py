@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from types import MappingProxyType
 
@@ -16,6 +16,13 @@ from tasksubmit.node.service import DRAIN_SECONDS
 from tasksubmit.wire.address import Address
 
 MAX_LIST = 1000
+
+MAX_COUNTED = 100_000
+"""Records that are looked at to count those of a list: the newest. It bounds the time that this takes."""
+
+STUCK_AFTER = timedelta(days=1)
+"""Age at which an open task counts as stuck."""
+
 MAX_WAIT_SECONDS = 300
 MAX_DRAIN_SECONDS = 3600
 
@@ -64,13 +71,36 @@ class WhichPeer:
 
 @frozen(kw_only=True)
 class ListQuery:
-    """Which tasks to list; `before` is the ``number`` of the last one of the page before."""
+    """Which tasks to list, newest first unless `oldest_first`.
+
+    `before` and `after` are the ``number`` of a task: the next page begins before the last task of a page, or after it
+    when the oldest come first. `outcome` is a word, or empty for tasks without one. `since` is the earliest creation.
+    `stuck` leaves tasks with a message that could not be delivered so far, or was abandoned, and tasks that have been
+    open for more than a day.
+    """
 
     side: Side | None = None
     status: TaskStatus | None = None
     peer: Address | None = None
+    outcome: str | None = None
+    since: datetime | None = None
+    stuck: bool = False
+    oldest_first: bool = False
     limit: int = field(default=100, validator=[ge(1), le(MAX_LIST)])
     before: int | None = None
+    after: int | None = None
+
+
+@frozen(kw_only=True)
+class QueueQuery:
+    """Which part of the queue; `before` and `after` are a ``queue_position``.
+
+    Requeued tasks have none: they are all on the page that begins at the head.
+    """
+
+    limit: int = field(default=100, validator=[ge(1), le(MAX_LIST)])
+    before: int | None = None
+    after: int | None = None
 
 
 @frozen(kw_only=True)

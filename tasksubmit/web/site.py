@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -21,8 +23,10 @@ from typing_extensions import override
 from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
 from zope.interface import provider
 
+from tasksubmit.commandline import command_line
 from tasksubmit.errors import TaskSubmitError
 from tasksubmit.logs import quiet_logger
+from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.service import Node
 from tasksubmit.web.api import Call, ControlApi
 from tasksubmit.web.encoding import error_envelope, ok_envelope, read_body, read_query
@@ -33,6 +37,9 @@ from tasksubmit.web.routes import OPENAPI_PATH, PREFIX, ROUTES, Route
 
 MAX_BODY_BYTES = 24 * 1024 * 1024
 """The largest request: results that fill a frame, in base64, and room for the rest."""
+
+MAX_URL_BYTES = 8192
+"""The longest first line of a request. Every route with every parameter is far below it."""
 
 MAX_CONTROL_CONNECTIONS = 256
 """Who may connect can do so without a token, and each connection takes a file of the node's."""
@@ -48,6 +55,7 @@ def control_site(
     *,
     gate: TokenGate | None = None,
     clock: IReactorTime | None = None,
+    reload: Callable[[], Reloaded] | None = None,
 ) -> Site:
     """The control API of a node.
 
@@ -59,6 +67,7 @@ def control_site(
         drained node runs on.
     :param gate: lets requests through; where others can connect there has to be one.
     :param clock: measures all time-outs; left out, it is the reactor, as ``Site`` has it.
+    :param reload: reads again what the node was made of; by default `Node.reload`.
     """
     site = ControlSite(
         Resource(),
@@ -67,7 +76,8 @@ def control_site(
         logFormatter=_log_line,
         reactor=clock,
     )
-    site.resource = ControlResource(ControlApi(node, version, site.reactor, can_stop=stop is not None), stop, gate)
+    api = ControlApi(node, version, site.reactor, can_stop=stop is not None, reload_node=reload)
+    site.resource = ControlResource(api, stop, gate)
     return site
 
 
@@ -85,17 +95,61 @@ def _answer_headers(request: IRequest, status: int) -> None:
     request.setHeader(b"x-content-type-options", b"nosniff")
 
 
-def _error(request: IRequest, code: str, message: str) -> bytes:
+_COMMAND = re.compile(r"`tasksubmit ([^`]+ ID)`")
+
+
+def _error(request: IRequest, code: str, message: str, task_id: str = "ID") -> bytes:
     fault = fault_of(code)
     _answer_headers(request, fault.status)
-    return error_envelope(code, message, fault.hint)
+    hint = _COMMAND.sub(lambda command: f"`{command_line(command[1], task_id)}`", fault.hint)
+    return error_envelope(code, message, hint)
+
+
+class ControlChannel(HTTPChannel):
+    """A connection, which refuses a URL or headers that are too long in the words of the API."""
+
+    @override
+    def lineReceived(self, line: bytes) -> None:
+        is_first = self._receivedHeaderSize == 0
+        if is_first and len(line) > MAX_URL_BYTES:
+            self._refuse("url_too_long")
+        elif not is_first and self._receivedHeaderSize + len(line) > self.totalHeadersSize:
+            self._refuse("headers_too_large")
+        else:
+            super().lineReceived(line)
+
+    @override
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse("headers_too_large" if self._receivedHeaderSize else "url_too_long")
+
+    def _refuse(self, code: str) -> None:
+        """Answer a request that is not read to its end, and close the connection."""
+        what = (
+            f"the URL is over {MAX_URL_BYTES}" if code == "url_too_long" else f"the headers are over {self.MAX_LENGTH}"
+        )
+        fault = fault_of(code)
+        body = error_envelope(code, f"{what} bytes long", fault.hint)
+        headers = {
+            b"content-type": b"application/json",
+            b"cache-control": b"no-store",
+            b"x-content-type-options": b"nosniff",
+            b"content-length": b"%d" % len(body),
+            b"connection": b"close",
+        }
+        lines = [
+            f"HTTP/1.1 {fault.status} {HTTPStatus(fault.status).phrase}".encode("ascii"),
+            *(b": ".join(pair) for pair in headers.items()),
+        ]
+        assert self.transport is not None
+        self.transport.write(b"\r\n".join([*lines, b"", body]))
+        self.loseConnection()
 
 
 class ControlSite(Site):
     """Logs the requests that were let through; others say what their senders like, as often as they like."""
 
     # As it is, without a choice of protocols, so that it can be given a log.
-    protocol = HTTPChannel  # type: ignore[assignment]
+    protocol = ControlChannel  # type: ignore[assignment]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -130,31 +184,48 @@ class FewAtOnce(WrappingFactory):
         return super().buildProtocol(addr)
 
 
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+
+
 class ControlRequest(Request):
     """A request of which no more than `MAX_BODY_BYTES` is kept; what is larger is read, dropped and refused."""
 
+    barred: Barred | None = None
+    """Why the request is not let through, seen from its headers."""
     _is_too_large = False
-    _is_barred = False
     _received_bytes = 0
 
     @override
     def gotLength(self, length: int | None) -> None:
         resource = getattr(getattr(self.channel, "site", None), "resource", None)
-        self._is_barred = isinstance(resource, ControlResource) and resource.barred(self) is not None
+        self.barred = resource.barred(self) if isinstance(resource, ControlResource) else None
         self._is_too_large = length is not None and length > MAX_BODY_BYTES
-        super().gotLength(0 if self._is_too_large or self._is_barred else length)
+        super().gotLength(0 if self._is_too_large or self.barred else length)
+
+    @override
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Take a target in absolute form (``GET http://HOST/PATH``) like one in origin form.
+
+        Its host takes the place of the ``Host`` header (RFC 9112, 3.2.2).
+        """
+        absolute = _ABSOLUTE.match(path)
+        if absolute is not None and len(self.requestHeaders.getRawHeaders(b"host", [])) < 2:
+            self.requestHeaders.setRawHeaders(b"host", [absolute[1]])
+            path = path[absolute.end() :]
+            path = path if path.startswith(b"/") else b"/" + path
+        super().requestReceived(command, path, version)
 
     @override
     def handleContentChunk(self, data: bytes) -> None:
         self._received_bytes += len(data)
         if self._received_bytes > MAX_BODY_BYTES:
             self._is_too_large = True
-        if not self._is_too_large and not self._is_barred:
+        if not self._is_too_large and self.barred is None:
             super().handleContentChunk(data)
 
     @override
     def process(self) -> None:
-        if self._is_barred or not self._is_too_large:
+        if self.barred is not None or not self._is_too_large:
             super().process()
             return
         self.write(_error(self, "too_large", f"the body is over {MAX_BODY_BYTES} bytes long"))
@@ -190,12 +261,17 @@ class ControlResource(Resource):
 
     @override
     def render(self, request: Request) -> int | bytes:
+        hosts = request.requestHeaders.getRawHeaders(b"host", [])
+        if len(hosts) > 1:
+            return _error(request, "invalid", f"the Host is given {len(hosts)} times")
+        if not hosts and request.clientproto != b"HTTP/1.0":
+            return _error(request, "invalid", "the Host is missing")
         try:
             for text in (unquote_to_bytes(request.path), request.getRequestHostname()):
                 text.decode("utf-8")
         except UnicodeDecodeError:
             return _error(request, "invalid", "the URL or the host is not UTF-8")
-        barred = self.barred(request)
+        barred = getattr(request, "barred", None) or self.barred(request)
         if barred is not None:
             self._quiet_log.warn("a request was not let through to the control API: {code}", code=barred.code)
             request.setHeader(b"www-authenticate", b"Bearer")
@@ -229,7 +305,7 @@ class ControlResource(Resource):
         except CancelledError:
             raise
         except TaskSubmitError as error:
-            return _error(request, error.code, str(error))
+            return _error(request, error.code, str(error), task_id or "ID")
         except Exception:
             self._log.failure("{method} {path} failed", method=request.method, path=request.path)
             return _error(request, "internal", "the node could not do it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from attrs import fields, frozen
 from typing_extensions import Self
@@ -17,6 +17,22 @@ from tasksubmit.node.drain import Drained
 from tasksubmit.node.story import Story
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
+
+T = TypeVar("T")
+
+
+@frozen(kw_only=True)
+class Page(Generic[T]):
+    """One page of a list: its items, and the total of all pages.
+
+    :ivar total: at least so many; all of them if `is_total_exact`.
+    :ivar more: True if the list goes on behind this page.
+    """
+
+    items: list[T]
+    total: int
+    is_total_exact: bool
+    more: bool
 
 
 @frozen(kw_only=True)
@@ -278,7 +294,7 @@ class StatusView:
     """How a node does: who it is, what it shows to peers (null where it uses no TLS), and who they are.
 
     `executor_problem` is null while the executor can start tasks. `connections` are those that peers have open;
-    `waiting` is the length of the queue, but at most 1,000; `owed_to` counts the peers that something is owed to.
+    `waiting` is the length of the queue, with requeued tasks; `owed_to` counts the peers that something is owed to.
     `retrying` are steps of the node that have failed and are repeated, such as those of its start, with the last error
     of each.
     """
@@ -298,13 +314,26 @@ class StatusView:
 
 
 @frozen(kw_only=True)
+class ReloadView(StatusView):
+    """Status of a node after a reload, and the effects of the reload, in phrases for people.
+
+    `applied` are changes that are in effect now, `unchanged` what was read again and is as before, and `needs_restart`
+    changes that are not in effect until the node is started again.
+    """
+
+    applied: list[str]
+    unchanged: list[str]
+    needs_restart: list[str]
+
+
+@frozen(kw_only=True)
 class WorkersView:
     """Who does the node's tasks, and what is being done.
 
     `executor` is ``manual`` where nobody in the node does. Of what is `executing`, `justification` is how far it is as
     last told, and `attempt` counts up when it was begun again; `waiting` is the length of the queue, with what was put
-    back, but at most 1,000. `done` and `failed` count what the node's own workers did since it was started. `problem`
-    is null while the executor can start tasks.
+    back. `done` and `failed` count what the node's own workers did since it was started. `problem` is null while the
+    executor can start tasks.
     """
 
     executor: str

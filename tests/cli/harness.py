@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -26,8 +27,8 @@ _LONGEST_SECONDS = 2000
 class Stream(io.TextIOWrapper):
     """A standard stream in memory, which may claim to be a terminal."""
 
-    def __init__(self, content: bytes = b"", is_terminal: bool = False) -> None:
-        super().__init__(io.BytesIO(content), encoding="utf-8", write_through=True)
+    def __init__(self, content: bytes = b"", is_terminal: bool = False, encoding: str = "utf-8") -> None:
+        super().__init__(io.BytesIO(content), encoding=encoding, write_through=True)
         self._is_terminal = is_terminal
 
     @override
@@ -38,6 +39,21 @@ class Stream(io.TextIOWrapper):
         """All that was written."""
         assert isinstance(self.buffer, io.BytesIO)
         return self.buffer.getvalue()
+
+
+class BrokenStream(Stream):
+    """A standard stream that takes nothing.
+
+    :param number: of the error, such as ``errno.ENOSPC``.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    @override
+    def write(self, text: str) -> int:
+        raise OSError(self._number, os.strerror(self._number))
 
 
 @frozen
@@ -79,16 +95,18 @@ class MemorySession(Session):
 class CommandTestCase(NodeTestCase):
     """Runs commands against the node."""
 
-    def run_command(self, *arguments: str, stdin: bytes = b"", is_terminal: bool = False) -> Done:
+    def run_command(
+        self, *arguments: str, stdin: bytes = b"", is_terminal: bool = False, stdout: Stream | None = None
+    ) -> Done:
         """Run one command."""
-        stdout, stderr = Stream(is_terminal=is_terminal), Stream()
+        stdout, stderr = stdout or Stream(is_terminal=is_terminal), Stream()
         for name, stream in (("stdin", Stream(stdin)), ("stdout", stdout), ("stderr", stderr)):
             self.patch(sys, name, stream)
         try:
             tasksubmit.main(args=arguments, prog_name="tasksubmit", obj=MemorySession(test=self))
         except SystemExit as exit:
             code = exit.code
-        return Done(int(code or 0), stdout.written().decode(), stderr.written().decode())
+        return Done(int(code or 0), stdout.written().decode(stdout.encoding), stderr.written().decode())
 
     def ok(self, *arguments: str, stdin: bytes = b"", is_terminal: bool = False) -> str:
         """What a command prints that succeeds."""
@@ -98,11 +116,16 @@ class CommandTestCase(NodeTestCase):
 
     def data(self, *arguments: str) -> Any:
         """The data that a command answers to a program."""
+        return self.envelope(*arguments)["data"]
+
+    def envelope(self, *arguments: str) -> dict[str, Any]:
+        """All that a command answers to a program."""
         line = self.ok(*arguments, "--json")
         self.assertEqual(line.count("\n"), 1)
-        envelope = json.loads(line)
-        self.assertEqual((envelope["status"], set(envelope)), ("ok", {"status", "data"}))
-        return envelope["data"]
+        envelope: dict[str, Any] = json.loads(line)
+        self.assertEqual(envelope["status"], "ok")
+        self.assertEqual(set(envelope) - {"total", "is_total_exact", "more"}, {"status", "data"})
+        return envelope
 
     def failed(self, *arguments: str, exit_code: int = 1) -> str:
         """The one line that a command complains with."""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+from treq.testing import StubTreq
+
+from tasksubmit.cli import verbs
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.reloaded import Reloaded
+from tasksubmit.web import control_site
 from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.messages import TaskResultMessage
 from tests.cli.harness import CommandTestCase
@@ -94,7 +100,21 @@ class SubmitTests(CommandTestCase):
         line = self.failed("submit", str(STRANGER), "x")
         self.assertIn(f"{STRANGER} is not a peer of this node", line)
         self.assertIn("add it with --peer", line)
-        self.assertIn("expires_at: 'soon' is not a time", self.failed("submit", str(PEER), "x", "--expires-at", "soon"))
+
+    def test_times(self) -> None:
+        """A deadline is a time stamp or a duration from now; anything else is wrong usage that names the option."""
+        self.patch(time, "time", lambda: 1_775_736_000.0)
+        for task_id, text, expected in (
+            ("a", "2026-04-09T13:00:00Z", "2026-04-09T13:00:00.000Z"),
+            ("b", "+1h", "2026-04-09T13:00:00.000Z"),
+            ("c", "1h30m", "2026-04-09T13:30:00.000Z"),
+        ):
+            options = ("--expires-at", text, "--result-due-at", text, "--timeout", "0s")
+            task = self.data("submit", str(PEER), "x", "--task-id", task_id, *options)
+            self.assertEqual((task["expires_at"], task["result_due_at"]), (expected, expected))
+        done = self.run_command("submit", str(PEER), "x", "--expires-at", "soon")
+        self.assertEqual((done.exit_code, done.stdout), (2, ""))
+        self.assertIn("'--expires-at': 'soon' is not a time like 2026-04-09T12:00:00Z", done.stderr)
 
 
 class ReceiverTests(CommandTestCase):
@@ -250,12 +270,92 @@ class EitherSideTests(CommandTestCase):
         self.receive("t1", "first\nline")
         self.ok("submit", str(OTHER), "x", "--task-id", "t2", "--timeout", "0")
         heading, second, first = self.ok("list").splitlines()
-        self.assertEqual(heading.split(), ["TASK", "PEER", "STATUS", "CREATED", "DESCRIPTION"])
+        self.assertEqual(heading.split(), ["TASK", "PEER", "STATUS", "OUTCOME", "CREATED", "DESCRIPTION"])
         self.assertEqual(second.split(), ["t2", "to", str(OTHER), "NEW", "2026-04-09T12:00:00.250Z", "x"])
         self.assertTrue(first.rstrip().endswith("first line"))
         self.assertEqual([task["task_id"] for task in self.data("list", "--side", "receiver")], ["t1"])
         self.assertEqual([task["task_id"] for task in self.data("list", "--limit", "1")], ["t2"])
         self.assertEqual(self.data("list", "--status", "new", "--peer", str(STRANGER)), [])
+
+    def test_pages(self) -> None:
+        """A list that is cut says so, with the total and how it goes on; --all has every task."""
+        for number in range(5):
+            self.receive(f"t{number}")
+        first = self.envelope("list", "--limit", "2")
+        self.assertEqual(
+            ([task["task_id"] for task in first["data"]], first["total"], first["more"]), (["t4", "t3"], 5, True)
+        )
+        cursor = f"--before {first['data'][-1]['number']}"
+        self.assertEqual(
+            self.ok("list", "--limit", "2").splitlines()[-1], f"2 of 5; the next with {cursor}, all with --all"
+        )
+        second = self.envelope("list", "--limit", "3", *cursor.split())
+        found = [task["task_id"] for task in second["data"]], second["total"], second["more"]
+        self.assertEqual(found, (["t2", "t1", "t0"], 5, False))
+        self.assertEqual(len(self.ok("list").splitlines()), 6)
+        self.patch(verbs, "LONGEST_PAGE", 2)
+        whole = self.envelope("list", "--all")
+        self.assertEqual((len(whole["data"]), whole["total"], whole["more"]), (5, 5, False))
+
+    def test_oldest_first(self) -> None:
+        """The other order pages with the other cursor."""
+        for number in range(5):
+            self.receive(f"t{number}")
+        *_, more = self.ok("list", "--oldest-first", "--limit", "2").splitlines()
+        cursor = more.split("with ")[1].split(",")[0]
+        self.assertTrue(cursor.startswith("--after "), cursor)
+        tasks = self.data("list", "--oldest-first", *cursor.split())
+        self.assertEqual([task["task_id"] for task in tasks], ["t2", "t3", "t4"])
+        self.patch(verbs, "LONGEST_PAGE", 2)
+        self.assertEqual([task["task_id"] for task in self.data("list", "--oldest-first", "--all")][::4], ["t0", "t4"])
+
+    def test_outcomes(self) -> None:
+        """A list shows how tasks ended, and is filtered by that and by their age."""
+        self.receive("t1")
+        self.receive("t2")
+        self.ok("accept", "t1")
+        self.ok("execute", "t1")
+        self.ok("fail", "t1", "--error", "boom")
+        self.clock.advance(7200)
+        self.receive("t3")
+        ended = {line.split()[0]: line.split()[3:5] for line in self.ok("list").splitlines()[1:]}
+        self.assertEqual((ended["t1"], ended["t2"]), (["CANCELLED", "failed"], ["CANCELLED", "accept_timeout"]))
+        self.assertEqual([task["task_id"] for task in self.data("list", "--outcome", "failed")], ["t1"])
+        self.patch(time, "time", self.clock.seconds)
+        self.assertEqual([task["task_id"] for task in self.data("list", "--since", "1h")], ["t3"])
+        self.assertEqual(len(self.data("list", "--since", "2026-04-09T00:00:00Z")), 3)
+
+    def test_stuck(self) -> None:
+        """Stuck tasks are those with a delivery that fails or was abandoned, and those that are open for too long."""
+        self.receive("t1")
+        self.assertEqual(self.data("list", "--stuck"), [])
+        self.ok("decline", "t1", "--justification", "no time")
+        self.clock.advance(1)
+        self.assertEqual([task["task_id"] for task in self.data("list", "--stuck")], ["t1"])
+
+    def test_queue_pages(self) -> None:
+        """The queue is cut, counted and continued like a list."""
+        for number in range(5):
+            self.receive(f"t{number}")
+            self.ok("accept", f"t{number}")
+        page = self.envelope("queue", "--limit", "2")
+        self.assertEqual(
+            ([task["task_id"] for task in page["data"]], page["total"], page["more"]), (["t0", "t1"], 5, True)
+        )
+        position = page["data"][-1]["queue_position"]
+        more = self.ok("queue", "--limit", "2").splitlines()[-1]
+        self.assertEqual(more, f"2 of 5; the next with --after {position}, all with --all")
+        rest = self.envelope("queue", "--after", str(position))
+        self.assertEqual(([task["task_id"] for task in rest["data"]], rest["more"]), (["t2", "t3", "t4"], False))
+        ahead = self.data("queue", "--before", str(position))
+        self.assertEqual([task["task_id"] for task in ahead], ["t0"])
+        self.ok("execute", "t0")
+        self.ok("put-back", "t0")
+        self.patch(verbs, "LONGEST_PAGE", 2)
+        whole = self.envelope("queue", "--all")
+        self.assertEqual(
+            ([task["task_id"] for task in whole["data"]], whole["total"]), (["t0", "t1", "t2", "t3", "t4"], 5)
+        )
 
     def test_long_description(self) -> None:
         """A long description takes one line, and does not hide the id."""
@@ -320,6 +420,16 @@ class EitherSideTests(CommandTestCase):
             self.assertIn("certificate  none: peers are not authenticated, unless by mtls: listeners", text)
             self.assertIn(f"{OTHER}  no    nothing", text)
             self.assertIsNone(self.data(command)["certificate"])
+
+    def test_reload(self) -> None:
+        """A reload says what was applied, what is as before, and what needs a restart."""
+        report = Reloaded(applied=("peers were added: x",), unchanged=("keys: no changes",), needs_restart=("--tick",))
+        site = control_site(self.node, "9.9", clock=self.clock, reload=lambda: report)
+        self.treq = StubTreq(site.resource)
+        lines = self.ok("reload").splitlines()
+        expected = ["applied: peers were added: x", "applied: pending deliveries are retried now"]
+        self.assertEqual(lines[:4], [*expected, "unchanged: keys: no changes", "needs a restart: --tick"])
+        self.assertEqual(self.data("reload")["needs_restart"], ["--tick"])
 
     def test_score(self) -> None:
         """The ledger is shown."""

@@ -42,8 +42,8 @@ class IdentityCase(CommandTestCase):
         super().setUp()
 
     @override
-    def run_command(self, *arguments: str, stdin: bytes = b"", is_terminal: bool = False) -> Done:
-        return super().run_command("--state-dir", str(self.directory), *arguments, stdin=stdin, is_terminal=is_terminal)
+    def run_command(self, *arguments: str, **options: Any) -> Done:
+        return super().run_command("--state-dir", str(self.directory), *arguments, **options)
 
     def init(self) -> str:
         """Make a key; gives its fingerprint."""
@@ -67,6 +67,16 @@ class OfflineTests(IdentityCase):
         self.assertIn(f"  $ {line}", text)
         self.assertIn("is there already", self.failed("init", "--address", str(OWN)))
         self.assertIn("is not an address like", self.failed("init", "--address", "bob"))
+
+    def test_init_of_a_running_node(self) -> None:
+        """Keys that are made while the node runs hold from its next start on, and this is said."""
+        self.directory.mkdir(mode=0o700)
+        held = lock(self.directory / LOCK)
+        try:
+            text = self.ok("init", "--address", str(OWN))
+        finally:
+            os.close(held)
+        self.assertIn("the running node was started without keys, and has to be started again", text)
 
     def test_unsaid_directory(self) -> None:
         """Keys are not made wherever somebody happens to be because a variable was not set."""

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionRefusedError
 from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.task import Clock
@@ -145,6 +146,64 @@ class ControlTests(SynchronousTestCase):
         """An endpoint string that Twisted does not understand is refused."""
         error = self.assertRaises(NodeUnreachable, connect_control, Clock(), "carrier-pigeon:x".replace("-", ""))
         self.assertIn("not an endpoint", str(error))
+
+
+class ScriptedTreq:
+    """Stands for treq; each request gets the next answer: an exception, or an envelope."""
+
+    def __init__(self, *answers: Exception | Mapping[str, Any]) -> None:
+        self._answers = list(answers)
+
+    def request(self, *arguments: object, **options: object) -> Deferred[Any]:
+        """See `treq.request`."""
+        answer = self._answers.pop(0)
+        return fail(answer) if isinstance(answer, Exception) else succeed(Response(json.dumps(dict(answer)).encode()))
+
+
+class WaitTests(SynchronousTestCase):
+    """`Control.wait` while the node is restarted."""
+
+    DONE = MappingProxyType({"status": "ok", "data": {"task_id": "t1"}})
+    STOPPING = MappingProxyType({"status": "error", "code": "storage", "message": "stopped", "hint": ""})
+    REFUSED = ConnectionRefusedError(osError=111)
+
+    def wait(self, *answers: Exception | Mapping[str, Any], **options: Any) -> Deferred[Any]:
+        """Begin to wait."""
+        self.clock = Clock()
+        control = Control(ScriptedTreq(*answers), "/run/control.sock", self.clock)
+        return Deferred.fromCoroutine(control.wait("t1", "finished", **options))
+
+    def test_reconnects(self) -> None:
+        """A node that is stopped, cannot be reached for a while, and is started again, is asked again."""
+        for end in (ResponseFailed([]), self.STOPPING):
+            waiting = self.wait(end, self.REFUSED, self.REFUSED, self.DONE, timeout=60)
+            for _ in range(2):
+                self.clock.advance(1)
+                self.assertNoResult(waiting)
+            self.clock.advance(1)
+            self.assertEqual(self.successResultOf(waiting), {"task_id": "t1"})
+
+    def test_time_out(self) -> None:
+        """The time-out counts through the restart; its error has the exit code of one, and says what is in the way."""
+        waiting = self.wait(ResponseFailed([]), *[self.REFUSED] * 9, timeout=5)
+        self.clock.pump([1] * 4)
+        self.assertNoResult(waiting)
+        self.clock.advance(1)
+        error = self.failureResultOf(waiting, CommandFailed).value
+        self.assertEqual((error.code, error.exit_code), ("timed_out", 4))
+        self.assertIn("t1 is not known to be finished after 5 s: no node can be reached at /run/", str(error))
+
+    def test_never_reached(self) -> None:
+        """A node that was never reached ends the wait at the first attempt, unless it has just been asked otherwise."""
+        self.failureResultOf(self.wait(self.REFUSED, timeout=60), NodeUnreachable)
+        waiting = self.wait(self.REFUSED, self.DONE, timeout=60, is_reached=True)
+        self.clock.advance(1)
+        self.successResultOf(waiting)
+
+    def test_refused(self) -> None:
+        """Any other error ends the wait."""
+        unknown = {"status": "error", "code": "unknown_task", "message": "no task t1", "hint": ""}
+        self.assertEqual(self.failureResultOf(self.wait(unknown), CommandFailed).value.code, "unknown_task")
 
 
 class WhereTests(SynchronousTestCase):

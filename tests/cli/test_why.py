@@ -145,7 +145,7 @@ class RetryTests(StoryTestCase):
         self.assertNotIn("*", self.ok("list"))
         self.assertIn("still to be sent: status DECLINED", self.ok("show", "t1"))
         line = self.failed("retry", "t1")
-        self.assertIn("nothing that is owed for task t1 was given up; `tasksubmit why` says", line)
+        self.assertIn("nothing that is owed for task t1 was given up; `tasksubmit why t1` says", line)
 
     def test_json(self) -> None:
         """For programs the answer is the task's record."""

@@ -57,7 +57,7 @@ class ExecutionTests(CommandTestCase):
         """What was put back already cannot be put back again."""
         self.executing("t1")
         self.assertEqual(self.data("put-back", "t1")["justification"], "The task was put back")
-        self.assertIn("was put back already; `tasksubmit why`", self.failed("put-back", "t1"))
+        self.assertIn("was put back already; `tasksubmit why t1`", self.failed("put-back", "t1"))
 
     def test_superseded_attempt(self) -> None:
         """After a second attempt the verbs need its number, and the commands that `why` prints have it."""

@@ -4,7 +4,8 @@ Every sample is a ``code-block``. What its language means:
 
 ``console``
     Lines that begin with ``$`` are commands, which have to succeed; a line goes on when it ends with a backslash. Lines
-    below a command are what it prints, where ``...`` stands for anything; without any that is not looked at.
+    below a command are what it prints, where ``...`` stands for anything, and any time for any other time in the same
+    form; without any that is not looked at.
 ``python``
     A program.
 ``pycon``

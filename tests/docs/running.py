@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 import shlex
 import signal
 import socket
@@ -33,6 +34,9 @@ PROGRAMS = {
 
 # A program of a page that runs a reactor is interrupted after a moment, as by Ctrl-C.
 INTERRUPT = "from twisted.internet import reactor as _reactor; _reactor.callLater(0.5, _reactor.stop)\n"
+
+# Pages show times as they look; which time it is differs with each run.
+TIME = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}[T ])?[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?Z")
 
 COMPARE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -123,7 +127,8 @@ def _run_steps(todo: list[Step], directory: Path) -> None:
         raise SampleFailed(f"{step.where}: $ {step.command}\nended with {done.returncode} and said:\n{got}")
     checker = doctest.OutputChecker()
     for step, got in zip(todo, outputs, strict=True):
-        if step.output and not checker.check_output(step.output + "\n", got, COMPARE):
+        expected, printed = (TIME.sub("TIME", text) for text in (step.output + "\n", got))
+        if step.output and not checker.check_output(expected, printed, COMPARE):
             raise SampleFailed(f"{step.where}: $ {step.command}\nsaid:\n{got}\nand not:\n{step.output}")
         if "Traceback (most recent call last)" in got:
             raise SampleFailed(f"{step.where}: $ {step.command}\nsaid:\n{got}")

@@ -17,6 +17,7 @@ from sitegen.messages import MESSAGES
 from tasksubmit import errors
 from tasksubmit.cli.commands import tasksubmit as command_line
 from tasksubmit.cli.identity import trust
+from tasksubmit.cli.parameters import GlobalOption
 from tasksubmit.lifecycle.table import TRANSITIONS
 from tasksubmit.node.courier import WORTH_TRYING_AGAIN
 from tasksubmit.settings import Settings
@@ -62,13 +63,15 @@ class GeneratedTests(SynchronousTestCase):
         self.assertIn("``--version``", text)
 
     def test_verbs(self) -> None:
-        """Every verb has a section, with each of its options and arguments."""
+        """Every verb has a section, with each of its options and arguments; global options come before all."""
         text = GENERATED["verbs"]()
+        for parameter in command_line.params:
+            self.assertIn(parameter.opts[0], text.split("\n---", 1)[0])
         inner = {f"trust {name}": command for name, command in trust.commands.items()}
         for name, command in {**command_line.commands, **inner}.items():
             section = text.split(f"\n\n{name}\n---", 1)[1].split("\n---", 1)[0]
             for parameter in command.params:
-                for option in parameter.opts:
+                for option in () if isinstance(parameter, GlobalOption) else parameter.opts:
                     self.assertIn(option if option.startswith("-") else option.upper(), section, name)
 
     def test_routes(self) -> None:

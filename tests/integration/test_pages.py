@@ -120,6 +120,12 @@ class RunTests(SynchronousTestCase):
         """What a command prints is compared."""
         self.fails(".. code-block:: console\n\n   $ echo one\n   two\n", "said:\none\n", "not:\ntwo")
 
+    def test_times(self) -> None:
+        """A time of a page stands for any time in the same form, and for nothing else."""
+        sample = ".. code-block:: console\n\n   $ echo at 2026-11-30T09:41:07.125Z\n   at {}\n"
+        run_page(self.page(sample.format("2026-04-09T12:00:00Z")))
+        self.fails(sample.format("noon"), "said:\nat 2026-11-30T09:41:07.125Z", "not:\nat noon")
+
     def test_program(self) -> None:
         """What a program prints is compared, when it is said; a traceback is never right."""
         self.fails(".. code-block:: python\n\n   raise ValueError\n", "ValueError")

@@ -31,9 +31,9 @@ class QueueStore(SlowStore):
         return self._later("put_back", super().put_back(limit) if fault is None else fail(fault))
 
     @override
-    def queue(self, limit: int) -> Deferred[list[Task]]:
+    def queue(self, limit: int, **cursors: int | None) -> Deferred[list[Task]]:
         fault = self.faults.pop("queue", None)
-        return self._later("queue", super().queue(limit) if fault is None else fail(fault))
+        return self._later("queue", super().queue(limit, **cursors) if fault is None else fail(fault))
 
 
 def key_of(task_id: str) -> TaskKey:

@@ -636,7 +636,7 @@ class DiskTests(WorkersTestCase):
         self.network.flush()
         other = self.submit("two")
         queue = store.queue
-        store.queue = lambda limit: fail(StoreError("no"))  # type: ignore[method-assign]
+        store.queue = lambda *_, **__: fail(StoreError("no"))  # type: ignore[method-assign]
         self.done(self.bob.accept(self.received(other)))
         self.assertEqual(self.executor.under_way(), [])
         store.queue = queue  # type: ignore[method-assign]

@@ -212,7 +212,7 @@ class HeadStore(MemoryTaskStore):
     """Gives the queue the wrong way round."""
 
     @override
-    def queue(self, limit: int) -> Deferred[list[Task]]:
+    def queue(self, limit: int, **cursors: int | None) -> Deferred[list[Task]]:
         return super().queue(limit).addCallback(lambda tasks: tasks[::-1])
 
 

@@ -50,11 +50,14 @@ class NodeRoutesTests(ApiTestCase):
         self.assertEqual(self.ask("GET", "/v1/status"), expected)
 
     def test_reload(self) -> None:
-        """A reload has what waits for its next attempt sent at once, and answers with the status."""
+        """A reload has what waits for its next attempt sent at once, and answers with the status and what it did."""
         task = self.ask("POST", "/v1/tasks", {"to": str(OTHER), "description": "x"}, status=201)
         self.clock.advance(0.1)  # less than the shortest pause
         self.assertEqual(self.ask("GET", f"/v1/tasks/{task['task_id']}")["deliveries"][0]["attempts"], 1)
-        self.assertEqual(self.ask("POST", "/v1/reload"), self.ask("GET", "/v1/status"))
+        reloaded = self.ask("POST", "/v1/reload")
+        did = {name: reloaded.pop(name) for name in ("applied", "unchanged", "needs_restart")}
+        self.assertEqual(did, {"applied": [], "unchanged": [], "needs_restart": []})
+        self.assertEqual(reloaded, self.ask("GET", "/v1/status"))
         self.assertEqual(self.ask("GET", f"/v1/tasks/{task['task_id']}")["deliveries"][0]["attempts"], 2)
 
     def test_score(self) -> None:

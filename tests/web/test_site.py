@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.service import Node
-from tasksubmit.web.site import MAX_BODY_BYTES, ControlRequest
+from tasksubmit.web.site import MAX_BODY_BYTES, MAX_URL_BYTES, ControlRequest
 from tests.web.harness import OWN, PEER, ApiTestCase, NodeTestCase
 
 
@@ -191,6 +191,52 @@ class ConnectionTests(NodeTestCase):
         protocol.makeConnection(transport)
         self.addCleanup(self.site.stopFactory)
         return protocol, transport
+
+    def answer(self, request: bytes) -> tuple[int, Any]:
+        """The status and the envelope of the answer to a request."""
+        protocol, transport = self.connect()
+        protocol.dataReceived(request)
+        answer = transport.value()
+        return int(answer.split()[1]), json.loads(answer[answer.index(b"{") : answer.rindex(b"}") + 1])
+
+    def test_two_hosts(self) -> None:
+        """A request with two ``Host`` headers, alike or not, or with none, is refused; HTTP/1.0 need not have one."""
+        for hosts, words in (
+            (b"Host: localhost\r\nHost: evil.example\r\n", "the Host is given 2 times"),
+            (b"Host: localhost\r\nHost: localhost\r\n", "the Host is given 2 times"),
+            (b"", "the Host is missing"),
+        ):
+            for target in (b"/v1/node", b"http://localhost/v1/node"):
+                if hosts or target.startswith(b"/"):
+                    status, envelope = self.answer(b"GET " + target + b" HTTP/1.1\r\n" + hosts + b"\r\n")
+                    self.assertEqual((status, envelope["code"], envelope["message"]), (400, "invalid", words))
+        self.assertEqual(self.answer(b"GET /v1/node HTTP/1.0\r\n\r\n")[0], 200)
+
+    def test_absolute_form(self) -> None:
+        """A target in absolute form is answered like one in origin form, with its query."""
+        self.receive("t1")
+        for target in (b"http://localhost/v1/tasks?limit=1", b"HTTP://localhost:80/v1/tasks?limit=1"):
+            status, envelope = self.answer(b"GET " + target + b" HTTP/1.1\r\nHost: other\r\n\r\n")
+            self.assertEqual((status, envelope["data"][0]["task_id"]), (200, "t1"))
+        for target in (b"http://localhost", b"http://localhost/nothing", b"http://localhost?x"):
+            self.assertEqual(self.answer(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")[0], 404)
+        status, envelope = self.answer(b"GET http://a..b/v1/node HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual((status, envelope["code"]), (400, "invalid"))
+
+    def test_long_url(self) -> None:
+        """A URL that is too long is answered 414 in an envelope, however much of it has come."""
+        for length in (MAX_URL_BYTES, 100_000):
+            status, envelope = self.answer(b"GET /v1/tasks/" + b"x" * length + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.assertEqual((status, envelope["code"]), (414, "url_too_long"))
+            self.assertEqual(envelope["message"], "the URL is over 8192 bytes long")
+        self.assertEqual(self.answer(b"GET /v1/" + b"x" * 8000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")[0], 404)
+
+    def test_long_headers(self) -> None:
+        """Headers that are too long, one or all together, are answered 431."""
+        long, many = b"A: " + b"x" * 20_000 + b"\r\n", (b"A: " + b"x" * 200 + b"\r\n") * 100
+        for headers in (long, many):
+            status, envelope = self.answer(b"GET /v1/node HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+            self.assertEqual((status, envelope["code"]), (431, "headers_too_large"))
 
     def kept_bytes(self) -> int:
         """How much of the body of the request is kept."""

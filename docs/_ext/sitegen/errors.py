@@ -32,6 +32,8 @@ ON_THE_COMMAND_LINE = {
     "unanswered": "the node did not answer: whether it did what it was asked is not known; exit code 3",
     "exists": "the file that was to be written is there already",
     "demo": "the demonstration failed",
+    "output": "standard output cannot be written, as on a full disk",
+    "usage": "the command was used wrongly; exit code 2",
     "interrupted": "the command was interrupted; exit code 130",
 }
 """The codes that ``tasksubmit --json`` has besides those of the API."""
@@ -43,6 +45,8 @@ IN_THE_API = {
     "no_results": "the results are not here yet",
     "not_found": "there is no such route",
     "unauthorized": "the control API is on TCP, and the token was missing or wrong",
+    "headers_too_large": "the headers of the request are too long",
+    "url_too_long": "the URL of the request is too long",
     "timed_out": "it was waited for too long; exit code 4",
 }
 """The codes that no exception explains."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from enum import Enum
 from typing import Any
 
@@ -10,7 +9,7 @@ from attrs import NOTHING, Attribute, Factory, fields
 
 from sitegen.rst import first_paragraph, literal, prose, table
 from tasksubmit.node.executors import executor_makers
-from tasksubmit.settings import Settings
+from tasksubmit.settings import Settings, default_duration
 from tasksubmit.tap import Options
 
 ELSEWHERE = {
@@ -56,8 +55,8 @@ def _default(setting: Attribute[Any]) -> str:
     default = setting.default
     if default is NOTHING:
         return "none: required"
-    if isinstance(default, timedelta):
-        default = f"{default.total_seconds():.15g}"
+    if duration := default_duration(setting):
+        default = duration
     elif isinstance(default, Enum):
         default = default.value
     elif isinstance(default, tuple):

@@ -34,7 +34,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: str) -> 
 def prose(docstring: str | None) -> str:
     """A docstring as text of a page: what stands in single backticks there is code here."""
     text = inspect.cleandoc(docstring or "").replace("\b\n", "")
-    return re.sub(r"(?<!`)`([^`\n]+)`(?!`)", r"``\1``", text)
+    text = re.sub(r"(?<!`)`([^`\n]+)`(?!`)", r"``\1``", text)
+    return text.replace("wire.md, ", ":doc:`/wire`, ")  # the page is what readers have
 
 
 def first_paragraph(docstring: str | None) -> str:

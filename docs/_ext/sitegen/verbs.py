@@ -8,10 +8,11 @@ import click
 
 from sitegen.rst import literal, prose, table, title
 from tasksubmit.cli.commands import tasksubmit
+from tasksubmit.cli.parameters import GlobalOption
 
 
 def verbs() -> str:
-    """The options before the verb, then a section for each verb, by name."""
+    """The global options, then a section for each verb, by name."""
     context = click.Context(tasksubmit, info_name="tasksubmit")
     before = prose(tasksubmit.help).split("\n\nExit codes")[0]
     parts = [f"{before}\n\n", _parameters(tasksubmit, context)]
@@ -32,6 +33,11 @@ def _sections(group: click.Group, context: click.Context) -> Iterator[str]:
 
 
 def _parameters(command: click.Command, context: click.Context) -> str:
-    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    own = [
+        parameter
+        for parameter in command.get_params(context)
+        if command is tasksubmit or not isinstance(parameter, GlobalOption)
+    ]
+    records = [parameter.get_help_record(context) for parameter in own]
     rows = [(literal(record[0]), prose(record[1])) for record in records if record and record[1]]
     return table(("option", "what it is"), rows, "40 60") if rows else ""

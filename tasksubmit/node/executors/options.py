@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from tasksubmit.durations import parse_duration
 from tasksubmit.errors import ConfigurationError
 from tasksubmit.lifecycle.table import Lease
 
@@ -13,8 +14,8 @@ MAX_SECONDS = 10**9
 
 
 def seconds(text: str) -> float:
-    """A number of seconds, more than 0."""
-    number = float(text)
+    """Seconds of a duration, more than 0: ``90s``, ``1h30m``, or a number of seconds."""
+    number = parse_duration(text).total_seconds()
     if not 0 < number <= MAX_SECONDS:
         raise ValueError(f"expected more than 0 and at most {MAX_SECONDS} seconds")
     return number

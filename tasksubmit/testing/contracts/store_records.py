@@ -153,6 +153,80 @@ class RecordContract(StoreCase):
         self.assertEqual(await ids(limit=2, before=numbers["c"]), "ba")
         self.assertEqual(await ids(before=numbers["a"]), "")
 
+    async def test_list_oldest_first(self) -> None:
+        """The order can be reversed, and a list goes on behind a number."""
+        for task_id in "abc":
+            await self.create(new_task(task_id))
+        numbers = {task.task_id: task.number for task in await self.listed()}
+        self.assertEqual("".join(task.task_id for task in await self.listed(is_oldest_first=True)), "abc")
+        self.assertEqual(
+            "".join(task.task_id for task in await self.listed(is_oldest_first=True, after=numbers["a"], limit=1)), "b"
+        )
+        self.assertEqual("".join(task.task_id for task in await self.listed(after=numbers["a"])), "cb")
+
+    async def test_list_by_end(self) -> None:
+        """Lists are filtered by outcome, and by the earliest creation."""
+        await self.create(new_task("a", status=TaskStatus.CANCELLED, outcome="failed", created_at=at(1)))
+        await self.create(new_task("b", status=TaskStatus.CANCELLED, outcome="expired", created_at=at(2)))
+        await self.create(new_task("c", created_at=at(3)))
+        for filters, expected in (
+            ({"outcome": "failed"}, "a"),
+            ({"outcome": ""}, "c"),
+            ({"outcome": "nothing"}, ""),
+            ({"since": at(2)}, "cb"),
+            ({"since": at(2), "outcome": "expired"}, "b"),
+        ):
+            self.assertEqual("".join(task.task_id for task in await self.listed(**filters)), expected)
+            self.assertEqual(await self.store.count_tasks(limit=9, **filters), (len(expected), True))
+
+    async def test_list_stuck(self) -> None:
+        """Stuck are tasks with a delivery that has failed or was abandoned, and old ones that have not ended."""
+        done: dict[str, Any] = {"status": TaskStatus.SUCCEEDED, "ended_at": at(1)}
+        for task in (new_task("failing", **done), new_task("waiting", **done), new_task("old", created_at=at(-9))):
+            await self.create(task, *([] if task.task_id == "old" else [owed(task, b"1")]))
+        await self.create(new_task("ended", created_at=at(-9), **done))
+        await self.create(
+            new_task("settled", Side.SUBMITTER, created_at=at(-9), status=TaskStatus.COMPLETED, ended_at=at(1))
+        )
+        await self.create(new_task("new"))
+        failing = (await self.store.deliveries_of(new_task("failing").key))[0]
+        await self.store.postpone(failing, told("failed"), at(5), "no")
+        stuck = [task.task_id for task in await self.listed(stuck_before=at(-5))]
+        self.assertEqual(sorted(stuck), ["failing", "old"])
+        self.assertEqual(await self.store.count_tasks(limit=9, stuck_before=at(-5)), (2, True))
+        self.assertEqual([task.task_id for task in await self.listed(stuck_before=at(-50))], ["failing"])
+
+    async def test_count(self) -> None:
+        """Records are counted by every filter, among the newest of a number, which bounds the cost."""
+        self.assertEqual(await self.store.count_tasks(limit=9), (0, True))
+        await self.create(new_task("a"))
+        await self.create(new_task("b", peer=OTHER))
+        await self.create(new_task("c", Side.SUBMITTER))
+        await self.accepted("d")
+        for filters, expected in (
+            ({}, 4),
+            ({"side": Side.RECEIVER}, 3),
+            ({"status": TaskStatus.NEW}, 3),
+            ({"peer": OTHER}, 1),
+            ({"peer": PEER, "status": TaskStatus.NEW}, 2),
+        ):
+            count = await self.store.count_tasks(limit=4, **filters)
+            self.assertEqual(count, (expected, True), filters)
+        self.assertEqual(await self.store.count_tasks(limit=3), (3, False))
+        self.assertEqual(await self.store.count_tasks(limit=3, status=TaskStatus.NEW), (2, False))
+
+    async def test_part_of_the_queue(self) -> None:
+        """The queue can be read behind a position, and ahead of one."""
+        for task_id in "abc":
+            await self.accepted(task_id)
+        positions = [task.queue_position for task in await self.store.queue(9)]
+        for cursors, expected in (
+            ({"after": positions[0]}, "bc"),
+            ({"before": positions[2]}, "ab"),
+            ({"after": positions[0], "before": positions[2]}, "b"),
+        ):
+            self.assertEqual("".join(task.task_id for task in await self.store.queue(9, **cursors)), expected)
+
     async def listed(self, **filters: Any) -> list[Task]:
         """A list with all filters, but those given, left open."""
         return await self.store.list_tasks(
@@ -223,6 +297,7 @@ class RecordContract(StoreCase):
             lambda: self.store.aged_deliveries(START, 1),
             lambda: self.store.find("t-1"),
             lambda: self.store.list_tasks(side=None, status=None, peer=None, before=None, limit=1),
+            lambda: self.store.count_tasks(limit=1),
             lambda: self.store.queue(1),
             lambda: self.store.due(DEADLINES[0], START, 1),
             lambda: self.store.ready_deliveries(PEER, START, 1),

@@ -328,7 +328,7 @@ class MakerTests(ProcessTestCase):
     def test_made(self) -> None:
         """The command is split like a shell would, and the options are taken."""
         executor = make_executor(
-            reactor, "/bin/echo 'two words' -n", timeout="2.5", attempts="3", directory="/", grace="1"
+            reactor, "/bin/echo 'two words' -n", timeout="2500ms", attempts="3", directory="/", grace="1"
         )
         assert isinstance(executor, ProcessExecutor)
         self.assertEqual(executor.command, ("/bin/echo", "two words", "-n"))

@@ -1,0 +1,113 @@
+"""The command line as a process: its standard streams, and a node that is restarted under it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from tests.docs.running import free_ports
+from tests.integration.test_two_agents import A, Agent, B, until
+
+PROGRAM = (sys.executable, "-m", "tasksubmit")
+
+
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a verb, with both streams kept unless they are given."""
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.run([*PROGRAM, *words], text=True, timeout=60, **{**given, **options})
+
+
+class StreamTests(SynchronousTestCase):
+    """Standard streams that fail. No node is needed."""
+
+    def test_full_device(self) -> None:
+        """Output to a full device is an error of one line."""
+        with open("/dev/full", "w") as full:
+            done = run("--help", stdout=full)
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(done.stderr, "tasksubmit: cannot write to standard output: No space left on device\n")
+            self.assertEqual(run("list", "--state-dir", "/nowhere", stdout=full, stderr=full).returncode, 3)
+
+    def test_closed_pipe(self) -> None:
+        """Nothing is said of a reader that is gone."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "w") as pipe:
+            done = run("--help", stdout=pipe)
+        self.assertEqual((done.returncode, done.stderr), (141, ""))
+
+    def test_closed_streams(self) -> None:
+        """Streams that were closed before the start are no trouble."""
+        script = f"{sys.executable} -m tasksubmit --version >&- 2>&- <&-"
+        self.assertEqual(subprocess.run(["/bin/sh", "-c", script], timeout=60).returncode, 0)
+
+    def test_no_home(self) -> None:
+        """A user without a home directory is asked for --state-dir, by the verbs and by a node."""
+        code = (
+            "import pwd, sys\n"
+            "def nobody(uid): raise KeyError(uid)\n"
+            "pwd.getpwuid = nobody\n"
+            "from tasksubmit.cli import main\n"
+            "main(sys.argv[1:])"
+        )
+        environment = {name: text for name, text in os.environ.items() if name not in ("HOME", "XDG_STATE_HOME")}
+        for words, exit_code in ((("list",), 1), (("check",), 1), (("run", "--address", A, "--check"), 2)):
+            done = subprocess.run(
+                [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, timeout=60
+            )
+            self.assertEqual(done.returncode, exit_code, done)
+            self.assertIn("give --state-dir", done.stderr)
+            self.assertEqual(done.stderr.count("\n"), 1, done)
+
+
+class RestartTests(SynchronousTestCase):
+    """A node that is restarted while a command waits."""
+
+    @override
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory(prefix="tasksubmit-")
+        self.addCleanup(directory.cleanup)
+        ports = free_ports(2)
+        base = Path(directory.name)
+        self.a = Agent(base / "a", A, ports[0], B, ports[1])
+        self.b = Agent(base / "b", B, ports[1], A, ports[0])
+        for agent in (self.a, self.b):
+            agent.start("--accept-timeout", "10m")
+            self.addCleanup(agent.stop)
+
+    def has_client(self) -> bool:
+        """True if the control socket of the first agent has a connection."""
+        rows = [row.split() for row in Path("/proc/net/unix").read_text().splitlines()]
+        return any(row[5] == "03" and row[-1].endswith("/a/state/control.sock") for row in rows)
+
+    def test_wait(self) -> None:
+        """A wait goes on over a restart of its node, and ends as the task does."""
+        text = "caf\xe9 \U0001f600"
+        self.assertEqual(self.a.ask("submit", B, text, "--task-id", "t1")["status"], "NEW")
+        state = str(self.a.directory / "state")
+        waiting = subprocess.Popen(
+            [*PROGRAM, "wait", "t1", "--timeout", "2m", "--state-dir", state, "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(waiting.stdout.close)  # type: ignore[union-attr]
+        self.addCleanup(waiting.kill)
+        until(self.has_client, "the command does not connect")
+        self.a.stop()
+        self.a.start("--accept-timeout", "10m")
+        self.b.ask("decline", "t1", "--justification", "no time")
+        answer, _ = waiting.communicate(timeout=60)
+        self.assertEqual((waiting.returncode, json.loads(answer)["code"]), (1, "declined"))
+        environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+        shown = subprocess.run(
+            [*PROGRAM, "list", "--state-dir", state], env=environment, capture_output=True, timeout=60, check=True
+        )
+        self.assertIn(b"caf\xe9 \\U0001f600", shown.stdout)
