@@ -53,7 +53,7 @@ def fail_files(page: Page, state: str) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         real_fsync(descriptor)
 
-    os.fsync = fsync
+    os.fsync = fsync  # type: ignore[assignment]  # the same, but for the name of its parameter
 
 
 def _is_below(path: Any, state: str) -> bool:

@@ -48,18 +48,14 @@ class Fault:
     stays_silent: bool
 
     def __str__(self) -> str:
-        what = (
-            getattr(self.what, "value", self.what) if self.kind == "network" else getattr(self.what, "name", self.what)
-        )
-        where = (
-            f"{self.target} {'to' if self.is_one_way else 'and'} {self.peer}" if self.kind == "network" else self.target
-        )
-        return f"{self.kind} of {where}: {what}" + (", silent afterwards" if self.stays_silent else "")
+        what = getattr(self.what, "name", self.what)
+        if self.kind != "network":
+            return f"{self.kind} of {self.target}: {what}"
+        ways = "to" if self.is_one_way else "and"
+        return f"{self.kind} of {self.target} {ways} {self.peer}: {what}" + ", silent afterwards" * self.stays_silent
 
 
-def draw_pair(
-    random: Random, addresses: list[str], longest: float = _LONGEST_SECONDS, silence: float = 0.2
-) -> list[Fault]:
+def draw_pair(random: Random, addresses: list[str], longest: float, silence: float) -> list[Fault]:
     """Two faults at the same time, half of them at the same node.
 
     :param silence: how often connections stay open and silent after they were cut.

@@ -68,7 +68,7 @@ class Place:
             return UNIXClientEndpoint(reactor, str(self.path), timeout=5)
         return TCP4ClientEndpoint(reactor, "127.0.0.1", self.port, timeout=5)
 
-    def listen(self, reactor: Any, factory: Factory) -> IListeningPort:
+    def listen(self, reactor: Any, factory: Factory[Any]) -> IListeningPort:
         """Listen on it."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)

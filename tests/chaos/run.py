@@ -88,9 +88,7 @@ class Totals:
     settled: list[float] = field(factory=list)
 
     def __str__(self) -> str:
-        slowest = (
-            f"; everything was final {max(self.settled):.1f} s after the faults at the latest" if self.settled else ""
-        )
+        slowest = f"; all was final {max(self.settled):.1f} s after the faults at the latest" if self.settled else ""
         ends = ", ".join(f"{count} {end}" for end, count in sorted(self.ends.items()))
         return f"{self.rounds} rounds, {self.tasks} tasks, {self.executions} executions{slowest}; {ends}"
 
@@ -328,10 +326,8 @@ class Episode:
         self.totals.executions += len(sides.executions.attempts("start"))
         record = sides.submitted
         if record is not None:
-            received = (
-                f" ({sides.received['outcome']})" if sides.received and sides.received["outcome"] == "late" else ""
-            )
-            self.totals.ends[f"{record['status']} {record['outcome']}".strip() + received] += 1
+            is_late = sides.received is not None and sides.received["outcome"] == "late"
+            self.totals.ends[f"{record['status']} {record['outcome']}".strip() + " (late results)" * is_late] += 1
 
     def _read_logs(self) -> None:
         """Find what no log should have: tracebacks, and processes that ended by themselves."""
