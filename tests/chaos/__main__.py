@@ -43,7 +43,9 @@ def _swept(mark: str) -> Iterator[Path]:
 
 async def _main(reactor: Any, run: Run) -> None:
     reactor.addSystemEventTrigger("before", "shutdown", run.kill)
-    if await run.run():
+    found = await run.run()
+    run.is_finished = True
+    if found:
         raise SystemExit(1)
 
 
@@ -74,6 +76,7 @@ def main() -> None:
     print(f"chaos: --seed {seed}; disks {'are mounted' if has_mounts else 'are simulated'}", flush=True)
     with _swept(mark) as directory:
         run: list[Run] = []
+        is_well = False
 
         def react(reactor: Any) -> Deferred[None]:
             run.append(
@@ -92,9 +95,14 @@ def main() -> None:
 
         try:
             task.react(react)
+        except SystemExit as end:
+            is_well = not end.code
         finally:
             print(f"chaos: --seed {seed}: {run[0].found} findings in {time.monotonic() - began:.0f} s", flush=True)
             print(run[0].totals, flush=True)
+    if not run[0].is_finished:
+        print("chaos: interrupted")
+    raise SystemExit(0 if is_well and run[0].is_finished else 1)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def compare(sides: Sides) -> Iterator[str]:
     """What is wrong with a task that is over on both sides."""
     submitted, received, commands = sides.submitted, sides.received, sides.commands
     if submitted is None:
-        if commands.is_acknowledged:
+        if "submit" in commands.acknowledged:
             yield "its submission was acknowledged, and the submitter has no record"
         if received is not None:
             yield "the receiver has a record, and the submitter has none"
@@ -75,6 +75,7 @@ def compare(sides: Sides) -> Iterator[str]:
     if received is None:
         yield from _without_record(sides, submitted)
         return
+    yield from _broken_promises(commands, received)
     yield from _disagreement(submitted, received)
     yield from _executions(sides, received)
 
@@ -118,6 +119,20 @@ def _without_record(sides: Sides, submitted: Json) -> Iterator[str]:
         yield "the receiver answered its submission, and has no record"
     if sides.executions.steps:
         yield f"it was executed, and the receiver has no record: {sides.executions}"
+
+
+def _broken_promises(commands: Commands, received: Json) -> Iterator[str]:
+    """Commands at the receiver that succeeded, and that its record does not know of."""
+    end = received["status"], received["outcome"]
+    is_kept = {
+        "accept": received["status"] != "DECLINED" and received["outcome"] != "accept_timeout",
+        "decline": received["status"] == "DECLINED",
+        "fail": end == ("CANCELLED", "failed"),
+        "send": received["status"] == "SUCCEEDED",
+    }
+    for command in sorted(commands.acknowledged & is_kept.keys()):
+        if not is_kept[command]:
+            yield f"the command {command} succeeded, and the receiver's record is {' '.join(end)}"
 
 
 def _disagreement(submitted: Json, received: Json) -> Iterator[str]:

@@ -440,7 +440,10 @@ def _tracebacks(log: Path) -> Iterator[str]:
 class Run:
     """Episodes, until the time is over or something is found.
 
-    :ivar keep: where the logs and the state directories go of an episode that found something.
+    :ivar keeps_going: whether to go on with new nodes after a finding.
+    :ivar found: how many findings there were.
+    :ivar is_finished: whether it was carried out to its end.
+    :ivar kept: where the logs and the state directories are of the episodes that found something.
     """
 
     reactor: Any
@@ -453,6 +456,7 @@ class Run:
     keeps_going: bool = False
     totals: Totals = field(factory=Totals)
     found: int = 0
+    is_finished: bool = False
     kept: list[Path] = field(factory=list)
     _episode: Episode | None = None
     _began: float = 0.0

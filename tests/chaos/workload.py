@@ -72,7 +72,7 @@ class Commands:
     """What was asked for one task, and what was answered.
 
     :ivar lines: for people.
-    :ivar is_acknowledged: whether its submission was.
+    :ivar acknowledged: the commands that succeeded.
     :ivar refusal: the code with which its submission was refused, for good.
     :ivar may_be_cancelled: whether anybody ever asked for its cancellation, answered or not.
     :ivar declined: the reasons with which anybody ever declined it, answered or not.
@@ -82,7 +82,7 @@ class Commands:
     """
 
     lines: list[str] = field(factory=list)
-    is_acknowledged: bool = False
+    acknowledged: set[str] = field(factory=set)
     refusal: str = ""
     may_be_cancelled: bool = False
     declined: set[str] = field(factory=set)
@@ -146,7 +146,6 @@ class Workload:
                 plan.pair, "submit", control.submit(receiver, str(plan.words), task_id, **times)
             )
             if done is not None:
-                commands.is_acknowledged = True
                 break
             if code not in ("unreachable", "unanswered", "storage", "store_full", "overloaded"):
                 commands.refusal = code
@@ -239,6 +238,7 @@ class Workload:
             self._note(pair, f"{what}: {error.code}: {error}")
             return None, error.code
         self._note(pair, f"{what}: {done['status']}")
+        self.commands[pair].acknowledged.add(what)
         return done, ""
 
     def _note(self, pair: Pair, line: str) -> None:
