@@ -20,6 +20,7 @@ NOT_RUN = {
     f"{INDEX}, and minutes; the tests run every target briefly": 1,
     f"{INDEX}, two servers and ten minutes; .ci/run does it in its short form": 1,
     "runs all tests, this one among them": 1,
+    "takes half an hour": 1,
     "needs root and systemd as the first process": 3,
     "systemd-socket-activate runs until it is interrupted; a test passes the socket itself": 1,
 }
