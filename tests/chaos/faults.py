@@ -64,14 +64,17 @@ def draw_pair(random: Random, addresses: list[str], longest: float, silence: flo
     found = []
     for kind in random.choices(list(KINDS), weights=(4, 3, 3, 1), k=2):
         target = same_target or random.choice(addresses)
+        what = random.choice(KINDS[kind])
+        # A node that is started again immediately finds the commands of its last process cleaning up.
+        is_short = what == "kill" and random.random() < 0.5
         found.append(
             Fault(
                 kind=kind,
-                what=random.choice(KINDS[kind]),
+                what=what,
                 target=target,
                 peer=random.choice([address for address in addresses if address != target]),
                 after=random.uniform(0, 0.3),
-                seconds=random.uniform(_SHORTEST_SECONDS, longest),
+                seconds=0.0 if is_short else random.uniform(_SHORTEST_SECONDS, longest),
                 is_one_way=kind == "network" and random.random() < 0.3,
                 stays_silent=kind == "network" and random.random() < silence,
             )

@@ -51,9 +51,9 @@ class Words:
     def draw(cls, random: Random) -> Words:
         """Some task."""
         return cls(
-            seconds=random.choice((0.05, 0.1, 0.3, 0.7)),
+            seconds=random.choice((0.05, 0.1, 0.3, 0.7, 1.5)),
             exit_code=random.choice((0, 0, 0, 0, 3)),
-            cleanup=random.choice((0, 0.3, 1, 2, 4)),
+            cleanup=random.choice((0, 0.3, 2, 4)),
             on_term=random.choice((143, 143, 0)),
             kind=random.choice(("text", "text", "file")),
             size=random.choice((10, 3000, 5000, 60_000)),

@@ -30,7 +30,7 @@ MARK = "TASKSUBMIT_CHAOS_RUN"
 """The variable in the environment of every process of a run; its value is the run's own."""
 
 ACCEPT_SECONDS, ANSWER_SECONDS, LEASE_SECONDS, QUEUE_HEAD_SECONDS, SILENCE_SECONDS = 4, 5, 6, 30, 4
-GRACE_SECONDS = 3
+GRACE_SECONDS = 5
 START_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 
