@@ -62,7 +62,7 @@ def draw_pair(random: Random, addresses: list[str], longest: float, silence: flo
     """
     same_target = random.choice(addresses) if random.random() < 0.5 else None
     found = []
-    for kind in random.choices(list(KINDS), weights=(4, 3, 3, 1), k=2):
+    for kind in random.choices(list(KINDS), weights=(5, 3, 3, 1), k=2):
         target = same_target or random.choice(addresses)
         what = random.choice(KINDS[kind])
         # A node that is started again immediately finds the commands of its last process cleaning up.
@@ -89,6 +89,7 @@ class Faults:
     :ivar tell: is called with a line for each begin and end.
     :ivar hurt: how many faults each node's disk has now.
     :ivar disturbed: every node that ever had a fault, or a link of which had one.
+    :ivar had_bad_disk: every node whose disk ever had a fault.
     """
 
     reactor: Any
@@ -97,6 +98,7 @@ class Faults:
     tell: Callable[[str], object]
     hurt: dict[str, int] = field(factory=dict)
     disturbed: set[str] = field(factory=set)
+    had_bad_disk: set[str] = field(factory=set)
     _is_killed: set[str] = field(factory=set)
 
     async def pair(self, faults: list[Fault]) -> None:
@@ -118,6 +120,7 @@ class Faults:
             await self._network(fault)
         elif fault.kind == "disk":
             self.hurt[node.address] = self.hurt.get(node.address, 0) + 1
+            self.had_bad_disk.add(node.address)
             await (self._remount(node, fault) if fault.what == "remount" else self._disk(node, fault))
             self.reactor.callLater(2, self._recovered, node.address)
         else:

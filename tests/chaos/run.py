@@ -73,24 +73,30 @@ class Size:
     window: float = 12.0
     tasks: int = 40
     episode_rounds: int = 5
-    longest_fault: float = 5.0
+    longest_fault: float = 4.0
     silence: float = 0.15
 
 
 @define
 class Totals:
-    """What a run did."""
+    """What a run did.
+
+    :ivar settled: how many seconds after the faults all was final, in each round.
+    :ivar disk_errors: how many errors of their stores the nodes logged whose disks had faults.
+    """
 
     rounds: int = 0
     tasks: int = 0
     executions: int = 0
     ends: Counter[str] = field(factory=Counter)
     settled: list[float] = field(factory=list)
+    disk_errors: int = 0
 
     def __str__(self) -> str:
         slowest = f"; all was final {max(self.settled):.1f} s after the faults at the latest" if self.settled else ""
         ends = ", ".join(f"{count} {end}" for end, count in sorted(self.ends.items()))
-        return f"{self.rounds} rounds, {self.tasks} tasks, {self.executions} executions{slowest}; {ends}"
+        done = f"{self.rounds} rounds, {self.tasks} tasks, {self.executions} executions, {self.disk_errors} disk errors"
+        return f"{done}{slowest}; {ends}"
 
 
 @define(eq=False)
@@ -336,8 +342,10 @@ class Episode:
                 self._find(death)
             seen: set[str] = set()
             for traceback in _tracebacks(node.log):
+                is_of_disk = "tasksubmit.errors.Store" in traceback and node.address in self.faults.had_bad_disk
+                self.totals.disk_errors += is_of_disk
                 last = traceback.strip().splitlines()[-1]
-                if last not in seen:
+                if last not in seen and not is_of_disk:
                     seen.add(last)
                     self._find(f"the log of {node.address} has a traceback: {traceback}")
 
@@ -431,7 +439,7 @@ def _tracebacks(log: Path) -> Iterator[str]:
             end = number + 1
             while end < len(lines) and (lines[end].startswith((" ", "\t")) or "Traceback" in lines[end]):
                 end += 1
-            yield "\n".join(lines[max(0, number - 1) : end + 1])
+            yield "\n".join(lines[max(0, number - 1) : end])
             number = end
         number += 1
 
