@@ -13,12 +13,13 @@ from twisted.internet.task import deferLater
 
 from tasksubmit.cli.control import CommandFailed
 from tests.chaos import disks
+from tests.chaos.journal import read_journal
 from tests.chaos.nodes import ChaosNode, links_between
 from tests.chaos.page import DiskMode
 from tests.chaos.proxy import Manner
 
 KINDS = {
-    "process": ("kill", "kill", "kill", "pause", "drain", "terminate"),
+    "process": ("kill", "kill at work", "kill at work", "pause", "drain", "terminate"),
     "network": tuple(Manner),
     "disk": (*(mode for mode in DiskMode if mode is not DiskMode.WELL), "remount"),
     "clock": (-3600.0, 3600.0, 2 * 86400.0, -2 * 86400.0, 7.0, -7.0),
@@ -66,7 +67,7 @@ def draw_pair(random: Random, addresses: list[str], longest: float, silence: flo
         target = same_target or random.choice(addresses)
         what = random.choice(KINDS[kind])
         # A node that is started again immediately finds the commands of its last process cleaning up.
-        is_short = what == "kill" and random.random() < 0.5
+        is_short = what == "kill at work" or (what == "kill" and random.random() < 0.3)
         found.append(
             Fault(
                 kind=kind,
@@ -142,6 +143,8 @@ class Faults:
             return  # by the other fault
         self._is_killed.add(node.address)
         try:
+            if fault.what == "kill at work":
+                await self._until_at_work(node)
             if fault.what == "drain":
                 try:
                     await node.control.drain(_DRAIN_SECONDS)
@@ -149,15 +152,23 @@ class Faults:
                     self.tell(f"drain of {node.address} failed: {error}")
                 node.is_wanted = False
                 await self._sleep(1)
-            number = signal.SIGKILL if fault.what == "kill" else signal.SIGTERM
+            is_killed = fault.what in ("kill", "kill at work")
+            number = signal.SIGKILL if is_killed else signal.SIGTERM
             if not await node.stop(number, seconds=20):
                 self.tell(f"{node.address} did not end within 20 s and was killed")
                 node.deaths.append(f"{node.address} did not end within 20 s after SIGTERM")
             self.tell(f"{node.address} is down")
-            await self._sleep(fault.seconds if fault.what == "kill" else 0.2)
+            await self._sleep(fault.seconds if is_killed else 0.2)
             node.start()
         finally:
             self._is_killed.discard(node.address)
+
+    async def _until_at_work(self, node: ChaosNode) -> None:
+        """Wait until the node executes something, but not for long."""
+        for _ in range(20):
+            if any(executions.is_running for executions in read_journal(node.journal.path).values()):
+                return
+            await self._sleep(0.1)
 
     async def _network(self, fault: Fault) -> None:
         links = links_between(self.nodes, fault.target, fault.peer)[: 1 if fault.is_one_way else 2]

@@ -51,7 +51,7 @@ class Words:
     def draw(cls, random: Random) -> Words:
         """Some task."""
         return cls(
-            seconds=random.choice((0.05, 0.1, 0.3, 0.7, 1.5)),
+            seconds=random.choice((0.1, 0.3, 0.7, 1.5)),
             exit_code=random.choice((0, 0, 0, 0, 3)),
             cleanup=random.choice((0, 0.3, 2, 4)),
             on_term=random.choice((143, 143, 0)),
@@ -98,6 +98,11 @@ class Executions:
     def attempts(self, what: str) -> list[int]:
         """The attempts that noted a step, in the order of noting."""
         return [step.attempt for step in self.steps if step.what == what]
+
+    @property
+    def is_running(self) -> bool:
+        """True if the last that was noted is a start."""
+        return bool(self.steps) and self.steps[-1].what == START
 
     def __str__(self) -> str:
         return ", ".join(f"{step.what} {step.attempt} at {step.at:.2f}" for step in self.steps) or "none"

@@ -71,7 +71,7 @@ class Size:
     seconds: float
     rounds: int | None = None
     window: float = 12.0
-    tasks: int = 40
+    tasks: int = 50
     episode_rounds: int = 5
     longest_fault: float = 4.0
     silence: float = 0.15
