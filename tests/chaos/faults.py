@@ -19,7 +19,7 @@ from tests.chaos.page import DiskMode
 from tests.chaos.proxy import Manner
 
 KINDS = {
-    "process": ("kill", "kill at work", "kill at work", "pause", "drain", "terminate"),
+    "process": ("kill", "kill at work", "kill at work", "kill at work", "pause", "drain", "terminate"),
     "network": tuple(Manner),
     "disk": (*(mode for mode in DiskMode if mode is not DiskMode.WELL), "remount"),
     "clock": (-3600.0, 3600.0, 2 * 86400.0, -2 * 86400.0, 7.0, -7.0),
@@ -56,9 +56,10 @@ class Fault:
         return f"{self.kind} of {self.target} {ways} {self.peer}: {what}" + ", silent afterwards" * self.stays_silent
 
 
-def draw_pair(random: Random, addresses: list[str], longest: float, silence: float) -> list[Fault]:
+def draw_pair(random: Random, addresses: list[str], workers: list[str], longest: float, silence: float) -> list[Fault]:
     """Two faults at the same time, half of them at the same node.
 
+    :param workers: those of the addresses whose nodes execute something by themselves.
     :param silence: how often connections stay open and silent after they were cut.
     """
     same_target = random.choice(addresses) if random.random() < 0.5 else None
@@ -66,6 +67,8 @@ def draw_pair(random: Random, addresses: list[str], longest: float, silence: flo
     for kind in random.choices(list(KINDS), weights=(5, 3, 3, 1), k=2):
         target = same_target or random.choice(addresses)
         what = random.choice(KINDS[kind])
+        if what == "kill at work" and target not in workers:
+            target = random.choice(workers)
         # A node that is started again immediately finds the commands of its last process cleaning up.
         is_short = what == "kill at work" or (what == "kill" and random.random() < 0.3)
         found.append(

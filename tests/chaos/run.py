@@ -213,8 +213,10 @@ class Episode:
         plans = draw_plans(random, list(self.nodes), size.tasks, size.window, f"{number}")
         until = self.reactor.seconds() + size.window
         work = Deferred.fromCoroutine(self.workload.submit_all(plans, until + 20))
+        workers = [address for address, node in self.nodes.items() if not node.config.is_manual]
         while self.reactor.seconds() < until:
-            await self.faults.pair(draw_pair(random, list(self.nodes), size.longest_fault, size.silence))
+            pair = draw_pair(random, list(self.nodes), workers, size.longest_fault, size.silence)
+            await self.faults.pair(pair)
             await deferLater(self.reactor, random.uniform(0.2, 1.5))
         self._note(f"round {number}: the faults have ended")
         ended = self.reactor.seconds()
