@@ -111,6 +111,10 @@ class PeerVanished(PeerError):
     code = "vanished"
 
 
+class NotAcknowledged(PeerVanished):
+    """The peer closed the connection cleanly, in place of an acknowledgement that it had announced."""
+
+
 class PeerTimedOut(PeerError):
     """The peer did not answer in time. Whether it acted on the request is not known."""
 

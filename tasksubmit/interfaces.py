@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 
-    from tasksubmit.lifecycle.change import Booking, Change, Delivery, OwedBooking, TaskEvent, Tombstone
+    from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
     from tasksubmit.lifecycle.table import Deadline, Lease, Side, TaskStatus
     from tasksubmit.lifecycle.task import Task, TaskKey
     from tasksubmit.wire.address import Address
@@ -202,29 +202,28 @@ class ITaskStore(Interface):
         """
 
     def ready_deliveries(
-        peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+        peer: Address, now: datetime, limit: int, skip: Collection[int] = (), kinds: Collection[DeliveryKind] = ...
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         """Fires with up to ``limit`` messages that may be sent to ``peer`` now, at most one for each task.
 
-        Those whose ids are in ``skip`` are left out; the collection is not to be changed until then.
+        Those whose ids are in ``skip`` are left out, and those that are of none of ``kinds``, by default of all; the
+        collections are not to be changed until then.
         """
 
-    def next_delivery(peer: Address) -> Deferred[datetime | None]:
-        """Fires with when the next message may be sent to ``peer``; None when nothing is owed to it."""
+    def next_delivery(peer: Address, kinds: Collection[DeliveryKind] = ...) -> Deferred[datetime | None]:
+        """Fires with when the next message may be sent to ``peer``; None when nothing is owed to it.
+
+        Only those are meant that are of one of ``kinds``, by default of all.
+        """
 
     def aged_deliveries(before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
-        """Fires with up to ``limit`` messages owed since before ``before`` and not given up, the oldest first."""
+        """Fires with up to ``limit`` messages owed since before ``before`` and not given up, the oldest first.
 
-    def postpone(
-        delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str, *, is_unsent: bool = False
-    ) -> Deferred[None]:
-        """Note that an attempt failed, which ``event`` tells, and not to try again before ``ready_at``.
-
-        When it ``is_unsent``, for certain, what `mark_sent` noted is forgotten.
+        Submissions are not among them.
         """
 
-    def mark_sent(delivery_id: int, now: datetime) -> Deferred[None]:
-        """Note that a message is about to be sent to a peer that may not be sent it twice."""
+    def postpone(delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str) -> Deferred[None]:
+        """Note that an attempt failed, which ``event`` tells, and not to try again before ``ready_at``."""
 
     def hasten(now: datetime) -> Deferred[None]:
         """Let everything that waits for its next attempt be sent from ``now`` on."""
@@ -241,7 +240,8 @@ class ITaskStore(Interface):
     def shift_times(by: timedelta) -> Deferred[None]:
         """Move the times of what is under way, and those from which ages are counted: the clock was set by so much.
 
-        Times that were agreed on (``expires_at``, ``result_due_at``) stay, and the stamps of what has ended.
+        Times that were agreed on (``expires_at``, ``result_due_at``, ``deliver_by``) stay, and so do the stamps of
+        what has ended.
         """
 
     def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
@@ -261,6 +261,12 @@ class ITaskStore(Interface):
 
     def tombstones(task_id: str, peer: Address | None = None) -> Deferred[list[Tombstone]]:
         """Fires with what retention left of every task with this id, or of those of one peer."""
+
+    def leave_tombstone(tombstone: Tombstone) -> Deferred[Task | Tombstone | None]:
+        """Put a tombstone in the place of a record that never came to be; fires with None.
+
+        Fires with the record or the tombstone that has the key, if there is one; then nothing is changed.
+        """
 
     def drop_tombstones(before: datetime, limit: int) -> Deferred[int]:
         """Remove up to ``limit`` tombstones put before ``before``; fires with how many."""

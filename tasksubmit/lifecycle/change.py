@@ -9,7 +9,7 @@ from hashlib import sha256
 from attrs import frozen
 
 from tasksubmit.lifecycle.table import TaskStatus
-from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.lifecycle.task import NO_REASON, Reason, Task, TaskKey
 from tasksubmit.wire.address import Address
 
 
@@ -29,10 +29,9 @@ class Delivery:
     """A message owed to a task's other party, kept until it is delivered.
 
     `payload` is the JSON of a `TaskStatusUpdate` and empty for the other kinds. `ready_at` is when it may be sent
-    next, ``None`` while an earlier message of the same task waits. One that was given up at `given_up_at` stays, and
-    holds up no other, until somebody has it tried again. `id` grows in the order in which messages became
-    owed; the store gives it. `sent_at` is set before the message goes to a peer that may not be sent it twice, and
-    stays unless it is certain that not a byte of it was written.
+    next, ``None`` while an earlier message of the same task waits; of a new message, not before when it may be sent.
+    One that was given up at `given_up_at` stays, and holds up no other, until somebody has it tried again. `id` grows
+    in the order in which messages became owed; the store gives it.
     """
 
     key: TaskKey
@@ -40,7 +39,6 @@ class Delivery:
     payload: bytes = b""
     created_at: datetime
     ready_at: datetime | None = None
-    sent_at: datetime | None = None
     attempts: int = 0
     last_error: str = ""
     given_up_at: datetime | None = None
@@ -100,6 +98,8 @@ class Tombstone:
     """What stays of a task that retention removed: enough to answer a repeated message about it.
 
     `status` is always one that ends the task for whoever asks: of results that were given up nothing is left but that.
+    `reason` says why. One of a task that was withdrawn before it arrived has no `description_sha256`: it is that of any
+    description.
     """
 
     key: TaskKey
@@ -107,16 +107,22 @@ class Tombstone:
     description_sha256: str
     reward: int | None
     removed_at: datetime
+    reason: Reason = NO_REASON
 
     @classmethod
     def of(cls, task: Task, now: datetime) -> Tombstone:
         """What to leave of ``task``."""
         status = task.status if task.is_settled else TaskStatus.CANCELLED
-        return cls(task.key, status, _sha256(task.description), task.reward, now)
+        return cls(task.key, status, _sha256(task.description), task.reward, now, task.reason)
+
+    @classmethod
+    def of_withdrawn(cls, key: TaskKey, reason: Reason, now: datetime) -> Tombstone:
+        """What to leave of a task that was cancelled before its submission arrived."""
+        return cls(key, TaskStatus.CANCELLED, "", None, now, reason)
 
     def is_of(self, description: str) -> bool:
         """Whether the task was described so."""
-        return self.description_sha256 == _sha256(description)
+        return self.description_sha256 in ("", _sha256(description))
 
 
 def _sha256(text: str) -> str:
@@ -130,7 +136,8 @@ class Change:
     The store refuses it with `StaleTask` when the record is no longer as `before` was. `at` is the time of the change:
     the task that becomes head of the queue by it is staged then. `settles` is the id of a delivery that this change is
     the end of, `gives_up` of one that is not to be tried again by itself; `revives` has those that were given up tried
-    again, as if they were new. `tells_bookings` keeps the bookings for a score book beside the ledger, until they are
+    again, as if they were new. When it `drops_pending`, what was pending before it is not sent any more, but for what
+    it gives up. `tells_bookings` keeps the bookings for a score book beside the ledger, until they are
     settled. A task that joins the queue does so at its end, or, if that `is_fair`, where its submitter's turn is.
     """
 
@@ -143,13 +150,20 @@ class Change:
     settles: int | None = None
     gives_up: int | None = None
     revives: bool = False
+    drops_pending: bool = False
     tells_bookings: bool = False
     is_fair: bool = False
 
     @property
     def changes_deliveries(self) -> bool:
         """Whether it changes what is owed for the task, or when."""
-        return bool(self.deliveries) or self.settles is not None or self.gives_up is not None or self.revives
+        return (
+            bool(self.deliveries)
+            or self.settles is not None
+            or self.gives_up is not None
+            or self.revives
+            or self.drops_pending
+        )
 
     @property
     def is_empty(self) -> bool:

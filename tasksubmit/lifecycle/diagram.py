@@ -80,7 +80,8 @@ def rows(side: Side) -> tuple[Row, ...]:
                 deadline
                 for deadline in DEADLINES
                 if deadline.side is side
-                and event in (deadline.event, deadline.again)
+                and DECIDED_BY[event] == "time"
+                and event in (deadline.event, *(other for _, other in deadline.instead))
                 and any(source in deadline.statuses for source, _, _ in steps)
             ),
         )
@@ -96,9 +97,10 @@ def _limit(deadline: Deadline, event: Event, sources: Set[TaskStatus | None]) ->
         words += " and after any start"
     if not sources <= set(deadline.statuses):
         words += f" while {' or '.join(deadline.statuses)}"
-    if deadline.unless:
-        words += f", unless {deadline.unless}"
-    return f"{words} and attempts are left" if event is deadline.again else words
+    if len(deadline.unless) == 1:  # of more, the picture has no space
+        words += f", unless {deadline.unless[0]}"
+    condition = next((name for name, other in deadline.instead if other is event), "")
+    return f"{words}, if it {condition.replace('_', ' ')}" if condition else words
 
 
 def _span(duration: timedelta) -> str:

@@ -22,8 +22,20 @@ ACCEPT_TIMEOUT = timedelta(minutes=1)
 QUEUE_HEAD_TIMEOUT = timedelta(hours=1)
 """The longest stay of a received task at the head of the queue."""
 
+DELIVERY_TIMEOUT = timedelta(days=7)
+"""How long a submission is tried, counted from its creation, when it has no deadline of its own."""
+
+DELIVERY_GRACE = timedelta(hours=1)
+"""How long a node tries after a start, at least, before `DELIVERY_TIMEOUT` ends a task."""
+
 ANSWER_TIMEOUT = timedelta(seconds=90)
-"""How long a submitter waits for its task to leave NEW before it cancels: nobody may ever tell it."""
+"""How long a submitter waits for a delivered task to leave NEW before it cancels: it may never be notified."""
+
+RESULT_TIMEOUT = timedelta(days=7)
+"""How long a submitter waits for the results of a peer without ``ack``, which sends them only once."""
+
+NEWS_TIMEOUT = timedelta(days=30)
+"""The longest time without any news of a submitted task, after which the submitter cancels it."""
 
 SILENCE_TIMEOUT = timedelta(hours=1)
 """How long a submitter hears nothing of an open task before it asks the receiver how the task stands."""
@@ -87,6 +99,7 @@ class Event(Enum):
     TIME_OUT_QUEUE_HEAD = "wait too long at the head of the queue"
     TIME_OUT_LEASE = "lose the lease"
     PASS_DEADLINE = "pass its deadline"
+    DELIVER_LATE = "deliver results too late"
     # the submitter's record
     REFUSE = "be refused"
     HEAR_ACCEPTED = "hear ACCEPTED"
@@ -94,14 +107,19 @@ class Event(Enum):
     HEAR_EXECUTING = "hear EXECUTING"
     HEAR_CANCELLED = "hear CANCELLED"
     HEAR_EXPIRED = "hear EXPIRED"
+    HEAR_COMPLETED = "hear COMPLETED in an answer"
     HEAR_SUCCEEDED = "hear SUCCEEDED"
     RECEIVE_RESULTS = "receive results"
     REQUEST_CANCEL = "ask for cancellation"
+    TIME_OUT_DELIVERY = "pass the delivery deadline"
     TIME_OUT_ANSWER = "pass the answer deadline"
     TIME_OUT_RESULTS = "pass the deadline of its results"
+    TIME_OUT_CANCEL = "pass the deadline of its cancellation"
     CONFIRM_CANCEL = "be withdrawn"
     WITHDRAW = "be withdrawn without an answer"
+    LOSE = "be lost by the receiver"
     ASK_AGAIN = "be asked after"
+    QUERY_UNDECIDED = "be asked after, the answer deadline passed"
 
 
 class Stamp(Enum):
@@ -115,9 +133,11 @@ class Stamp(Enum):
     STARTED_AGAIN = "execute_started_at"
     RELEASED = "no lease_expires_at, no put_back_at"
     COMPLETED = "completed_at, time_cpu_ms"
-    CANCEL_REQUESTED = "cancel_requested_at"
+    CANCEL_REQUESTED = "cancel_requested_at, cancel_outcome"
+    WITHDRAWN = "outcome: that of the first request"
     SUCCEEDED_HEARD = "succeeded_heard"
     ASKED = "heard_at"
+    UNDECIDED = "no undecided_since: the answer to a query decides"
 
 
 class Effect(Enum):
@@ -125,6 +145,7 @@ class Effect(Enum):
 
     OWE_SUBMISSION = "the submission is to be sent to the receiver"
     OWE_CANCELLATION = "CANCELLED is to be sent to the receiver"
+    DROP_PENDING = "what is pending for the task is not sent any more"
     OWE_RESULTS = "the results are to be sent to the submitter"
     NOTIFY_SUBMITTER = "the new status is to be sent to the submitter"
     TELL_PROGRESS = "EXECUTING is to be sent again, in place of an earlier one that waits"
@@ -134,7 +155,10 @@ class Effect(Enum):
 
 @frozen
 class Transition:
-    """Where an event leads. `outcome` is the word that tells programs why a task ended (wire.md, section 6)."""
+    """The consequences of an event. `outcome` is the word that tells programs why a task ends (wire.md, section 6).
+
+    An event that requests a cancellation leaves the task open: its word is kept until the task is withdrawn.
+    """
 
     target: TaskStatus
     stamps: tuple[Stamp, ...] = ()
@@ -154,48 +178,63 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         (new, Event.DECLINE): Transition(TaskStatus.DECLINED, decided, tell),
         (new, Event.TIME_OUT_ACCEPT): Transition(cancelled, decided, tell, "accept_timeout"),
         (new, Event.PASS_DEADLINE): Transition(cancelled, decided, tell, "deadline_passed"),
-        (new, Event.CANCEL): Transition(cancelled, decided, (), "cancelled_by_submitter"),
+        # The submitter's own word is its outcome.
+        (new, Event.CANCEL): Transition(cancelled, decided),
         (accepted, Event.EXECUTE): Transition(executing, (Stamp.EXECUTE_STARTED, Stamp.LEASED), tell),
         (accepted, Event.TIME_OUT_QUEUE_HEAD): Transition(
             TaskStatus.EXPIRED, staged, (Effect.NOTIFY_SUBMITTER, Effect.BOOK_EXPIRY), "expired"
         ),
         (accepted, Event.PASS_DEADLINE): Transition(cancelled, (), tell, "deadline_passed"),
-        (accepted, Event.CANCEL): Transition(cancelled, (), (), "cancelled_by_submitter"),
+        (accepted, Event.CANCEL): Transition(cancelled),
         (executing, Event.PROGRESS): Transition(executing, (Stamp.LEASED,), tell_progress),
         (executing, Event.PUT_BACK): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
         (executing, Event.RUN_AGAIN): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
         (executing, Event.TAKE_AGAIN): Transition(executing, (Stamp.STARTED_AGAIN, Stamp.LEASED), tell_progress),
-        (executing, Event.CANCEL): Transition(cancelled, released, (), "cancelled_by_submitter"),
+        (executing, Event.CANCEL): Transition(cancelled, released),
         (executing, Event.FAIL): Transition(cancelled, released, tell, "failed"),
         (executing, Event.TIME_OUT_LEASE): Transition(cancelled, released, tell, "lease_expired"),
         (executing, Event.COMPLETE): Transition(completed, (*released, Stamp.COMPLETED), (Effect.OWE_RESULTS,)),
         (completed, Event.DELIVER): Transition(TaskStatus.SUCCEEDED, (), (Effect.NOTIFY_SUBMITTER, Effect.BOOK_REWARD)),
+        (completed, Event.DELIVER_LATE): Transition(TaskStatus.SUCCEEDED, (), (), "late"),
     }
 
 
 def _submitter_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
     new, accepted, executing, completed = *_OPEN, TaskStatus.COMPLETED
     cancelled, declined = TaskStatus.CANCELLED, TaskStatus.DECLINED
+    drop = (Effect.DROP_PENDING,)
+    # After the request no submission is sent that could start work.
+    request = (Effect.DROP_PENDING, Effect.OWE_CANCELLATION)
     table: dict[tuple[TaskStatus | None, Event], Transition] = {
         (None, Event.SUBMIT): Transition(new, (), (Effect.OWE_SUBMISSION,)),
-        (new, Event.REFUSE): Transition(declined, (), (), "refused"),
-        (new, Event.HEAR_DECLINED): Transition(declined),
+        (new, Event.REFUSE): Transition(declined, (), drop, "refused"),
+        (new, Event.HEAR_DECLINED): Transition(declined, (), drop),
         (new, Event.HEAR_ACCEPTED): Transition(accepted),
+        (new, Event.HEAR_COMPLETED): Transition(executing),
+        (accepted, Event.HEAR_COMPLETED): Transition(executing),
+        # Nobody has decided on it: a peer with `ack` is asked first, and the answer decides.
+        (new, Event.TIME_OUT_DELIVERY): Transition(new, (Stamp.CANCEL_REQUESTED,), request, "undelivered"),
+        (new, Event.TIME_OUT_ANSWER): Transition(new, (Stamp.CANCEL_REQUESTED,), request, "answer_timeout"),
+        (new, Event.QUERY_UNDECIDED): Transition(new, (Stamp.ASKED, Stamp.UNDECIDED), (Effect.OWE_SUBMISSION,)),
         (completed, Event.HEAR_SUCCEEDED): Transition(TaskStatus.SUCCEEDED),
     }
     for status in _OPEN:
         # The receiver's word may skip steps, and EXECUTING may be said again with progress.
         table[status, Event.HEAR_EXECUTING] = Transition(executing)
-        table[status, Event.HEAR_CANCELLED] = Transition(cancelled)
-        table[status, Event.HEAR_EXPIRED] = Transition(TaskStatus.EXPIRED, (), (Effect.BOOK_EXPIRY,), "expired")
-        table[status, Event.RECEIVE_RESULTS] = Transition(completed, (), (Effect.BOOK_REWARD,))
+        table[status, Event.HEAR_CANCELLED] = Transition(cancelled, (), drop)
+        table[status, Event.HEAR_EXPIRED] = Transition(TaskStatus.EXPIRED, (), (*drop, Effect.BOOK_EXPIRY), "expired")
+        table[status, Event.RECEIVE_RESULTS] = Transition(completed, (), (*drop, Effect.BOOK_REWARD))
         # A SUCCEEDED that overtook the results is remembered until they come.
         table[status, Event.HEAR_SUCCEEDED] = Transition(status, (Stamp.SUCCEEDED_HEARD,))
         # Cancelling is a request: the record ends only when the receiver answered, or never can.
-        for event in (Event.REQUEST_CANCEL, Event.TIME_OUT_ANSWER, Event.TIME_OUT_RESULTS):
-            table[status, event] = Transition(status, (Stamp.CANCEL_REQUESTED,), (Effect.OWE_CANCELLATION,))
-        for event in (Event.CONFIRM_CANCEL, Event.WITHDRAW):
-            table[status, event] = Transition(cancelled, (), (), "cancelled_by_submitter")
+        for event, word in (
+            (Event.REQUEST_CANCEL, "cancelled_by_submitter"),
+            (Event.TIME_OUT_RESULTS, "result_timeout"),
+        ):
+            table[status, event] = Transition(status, (Stamp.CANCEL_REQUESTED,), request, word)
+        for event in (Event.CONFIRM_CANCEL, Event.WITHDRAW, Event.TIME_OUT_CANCEL):
+            table[status, event] = Transition(cancelled, (Stamp.WITHDRAWN,), drop)
+        table[status, Event.LOSE] = Transition(cancelled, (), drop, "lost")
         # A repeated submission is the question how the task stands (section 6).
         table[status, Event.ASK_AGAIN] = Transition(status, (Stamp.ASKED,), (Effect.OWE_SUBMISSION,))
     return table
@@ -206,6 +245,12 @@ TRANSITIONS: Mapping[tuple[Side, TaskStatus | None, Event], Transition] = Mappin
     | {(Side.SUBMITTER, status, event): transition for (status, event), transition in _submitter_table().items()}
 )
 """Every allowed step: (whose record, its status, what happens) to where it leads."""
+
+
+CANCELLATION_REQUESTS = frozenset(
+    event for (_, _, event), transition in TRANSITIONS.items() if Stamp.CANCEL_REQUESTED in transition.stamps
+)
+"""The events by which a submitter asks for a task to be cancelled."""
 
 
 def advance(side: Side, status: TaskStatus | None, event: Event) -> Transition:
@@ -232,10 +277,22 @@ HEARD: Mapping[str, Event] = MappingProxyType(
 )
 """What a submitter hears when the receiver says a status. NEW and COMPLETED say nothing: results say COMPLETED."""
 
+ANSWERED: Mapping[str, Event] = MappingProxyType({**HEARD, "COMPLETED": Event.HEAR_COMPLETED})
+"""The same, when the receiver says it in an answer: there COMPLETED says that the results are pending."""
+
+RECEIVER_OUTCOMES = frozenset(
+    {"accept_timeout", "deadline_passed", "failed", "lease_expired", "expired", "withdrawn_by_receiver"}
+)
+"""The outcomes that receivers report (wire.md, section 6)."""
+
+SUBMITTER_OUTCOMES = frozenset({"cancelled_by_submitter", "answer_timeout", "result_timeout", "undelivered"})
+"""The outcomes that submitters report; no receiver does. The words of both tell whose record an update is about."""
+
 _BY_SUBMITTER = (Event.SUBMIT, Event.CANCEL, Event.REQUEST_CANCEL, Event.DELIVER, Event.WITHDRAW)
 _BY_TIME = (
     Event.PASS_DEADLINE,
     Event.ASK_AGAIN,
+    Event.QUERY_UNDECIDED,
     Event.RUN_AGAIN,
     *(event for event in Event if event.name.startswith("TIME_OUT_")),
 )
@@ -252,9 +309,10 @@ class Deadline:
 
     `timeout` names the setting that is the limit; empty when the column holds the deadline itself. `reason` is what the
     record and the other side are told, if anything. A column that is not set never falls due (``staged_at`` is set on
-    the head of the queue alone), nor does a task in which the column `unless` is set. While the task has attempts left
-    it meets `again`, if that is given. One that `needs_hearing` waits for somebody to act: to a node that was
-    just started nobody can have said anything yet, so it waits for as long again.
+    the head of the queue alone), nor does a task in which one of the columns `unless` is set. A task that has one of
+    the properties in `instead` meets the event beside the first of them, in place of `event`. One that `needs_hearing`
+    waits for somebody to act: to a node that was just started nobody can have said anything yet, so it waits for as
+    long again. None falls due within `grace` of a start.
     """
 
     side: Side
@@ -263,17 +321,21 @@ class Deadline:
     event: Event
     reason: str = ""
     timeout: str = ""
-    unless: str = ""
-    again: Event | None = None
+    unless: tuple[str, ...] = ()
+    instead: tuple[tuple[str, Event], ...] = ()
     needs_hearing: bool = False
+    grace: timedelta = timedelta(0)
 
+
+UNDELIVERED_REASON = "The submission could not be delivered by its deadline"
+UNDECIDED_REASON = "The receiver did not decide in time"
 
 LEASE_LOST = Deadline(
     side=Side.RECEIVER,
     statuses=(TaskStatus.EXECUTING,),
     since="lease_expires_at",
     event=Event.TIME_OUT_LEASE,
-    again=Event.RUN_AGAIN,
+    instead=(("has_attempts_left", Event.RUN_AGAIN),),
     reason="Whoever executed the task was not heard of in time",
 )
 """The end of an execution that nobody ends; whatever runs has the column."""
@@ -325,20 +387,57 @@ DEADLINES = (
     Deadline(
         side=Side.SUBMITTER,
         statuses=(TaskStatus.NEW,),
+        since="deliver_by",
+        event=Event.TIME_OUT_DELIVERY,
+        unless=("cancel_requested_at",),
+        instead=(("is_refused", Event.REFUSE),),
+        reason=UNDELIVERED_REASON,
+    ),
+    Deadline(
+        side=Side.SUBMITTER,
+        statuses=(TaskStatus.NEW,),
         since="created_at",
+        timeout="delivery_timeout",
+        event=Event.TIME_OUT_DELIVERY,
+        unless=("cancel_requested_at", "answered_at", "deliver_by"),
+        instead=(("is_refused", Event.REFUSE),),
+        reason=UNDELIVERED_REASON,
+        grace=DELIVERY_GRACE,
+    ),
+    Deadline(
+        side=Side.SUBMITTER,
+        statuses=(TaskStatus.NEW,),
+        since="undecided_since",
         timeout="answer_timeout",
         event=Event.TIME_OUT_ANSWER,
-        unless="cancel_requested_at",
+        unless=("cancel_requested_at",),
+        instead=(("can_be_queried", Event.QUERY_UNDECIDED),),
         needs_hearing=True,
-        reason="The receiver did not decide in time",
+        reason=UNDECIDED_REASON,
     ),
     Deadline(
         side=Side.SUBMITTER,
         statuses=_OPEN,
         since="result_due_at",
         event=Event.TIME_OUT_RESULTS,
-        unless="cancel_requested_at",
+        unless=("cancel_requested_at",),
         reason="The results did not arrive by their deadline",
+    ),
+    Deadline(
+        side=Side.SUBMITTER,
+        statuses=_OPEN,
+        since="news_at",
+        timeout="news_timeout",
+        event=Event.TIME_OUT_RESULTS,
+        unless=("cancel_requested_at",),
+        reason="The receiver reported nothing new for too long",
+    ),
+    Deadline(
+        side=Side.SUBMITTER,
+        statuses=_OPEN,
+        since="cancel_ends_at",
+        event=Event.TIME_OUT_CANCEL,
+        reason="The task was completed before it could be cancelled, but its results did not arrive",
     ),
     ASK_AGAIN,
 )
@@ -353,6 +452,9 @@ class Timeouts:
     queue_head_timeout: timedelta = QUEUE_HEAD_TIMEOUT
     answer_timeout: timedelta = ANSWER_TIMEOUT
     silence_timeout: timedelta = SILENCE_TIMEOUT
+    delivery_timeout: timedelta = DELIVERY_TIMEOUT
+    result_timeout: timedelta = RESULT_TIMEOUT
+    news_timeout: timedelta = NEWS_TIMEOUT
 
     def limit(self, deadline: Deadline) -> timedelta:
         """How long after ``deadline.since`` it falls due."""

@@ -8,7 +8,17 @@ from typing import Any
 
 from attrs import NOTHING, fields, frozen
 
-from tasksubmit.lifecycle.table import DEADLINES, Deadline, Event, Side, Stamp, TaskStatus, Timeouts, Transition
+from tasksubmit.lifecycle.table import (
+    CANCELLATION_REQUESTS,
+    DEADLINES,
+    Deadline,
+    Event,
+    Side,
+    Stamp,
+    TaskStatus,
+    Timeouts,
+    Transition,
+)
 from tasksubmit.wire.address import Address
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -40,6 +50,18 @@ class TaskKey:
     task_id: str
 
 
+@frozen
+class Reason:
+    """The reason for a final status, as answers carry it beside the status (wire.md, section 6)."""
+
+    outcome: str = ""
+    error: str = ""
+    justification: str = ""
+
+
+NO_REASON = Reason()
+
+
 @frozen(kw_only=True, slots=False, eq=False)
 class Task:
     """One side's record of a task. Times are aware UTC datetimes in whole milliseconds of the node's own clock.
@@ -63,7 +85,9 @@ class Task:
     error: str = ""
     """What went wrong in a failed execution, in the receiver's words."""
     code: str = ""
-    """The code of the refusal that the submission was answered with."""
+    """The code of the refusal that the submission was last answered with; ``unconfirmed`` when its answer was lost."""
+    retry_after_s: int = 0
+    """When the receiver wants to be tried again, in seconds, as the refusal says."""
 
     accepted_at: datetime | None = None
     """When the receiver decided, whichever way."""
@@ -91,11 +115,23 @@ class Task:
     """A task not begun by then is cancelled."""
     result_due_at: datetime | None = None
     """The submitter's own deadline for the results."""
+    deliver_by: datetime | None = None
+    """Until when the submission is tried, unless `Timeouts.delivery_timeout` says; unset once it was taken."""
+    submission_begun_at: datetime | None = None
+    """When a submission was begun that the receiver may have; unset while no receiver can have the task."""
     answered_at: datetime | None = None
     """When the receiver answered the submission."""
+    undecided_since: datetime | None = None
+    """When the receiver got the submission, or may have, until it decides or is queried."""
     heard_at: datetime | None = None
     """When the receiver was last heard of, or asked; unset if it is of the kind that must not be asked."""
+    news_at: datetime | None = None
+    """When the receiver last reported something new."""
     cancel_requested_at: datetime | None = None
+    cancel_outcome: str = ""
+    """The outcome if the cancellation takes effect: the word of the first request."""
+    cancel_ends_at: datetime | None = None
+    """When a task whose cancellation came too late is cancelled all the same, unless its results arrive."""
     ended_at: datetime | None = None
     """When callers need not wait any longer: retention counts from then."""
     delivery_given_up_at: datetime | None = None
@@ -142,6 +178,8 @@ class Task:
         created_at: datetime,
         expires_at: datetime | None = None,
         result_due_at: datetime | None = None,
+        deliver_by: datetime | None = None,
+        submission_begun_at: datetime | None = None,
         features: tuple[str, ...] = (),
     ) -> Task:
         """The record of a task that was just submitted."""
@@ -155,6 +193,8 @@ class Task:
                 "created_at": created_at,
                 "expires_at": expires_at,
                 "result_due_at": result_due_at,
+                "deliver_by": deliver_by,
+                "submission_begun_at": submission_begun_at,
                 "features": features,
             }
         )
@@ -191,13 +231,45 @@ class Task:
         """Whether callers need not wait any longer: final, or the results are here (section 4)."""
         return _is_settled(self.side, self.status)
 
+    @property
+    def reason(self) -> Reason:
+        """Return why the task has ended; empty while it has not."""
+        if not self.status.is_final:
+            return NO_REASON
+        return Reason(self.outcome, self.error, self.justification)
+
+    @property
+    def has_attempts_left(self) -> bool:
+        """True if a lost lease has the task run again."""
+        return self.attempt < self.max_attempts
+
+    @property
+    def is_unsent(self) -> bool:
+        """True if no receiver can have the task: no submission was begun, or each was answered with a refusal."""
+        return self.status is TaskStatus.NEW and self.submission_begun_at is None
+
+    @property
+    def is_refused(self) -> bool:
+        """True if the receiver was reached, and has refused every submission of the task."""
+        return self.is_unsent and bool(self.code)
+
+    @property
+    def can_be_queried(self) -> bool:
+        """True if the receiver announced ``ack`` and has answered: then it may be asked how the task stands."""
+        return self.heard_at is not None
+
+    def requested(self, event: Event) -> tuple[Event, ...]:
+        """Return the events when a cancellation is requested by ``event``: at once the end, if no receiver has it."""
+        return (event, Event.WITHDRAW) if self.is_unsent else (event,)
+
     def advanced(self, transition: Transition, now: datetime) -> Task:
         """The record after ``transition``: its status, its stamps and, if the transition has one, its outcome."""
         changes: dict[str, Any] = {"status": transition.target}
         for stamp in transition.stamps:
             changes.update(_STAMPS[stamp](self, now))
         if transition.outcome:
-            changes["outcome"] = transition.outcome
+            is_end = transition.target.is_final
+            changes["outcome" if is_end else "cancel_outcome"] = transition.outcome
         if self.ended_at is None and _is_settled(self.side, transition.target):
             changes["ended_at"] = now
         return self.evolved(**changes)
@@ -215,7 +287,7 @@ class Task:
         """Whether ``deadline`` is about this record, and its column earlier than ``before``."""
         if self.side is not deadline.side or self.status not in deadline.statuses:
             return False
-        if deadline.unless and getattr(self, deadline.unless) is not None:
+        if any(getattr(self, column) is not None for column in deadline.unless):
             return False
         since: datetime | None = getattr(self, deadline.since)
         return since is not None and since < before
@@ -227,9 +299,10 @@ class Task:
                 return deadline
         return None
 
-    def event_of(self, deadline: Deadline) -> Event:
-        """What happens to this record when ``deadline`` passes."""
-        return deadline.again if deadline.again and self.attempt < self.max_attempts else deadline.event
+    def events_of(self, deadline: Deadline) -> tuple[Event, ...]:
+        """Return what happens to this record when ``deadline`` passes."""
+        event = next((event for name, event in deadline.instead if getattr(self, name)), deadline.event)
+        return self.requested(event) if event in CANCELLATION_REQUESTS else (event,)
 
 
 _NAMES = frozenset(field.name for field in fields(Task))
@@ -270,6 +343,8 @@ _STAMPS: Mapping[Stamp, Callable[[Task, datetime], dict[str, Any]]] = {
         "time_cpu_ms": milliseconds_between(task.execute_started_at, now),
     },
     Stamp.CANCEL_REQUESTED: lambda task, now: {"cancel_requested_at": now},
+    Stamp.WITHDRAWN: lambda task, now: {"outcome": task.outcome or task.cancel_outcome},
     Stamp.ASKED: lambda task, now: {"heard_at": now},
+    Stamp.UNDECIDED: lambda task, now: {"undecided_since": None},
     Stamp.SUCCEEDED_HEARD: lambda task, now: {"succeeded_heard": True},
 }

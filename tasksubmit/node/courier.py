@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasksubmit.errors import PeerError, PeerUnreachable, TaskSubmitError
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind
-from tasksubmit.lifecycle.table import Side
+from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.outbox import Outbox
@@ -29,7 +29,11 @@ class TryAgain(TaskSubmitError):
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = max(0, retry_after_s)
+
+
+class SubmissionRefused(TryAgain):
+    """The peer takes no submission now: a sign that it would refuse others, too."""
 
 
 class Courier:
@@ -57,7 +61,7 @@ class Courier:
             if task.side is Side.SUBMITTER:
                 await self._outbox.cancellation_answered(task, response, delivery)
             else:
-                await self._inbox.status_taken(task, delivery)
+                await self._inbox.status_taken(task, response, delivery)
         return True
 
     async def give_up(self, delivery: Delivery, task: Task) -> None:
@@ -71,40 +75,63 @@ class Courier:
         if task.is_settled:
             await self._outbox.submission_settled(task, delivery)
             return False
-        if ACK not in client.features:
-            # A deployed peer would queue it twice. What was begun before a crash may have reached it.
-            if task.answered_at is not None:
-                await self._outbox.question_dropped(task, delivery)
-                return False
-            if delivery.sent_at is not None:
-                await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery)
-                return False
-            if task.cancel_requested_at is not None:
-                await self._outbox.withdrawn_unsent(task, delivery)
-                return False
-            await self._records.store.mark_sent(delivery.id, self._records.now())
-        request = SubmitRequest(
-            task_id=task.task_id,
-            task_description=task.description,
-            from_addr=str(self._records.own),
-            to_addr=str(task.peer),
-            features=FEATURES,
-            expires_at=format_time(task.expires_at) if task.expires_at else "",
-        )
+        if is_query(task):
+            return await self._query(client, delivery, task)
+        if task.submission_begun_at is None:
+            await client.open()  # while nobody is there, nothing is begun
+        begun = await self._outbox.begin_submission(task)
+        if begun is None:
+            await self._outbox.submission_settled(task, delivery)
+            return False
+        task, is_first = begun
+        if not is_first and ACK not in client.features:
+            # A reference peer would queue it twice, and what was begun before may have reached it.
+            await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery)
+            return False
         try:
-            response = await client.submit(request)
+            response = await client.submit(self._request(task))
         except PeerUnreachable:
+            if is_first:
+                await self._outbox.submission_unsent(task)
             raise
         except PeerError as error:  # an answer that cannot be read is lost, too
             if ACK in client.features:
                 raise
             await self._outbox.submission_unconfirmed(task, str(error), delivery)
             return True
-        if delivery.attempts or task.answered_at is not None:
-            _final(response)  # an attempt before this one was taken, or may have been and only its answer lost
-        # Else any 400 ends a submission: the record keeps the code, and whoever submits decides about another.
+        try:
+            _final(response)
+        except TryAgain as refusal:
+            await self._outbox.submission_postponed(task, response, is_first=is_first)
+            raise SubmissionRefused(str(refusal), refusal.retry_after_s) from None
         await self._outbox.submission_answered(task, response, delivery)
         return True
+
+    async def _query(self, client: Client, delivery: Delivery, task: Task) -> bool:
+        """Ask how a task stands that the receiver had."""
+        if ACK not in client.features:
+            await self._outbox.question_dropped(task, delivery)
+            return False
+        response = await client.submit(self._request(task, query=True))
+        _final(response)
+        await self._outbox.query_answered(task, response, delivery)
+        return True
+
+    def _request(self, task: Task, query: bool = False) -> SubmitRequest:
+        return SubmitRequest(
+            task_id=task.task_id,
+            task_description=task.description,
+            from_addr=str(self._records.own),
+            to_addr=str(task.peer),
+            features=FEATURES,
+            query=query,
+            expires_at=format_time(task.expires_at) if task.expires_at else "",
+        )
+
+
+def is_query(task: Task) -> bool:
+    """True if the receiver has the task: what is sent then in place of the submission only asks how it stands."""
+    return task.answered_at is not None or task.status is not TaskStatus.NEW
 
 
 def _final(response: SubmitResponse | None) -> SubmitResponse | None:

@@ -67,6 +67,8 @@ class Deadlines(Service):
                 before = max(before, self._started_at)
             elif deadline.needs_hearing and before < self._started_at:
                 continue
+            if self._records.now() < self._started_at + deadline.grace:
+                continue
             try:
                 due = await self._records.store.due(deadline, before, _AT_ONCE)
             except StoreError:  # a damaged record must not hold up the other deadlines

@@ -18,12 +18,19 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from typing_extensions import override
 
-from tasksubmit.errors import CertificateRefused, PeerError, PeerUnreachable, StoreError, TaskSubmitError
+from tasksubmit.errors import (
+    CertificateRefused,
+    NotAcknowledged,
+    PeerError,
+    PeerUnreachable,
+    StoreError,
+    TaskSubmitError,
+)
 from tasksubmit.interfaces import IPeers
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.logs import quiet_logger
-from tasksubmit.node.courier import Courier, TryAgain
+from tasksubmit.node.courier import Courier, SubmissionRefused, TryAgain
 from tasksubmit.node.peers import Clients
 from tasksubmit.node.records import Records, clipped, described, noted
 from tasksubmit.wire.address import Address
@@ -46,6 +53,12 @@ DELIVERY_AGE_LIMIT = timedelta(days=7)
 _GRACE_SECONDS = 3600.0
 """How long a node that was started gives nothing up."""
 
+MAX_CLEAN_CLOSES = 5
+"""After so many clean closes in place of acknowledgments that a peer announced, what it does not acknowledge is given
+up: it may have become one that acknowledges nothing."""
+
+_NO_SUBMISSIONS = tuple(kind for kind in DeliveryKind if kind is not DeliveryKind.SUBMISSION)
+
 _BYTES_AT_ONCE = 32 * 1024 * 1024
 """What is long, to one peer and under way together, in bytes; a single message may be larger."""
 
@@ -64,7 +77,14 @@ _SIZES: Mapping[DeliveryKind, Callable[[Task], int]] = {
 class _Owed:
     """A peer that is owed something. Times are seconds of the clock.
 
+    A refusal that another attempt may get past holds all submissions to the peer. Then one of them probes; with each
+    that is answered the window is doubled, until it is as wide as for other messages.
+
     :ivar in_work: the messages under way, by id, and their size where it matters.
+    :ivar submissions: those of them that are submissions.
+    :ivar window: how many submissions may be under way together; None for as many as there may be messages.
+    :ivar refusals: how often the probe was refused in a row.
+    :ivar clean_closes: how often the peer closed a connection cleanly in place of an acknowledgement, in a row.
     """
 
     is_served: bool = False
@@ -73,11 +93,35 @@ class _Owed:
     not_before: float = 0.0  # because it could not be reached
     wake_at: float = 0.0  # because its messages are for later
     in_work: dict[int, int] = field(factory=dict)
+    submissions: set[int] = field(factory=set)
+    submissions_not_before: float = 0.0  # because the last was refused
+    window: int | None = None
+    refusals: int = 0
+    clean_closes: int = 0
     _changed: Deferred[None] | None = None
 
     def may_be_sent_to(self, now: float) -> bool:
         """Whether nothing speaks against another attempt."""
         return now >= max(self.not_before, self.wake_at)
+
+    def may_submit(self, now: float) -> bool:
+        """Return whether one more submission may be under way."""
+        is_open = self.window is None or len(self.submissions) < self.window
+        return is_open and now >= self.submissions_not_before
+
+    def submission_refused(self, now: float, delay: float, retry_after_s: float) -> float:
+        """Hold the submissions for a while; return how long."""
+        if now >= self.submissions_not_before:  # else it was under way together with the one that was refused
+            self.refusals += 1
+        self.submissions_not_before = max(self.submissions_not_before, now + max(delay, retry_after_s))
+        self.window = 1
+        return self.submissions_not_before - now
+
+    def submission_answered(self, now: float, widest: int) -> None:
+        """Let more submissions go together, unless they are held."""
+        if self.window is not None and now >= self.submissions_not_before:
+            self.refusals = 0
+            self.window = 2 * self.window if 2 * self.window < widest else None
 
     def change(self) -> Deferred[None]:
         """Fires when a message has ended, or more is owed."""
@@ -97,6 +141,7 @@ class DeliveryService(Service):
     :param age_limit: how long a message is tried before it is given up.
     :param interval_seconds: how often to look for peers that may be tried again, and for what is too old.
     :param random: spreads the attempts of many nodes.
+    :param is_authenticated: tells whether whatever seems to come from a peer really does.
     """
 
     def __init__(
@@ -109,6 +154,7 @@ class DeliveryService(Service):
         interval_seconds: float,
         clock: IReactorTime,
         random: Random,
+        is_authenticated: Callable[[Address], bool] = lambda address: False,
     ) -> None:
         self.setName("delivery")
         self._log = quiet_logger(__name__)
@@ -117,7 +163,7 @@ class DeliveryService(Service):
         self._courier = courier
         self._clock = clock
         self._random = random
-        self._clients = Clients(records.own, peers, clock, self._learned)
+        self._clients = Clients(records.own, peers, clock, self._learned, is_authenticated)
         self._owed: dict[Address, _Owed] = {}
         self._age_limit = age_limit
         self._interval = interval_seconds
@@ -165,8 +211,20 @@ class DeliveryService(Service):
     async def _hasten(self) -> None:
         await self._store.hasten(self._records.now())
         for address, owed in list(self._owed.items()):
-            owed.failures, owed.not_before = 0, 0.0
+            owed.failures, owed.not_before, owed.submissions_not_before = 0, 0.0, 0.0
             self.owed(address)
+
+    def acknowledges(self, address: Address) -> bool:
+        """True if a peer has announced ``ack``."""
+        return self._clients.acknowledges(address)
+
+    def sends_now(self, address: Address) -> bool:
+        """True if a submission to a peer with ``ack`` would be written at once, on a connection that is open."""
+        if not (self.running and self._clients.acknowledges(address) and self._clients.is_connected(address)):
+            return False
+        owed = self._owed.get(address)
+        now = self._clock.seconds()
+        return owed is None or (now >= owed.not_before and owed.may_submit(now))
 
     def announced(self, address: Address, features: Iterable[str]) -> None:
         """A peer has announced features in a submission; its answers to ours are heeded by the client itself."""
@@ -247,7 +305,9 @@ class DeliveryService(Service):
         while self.running and owed.may_be_sent_to(self._clock.seconds()):
             owed.has_more = False
             room = max(1, self._at_once(address) - len(owed.in_work))
-            ready = await self._store.ready_deliveries(address, self._records.now(), room, frozenset(owed.in_work))
+            kinds = tuple(DeliveryKind) if owed.may_submit(self._clock.seconds()) else _NO_SUBMISSIONS
+            under_way = frozenset(owed.in_work)
+            ready = await self._store.ready_deliveries(address, self._records.now(), room, under_way, kinds)
             if not self.running:
                 return  # the clients are closed; another would stay behind
             self._send(address, owed, ready)
@@ -260,15 +320,23 @@ class DeliveryService(Service):
     async def _rest(self, address: Address, owed: _Owed) -> None:
         """Nothing is ready: forget the peer, or wake when the next message will be."""
         next_at = await self._store.next_delivery(address)
+        is_held = self._clock.seconds() < owed.submissions_not_before
+        if is_held and next_at is not None:
+            next_at = await self._store.next_delivery(address, _NO_SUBMISSIONS)
         if owed.has_more:
             return
-        if next_at is None:
+        if next_at is None and not is_held:
             owed.wake_at = float("inf")
             self._owed.pop(address, None)
         else:
             # Not for long, since the clock may just be being set.
-            seconds = min((next_at - self._records.now()).total_seconds(), LONGEST_DELAY_SECONDS)
-            owed.wake_at = self._clock.seconds() + seconds
+            now = self._clock.seconds()
+            seconds = LONGEST_DELAY_SECONDS
+            if next_at is not None:
+                seconds = min((next_at - self._records.now()).total_seconds(), seconds)
+            if is_held:
+                seconds = min(owed.submissions_not_before - now, seconds)
+            owed.wake_at = now + seconds
 
     # --- what ----------------------------------------------------------------------------------------------------
 
@@ -278,11 +346,16 @@ class DeliveryService(Service):
         for delivery, task in ready:
             if len(owed.in_work) >= self._at_once(address):
                 return
+            is_submission = delivery.kind is DeliveryKind.SUBMISSION
+            if is_submission and not owed.may_submit(self._clock.seconds()):
+                continue
             size = _SIZES.get(delivery.kind, _small)(task)
             if bytes_in_work and bytes_in_work + size > _BYTES_AT_ONCE:
                 continue
             bytes_in_work += size
             owed.in_work[delivery.id] = size
+            if is_submission:
+                owed.submissions.add(delivery.id)
             self._begin(self._see_through(address, owed, delivery, task))
 
     def _at_once(self, address: Address) -> int:
@@ -302,6 +375,7 @@ class DeliveryService(Service):
             owed.not_before = now + (REFUSED_DELAY_SECONDS if is_refused else self._delay(owed.failures))
             owed.failures += 1
         del owed.in_work[delivery.id]
+        owed.submissions.discard(delivery.id)
         owed.tell()
 
     async def _attempt(self, address: Address, owed: _Owed, delivery: Delivery, task: Task) -> bool:
@@ -309,6 +383,10 @@ class DeliveryService(Service):
         try:
             if await self._courier.deliver(self._clients.client(address), delivery, task):
                 self.refusals.pop(address, None)
+                if delivery.kind is DeliveryKind.SUBMISSION:
+                    owed.submission_answered(self._clock.seconds(), self._at_once(address))
+                else:
+                    owed.clean_closes = 0
             return True
         except Exception as error:
             self._note_refusal(address, error)
@@ -319,8 +397,16 @@ class DeliveryService(Service):
             # That nobody was there says nothing of the message: when the peer is back, it need not wait as well.
             failures = owed.failures if isinstance(error, PeerUnreachable) else delivery.attempts
             delay = self._delay(failures) if self.running else 0.0
+            if isinstance(error, NotAcknowledged):
+                owed.clean_closes += 1
+                if owed.clean_closes >= MAX_CLEAN_CLOSES:
+                    await self._give_up(delivery, task)
+                    return False
             if isinstance(error, CertificateRefused):
                 delay = REFUSED_DELAY_SECONDS if self.running else 0.0
+            elif isinstance(error, SubmissionRefused):
+                hint = min(error.retry_after_s, LONGEST_HINT_SECONDS)
+                delay = owed.submission_refused(self._clock.seconds(), self._delay(owed.refusals), hint)
             elif isinstance(error, TryAgain):
                 delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
             elif not isinstance(error, TaskSubmitError):
@@ -340,8 +426,7 @@ class DeliveryService(Service):
             )
             now = self._records.now()
             event = noted(task.status, now, Note.DELIVERY_FAILED, f"{described(delivery)}: {why}")
-            is_unsent = isinstance(error, (PeerUnreachable, TryAgain))
-            await self._store.postpone(delivery, event, now + timedelta(seconds=delay), why, is_unsent=is_unsent)
+            await self._store.postpone(delivery, event, now + timedelta(seconds=delay), why)
             return not isinstance(error, PeerError)
 
     def _note_refusal(self, address: Address, error: Exception) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
@@ -30,8 +31,17 @@ from tasksubmit.interfaces import (
 )
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
-from tasksubmit.lifecycle.table import TRANSITIONS, Event, Lease, Side, TaskStatus, Timeouts, advance
-from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.lifecycle.table import (
+    SUBMITTER_OUTCOMES,
+    TRANSITIONS,
+    Event,
+    Lease,
+    Side,
+    TaskStatus,
+    Timeouts,
+    advance,
+)
+from tasksubmit.lifecycle.task import NO_REASON, Reason, Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.load import Load
@@ -40,6 +50,7 @@ from tasksubmit.node.records import Decision, Records, always, clipped, describe
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.messages import (
+    ACK,
     FEATURES,
     ResponseStatus,
     SubmitRequest,
@@ -95,7 +106,12 @@ class Inbox:
             key = TaskKey(Side.RECEIVER, self._submitter(peer, request), request.task_id)
         except TaskSubmitError:
             return fail()
-        if self._is_policy_pure and self._closed() is None and self._policy.admit(peer, request) is None:
+        if (
+            not request.query
+            and self._is_policy_pure
+            and self._closed() is None
+            and self._policy.admit(peer, request) is None
+        ):
             return self._create(peer, request, key)
         return self._store.recall(key).addCallback(self._recalled, peer, request, key)
 
@@ -106,6 +122,8 @@ class Inbox:
             return _remembered(request, known)
         if known is not None:
             return Deferred.fromCoroutine(self._answer_known(known, request))
+        if request.query:
+            raise UnknownTask(f"there is no task {request.task_id} here")
         refusal = self._closed() or eventual(self._policy.admit(peer, request))
         if isinstance(refusal, Deferred):
             return refusal.addCallback(self._judged, peer, request, key)
@@ -157,6 +175,8 @@ class Inbox:
             self._counting.created(peer, request)
         self._records.remember(task)
         self._announced(task.peer, request.features)
+        if ACK not in request.features:
+            self._records.hold_messages(task.key)
         self._tell_created(task)
         return _received(request)
 
@@ -168,12 +188,13 @@ class Inbox:
         error = failure.value
         if isinstance(error, TaskForgotten):
             return _remembered(request, error.tombstone)
-        # When nothing can be written, what was taken before can still be answered for.
-        if isinstance(error, StoreError):
+        # When nothing can be written, what was taken before can still be answered for. What may have been written now
+        # must not be: nobody may learn of it before it is known to be on disk.
+        if isinstance(error, StoreError) and not isinstance(error, StoreUncertain):
             known = await self._store.recall(task.key)
             if isinstance(known, Tombstone):
                 return _remembered(request, known)
-            if known is not None and known.created_at < task.created_at:  # else this is the one that may be lost
+            if known is not None:
                 return await self._answer_known(known, request)
         failure.raiseException()
 
@@ -181,10 +202,10 @@ class Inbox:
         if known.description != request.task_description:
             return _rejected(request, _CONFLICT)
         self._announced(known.peer, request.features)
-        if known.delivery_given_up_at is not None and not known.code:
+        if known.delivery_given_up_at is not None:
             with suppress(IllegalTransition, UnknownTask):  # or it was asked twice at once
-                await self._records.retry(known.key)  # whoever asks is back; but what it refused it would refuse again
-        return _received(request, current_status=known.status.value)
+                await self._records.retry(known.key)  # the submitter is back, and waits for it
+        return _received(request, known)
 
     def _submitter(self, peer: Peer, request: SubmitRequest) -> Address:
         submitter = Address.parse(request.from_addr)
@@ -196,17 +217,22 @@ class Inbox:
         return submitter
 
     async def status_updated(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
-        """The submitter withdraws a task; the answer tells what won when it raced with something else.
+        """The submitter withdraws a task; the answer tells what won when it raced with something else."""
+        reason = Reason(update.outcome, justification=update.justification)
+        return acknowledgement(await self._records.change(task, _cancelled_by(reason)))
 
-        CANCELLED is a submitter's only word: any other changes nothing.
+    async def withdraw_unknown(self, key: TaskKey, update: TaskStatusUpdate) -> Task | Tombstone:
+        """The submitter withdraws a task that has not arrived: should it still arrive, it must not be started.
+
+        :returns: what has come to be known by the key meanwhile.
+        :raises UnknownTask: nothing has, and a tombstone is in its place now.
         """
-        if update.status != TaskStatus.CANCELLED.value:
-            return acknowledgement(task)
-        try:
-            task = await self._records.change(task, always(Event.CANCEL, justification=update.justification))
-        except IllegalTransition:
-            task = await self._records.get(task.key)
-        return acknowledgement(task)
+        reason = _told(Reason(update.outcome, justification=clipped(update.justification)))
+        tombstone = Tombstone.of_withdrawn(key, reason, self._records.now())
+        known = await self._store.leave_tombstone(tombstone)
+        if known is None:
+            raise UnknownTask(f"there is no task {key.task_id} here")
+        return known
 
     # --- what the receiver does ----------------------------------------------------------------------------------
 
@@ -372,6 +398,15 @@ class Inbox:
             note = Note.RESULTS_REFUSED, f"{response.code}: {response.message}"
             await self._records.change(task, always(**fields), gives_up=delivery, note=note)
             return
+        if response is not None and response.current_status in _ENDED_WITHOUT_RESULTS:
+            self._log.info(
+                "results delivered too late: task={task_id} submitter_status={status}",
+                task_id=task.task_id,
+                status=response.current_status,
+            )
+            too_late = f"The results were delivered too late: the submitter's record is {response.current_status}"
+            await self._records.change(task, always(Event.DELIVER_LATE, justification=too_late), settles=delivery)
+            return
         reward = min(response.reward, _HIGHEST_REWARD) if response is not None and response.reward > 0 else None
         delivered = always(Event.DELIVER, reward=reward, justification="The results were delivered")
         await self._records.change(task, delivered, settles=delivery)
@@ -382,14 +417,43 @@ class Inbox:
         note = Note.DELIVERY_GIVEN_UP, described(delivery)
         await self._records.change(task, always(**fields), gives_up=delivery, note=note)
 
-    async def status_taken(self, task: Task, delivery: Delivery) -> None:
-        """The submitter has a status update, or does not want it: whichever, it is not sent again."""
-        await self._records.change(task, always(), settles=delivery)
+    async def status_taken(self, task: Task, response: SubmitResponse | None, delivery: Delivery) -> None:
+        """The submitter has a status update, or does not want it: whichever, it is not sent again.
+
+        If its own record has ended, nobody waits for the task any more.
+        """
+        decision = always()
+        if response is not None and response.current_status in _ENDED_WITHOUT_RESULTS:
+            reason = Reason(response.outcome, justification=clipped(response.justification))
+            decision = _cancelled_by(reason)
+        await self._records.change(task, decision, settles=delivery)
 
 
 _CONFLICT = Refusal("id_conflict", "this task id was used for another description")
 _DISABLED = Refusal("not_accepting", "this node takes no tasks at the moment; try again later", retry_after_s=60)
 _DRAINING = Refusal("not_accepting", "the node is being drained and will stop; try again later", retry_after_s=60)
+
+
+_ENDED_WITHOUT_RESULTS = frozenset({TaskStatus.CANCELLED.value, TaskStatus.DECLINED.value, TaskStatus.EXPIRED.value})
+"""The statuses of a submitter's record in which nobody waits for results."""
+
+
+def _told(reason: Reason) -> Reason:
+    """The reason that a submitter gives for a cancellation; a word that no submitter has is dropped."""
+    return reason if reason.outcome in SUBMITTER_OUTCOMES else evolve(reason, outcome="cancelled_by_submitter")
+
+
+def _cancelled_by(reason: Reason) -> Decision:
+    """Cancel, if the table allows that; else complete the reason of a task that was cancelled without one."""
+    told = _told(reason)
+    fields = {"outcome": told.outcome, "justification": told.justification}
+
+    def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+        if (task.side, task.status, Event.CANCEL) in TRANSITIONS:
+            return (Event.CANCEL,), fields
+        return (), fields if task.status is TaskStatus.CANCELLED and not task.outcome else {}
+
+    return decide
 
 
 def _during(attempt: int | None, decide: Decision) -> Decision:
@@ -412,16 +476,20 @@ def given_up(task: Task, delivery: Delivery, now: datetime) -> dict[str, Any]:
 def _remembered(request: SubmitRequest, tombstone: Tombstone) -> SubmitResponse:
     if not tombstone.is_of(request.task_description):
         return _rejected(request, _CONFLICT)
-    return _received(request, current_status=tombstone.status.value)
+    return _received(request, tombstone)
 
 
-def _received(request: SubmitRequest, current_status: str = "") -> SubmitResponse:
+def _received(request: SubmitRequest, known: Task | Tombstone | None = None) -> SubmitResponse:
+    reason = known.reason if known else NO_REASON
     return SubmitResponse(
         task_id=request.task_id,
         status=ResponseStatus.ACCEPTED,
         message="Task received with status NEW",
         features=FEATURES,
-        current_status=current_status,
+        current_status=known.status.value if known else "",
+        outcome=reason.outcome,
+        error=clipped(reason.error),
+        justification=clipped(reason.justification),
     )
 
 
@@ -436,12 +504,16 @@ def _rejected(request: SubmitRequest, refusal: Refusal) -> SubmitResponse:
 
 
 def acknowledgement(task: Task | Tombstone, reward: int = 0) -> SubmitResponse:
-    """Where a task stands, as the answer to a message about it (wire.md, section 6)."""
+    """Where a task stands, and the reason for a final status, as the answer to a message (wire.md, section 6)."""
+    reason = task.reason
     return SubmitResponse(
         task_id=task.key.task_id,
         status=ResponseStatus.ACCEPTED,
         message=f"Task is {task.status}",
         features=FEATURES,
         current_status=task.status.value,
+        outcome=reason.outcome,
+        error=clipped(reason.error),
+        justification=clipped(reason.justification),
         reward=reward,
     )

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from tasksubmit.errors import IllegalTransition, InvalidTime, StoreUncertain, TaskConflict
+from tasksubmit.errors import (
+    IllegalTransition,
+    InvalidTime,
+    StoreUncertain,
+    TaskConflict,
+    TaskSubmitError,
+    UnknownTask,
+)
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
-from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Event, Side, TaskStatus
+from tasksubmit.lifecycle.table import (
+    ANSWERED,
+    HEARD,
+    RECEIVER_OUTCOMES,
+    SUBMITTER_OUTCOMES,
+    TRANSITIONS,
+    UNDECIDED_REASON,
+    Event,
+    Side,
+    TaskStatus,
+    Timeouts,
+    advance,
+)
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.inbox import acknowledgement, given_up
@@ -25,14 +44,30 @@ from tasksubmit.wire.messages import (
 )
 
 
-class Outbox:
-    """What a submitter does with tasks. Its methods are coroutines that return after the commit."""
+class NotHeeded(TaskSubmitError):
+    """The receiver acknowledged a cancellation, and its record goes on all the same."""
 
-    def __init__(self, records: Records, formula: ScoreFormula) -> None:
+
+class Outbox:
+    """What a submitter does with tasks. Its methods are coroutines that return after the commit.
+
+    A task that no receiver can have is withdrawn without asking anybody (wire.md, section 4). That is told by
+    `Task.submission_begun_at`: it is set, in a commit that fails after a cancellation was requested, before a
+    submission is handed to the transport. It is unset only by the attempt that set it, when that was refused or not a
+    byte was written.
+
+    :param age_limit: how long a message is tried before it is given up.
+    """
+
+    def __init__(self, records: Records, formula: ScoreFormula, timeouts: Timeouts, age_limit: timedelta) -> None:
         self._log = quiet_logger(__name__)
         self._records = records
         self._store = records.store
         self._formula = formula
+        self._timeouts = timeouts
+        self._age_limit = age_limit
+        # Tasks that were recorded as begun, of which no attempt has been made yet.
+        self._begun_early: set[TaskKey] = set()
 
     # --- what the submitter does ---------------------------------------------------------------------------------
 
@@ -43,22 +78,38 @@ class Outbox:
         task_id: str,
         expires_at: datetime | None = None,
         result_due_at: datetime | None = None,
+        deliver_by: datetime | None = None,
+        is_sent_now: bool = False,
     ) -> Task:
         """Record a task and owe its submission to the receiver; the same task again is the one that there is.
 
+        :param is_sent_now: whether a connection to a receiver with ``ack`` is open, so that it is sent at once: then it
+            is recorded as begun, which saves a commit of its own.
         :raises TaskConflict: when the id was used for another description.
         :raises TaskForgotten: when retention has removed the task that had the id.
         """
-        task = Task.new(
+        now = self._records.now()
+        deadlines = [deadline for deadline in (deliver_by, expires_at) if deadline is not None]
+        asked = Task.new(
             side=Side.SUBMITTER,
             peer=to,
             task_id=task_id,
             description=description,
-            created_at=self._records.now(),
+            created_at=now,
             expires_at=expires_at,
             result_due_at=result_due_at,
+            deliver_by=min(deadlines, default=None),
+            submission_begun_at=now if is_sent_now else None,
         )
-        task, _ = await self._records.create(task)
+        if is_sent_now:
+            self._begun_early.add(asked.key)
+        try:
+            task, is_new = await self._records.create(asked)
+        except BaseException:
+            self._begun_early.discard(asked.key)
+            raise
+        if not is_new:
+            self._begun_early.discard(asked.key)
         if task.description != description:
             raise TaskConflict(f"task {task_id} was submitted to {to} with another description; use another id")
         return task
@@ -66,52 +117,123 @@ class Outbox:
     async def cancel(self, key: TaskKey, reason: str) -> Task:
         """Ask the receiver to withdraw a task; asking again changes nothing.
 
+        :returns: the record: CANCELLED already if no receiver can have the task.
         :raises IllegalTransition: when the task is final, or its results are here.
         """
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if task.cancel_requested_at is not None and not task.is_settled:
                 return (), {}
-            return (Event.REQUEST_CANCEL,), {"justification": reason}
+            return task.requested(Event.REQUEST_CANCEL), {"justification": reason}
 
         return await self._records.change(key, decide)
 
-    # --- what the receiver answers -------------------------------------------------------------------------------
+    def changed(self, task: Task) -> None:
+        """A record has changed: of one that is not submitted any more nothing is kept in memory."""
+        if self._begun_early and (task.is_settled or task.cancel_requested_at is not None):
+            self._begun_early.discard(task.key)
+
+    # --- what becomes of a submission ----------------------------------------------------------------------------
+
+    async def begin_submission(self, task: Task) -> tuple[Task, bool] | None:
+        """Record that a submission is begun.
+
+        :returns: the record, and whether this is the first attempt that a receiver may know of; None when there is
+            nothing to be submitted any more.
+        """
+        if task.key in self._begun_early:
+            self._begun_early.discard(task.key)
+            return task, True
+        is_first = False
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            nonlocal is_first
+            if not _may_be_submitted(task):
+                raise IllegalTransition(f"task {task.task_id} is not to be submitted any more")
+            is_first = task.submission_begun_at is None
+            return (), {"submission_begun_at": now} if is_first else {}
+
+        try:
+            task = await self._records.change(task, decide)
+        except IllegalTransition:
+            return None
+        return task, is_first
+
+    async def submission_unsent(self, task: Task) -> None:
+        """Not a byte of the first submission was written: no receiver can have the task."""
+        await self._records.change(task, _unsent({}))
+
+    async def submission_postponed(self, task: Task, response: SubmitResponse, *, is_first: bool) -> None:
+        """The receiver refuses the submission for now; it is to be sent again, unless a cancellation was requested."""
+        refusal = _refusal(response)
+        decide = _unsent(refusal) if is_first else _refused_for_now(refusal)
+        await self._records.change(task, decide)
 
     async def submission_answered(self, task: Task, response: SubmitResponse, delivery: Delivery) -> None:
-        """The receiver answered the submission, for the first time or again."""
-        now = self._records.now()
-        answered: dict[str, Any] = {"features": known_features(response.features)}
-        if task.answered_at is None:
-            answered["answered_at"] = now
-        if ACK in response.features:
-            answered["heard_at"] = now
-        if response.status == ResponseStatus.ACCEPTED:
-            decision = self._heed(_heard(response.current_status), {}, anyway=answered)
-        else:
-            refusal = {"code": clipped(response.code), "justification": clipped(response.message)}
-            decision = self._heed((Event.REFUSE,), refusal, anyway=answered)
-        await self._records.change(task, decision, settles=delivery)
+        """The receiver took the submission, or refused it for good."""
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            answered = self._answered(task, response, now)
+            if response.status != ResponseStatus.ACCEPTED:
+                return self._heed((Event.REFUSE,), _refusal(response), anyway=answered)(task, now)
+            taken = {
+                **answered,
+                "answered_at": task.answered_at or now,
+                "code": "",
+                "retry_after_s": 0,
+                "deliver_by": None,
+                "news_at": now,
+                **self._awaiting(task, now, has_ack=ACK in response.features),
+            }
+            if task.code:
+                taken["justification"] = clipped(response.message)
+            return self._heed_status(task, response, now, taken)
+
+        await self._records.change(task, decide, settles=delivery)
+
+    async def query_answered(self, task: Task, response: SubmitResponse, delivery: Delivery) -> None:
+        """The receiver said how a task stands that it had before, or that it does not know it."""
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            answered = self._answered(task, response, now)
+            if response.status != ResponseStatus.ACCEPTED:
+                if response.code != UnknownTask.code:
+                    return (), answered
+                if task.cancel_requested_at is not None:
+                    return self._heed((Event.WITHDRAW,), {}, anyway=answered)(task, now)
+                lost = {"justification": "The receiver does not know the task any more"}
+                return self._heed((Event.LOSE,), lost, anyway=answered)(task, now)
+            is_undecided = task.undecided_since is None and response.current_status == TaskStatus.NEW.value
+            if is_undecided and task.status is TaskStatus.NEW and task.cancel_requested_at is None:
+                return (Event.TIME_OUT_ANSWER,), {**answered, "justification": UNDECIDED_REASON}
+            return self._heed_status(task, response, now, answered)
+
+        await self._records.change(task, decide, settles=delivery)
 
     async def submission_unconfirmed(self, task: Task, error: str, delivery: Delivery) -> None:
         """The answer was lost, and the peer is of the kind that may not be asked again (wire.md, section 6)."""
-        lost = always(code="unconfirmed", error=f"the answer to the submission was lost: {error}")
-        await self._records.change(task, lost, settles=delivery, note=(Note.UNCONFIRMED, error))
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            lost = {"code": "unconfirmed", "error": f"the answer to the submission was lost: {error}"}
+            return (), {**lost, "deliver_by": None, "news_at": now, **self._awaiting(task, now, has_ack=False)}
+
+        await self._records.change(task, decide, settles=delivery, note=(Note.UNCONFIRMED, error))
 
     async def submission_settled(self, task: Task, delivery: Delivery) -> None:
-        """The task has ended before the submission could be sent, or the question how it stands."""
+        """There is nothing to submit or to ask any more: the task has ended, or is to be cancelled."""
         note = Note.DELIVERED, "nothing: the task has ended"
         await self._records.change(task, always(), settles=delivery, note=note)
 
     async def question_dropped(self, task: Task, delivery: Delivery) -> None:
         """The receiver is not of the kind any longer that may be asked how a task stands."""
-        note = Note.UNCONFIRMED, "the receiver has ceased to answer such questions"
-        await self._records.change(task, always(heard_at=None), settles=delivery, note=note)
 
-    async def withdrawn_unsent(self, task: Task, delivery: Delivery) -> None:
-        """The cancellation came before the submission was sent: there is nothing to withdraw."""
-        note = Note.DELIVERED, "nothing: the submission was never sent"
-        await self._records.change(task, self._heed((Event.WITHDRAW,), {}), settles=delivery, note=note)
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            return (), {"heard_at": None, **self._awaiting(task, now, has_ack=False)}
+
+        note = Note.UNCONFIRMED, "the receiver has ceased to answer such questions"
+        await self._records.change(task, decide, settles=delivery, note=note)
+
+    # --- what becomes of a cancellation --------------------------------------------------------------------------
 
     async def delivery_given_up(self, task: Task, delivery: Delivery) -> None:
         """What was to be sent is too old: a cancellation then holds without an answer (section 4)."""
@@ -122,30 +244,60 @@ class Outbox:
         await self._records.change(task, self._heed(events, {}, anyway=fields), gives_up=delivery, note=note)
 
     async def cancellation_answered(self, task: Task, response: SubmitResponse | None, delivery: Delivery) -> None:
-        """The receiver answered a cancellation: with the status that won, or, being deployed, with silence."""
-        if response is None or response.status != ResponseStatus.ACCEPTED:
-            events: Sequence[Event] = (Event.CONFIRM_CANCEL,)
-        elif response.current_status in (TaskStatus.CANCELLED.value, ""):
-            events = (Event.CONFIRM_CANCEL,)
-        else:
-            events = _heard(response.current_status)
-        await self._records.change(task, self._heed(events, {}), settles=delivery)
+        """The receiver answered a cancellation: with the status that won, or, as reference peers do, with silence.
+
+        :raises NotHeeded: when its own record goes on as if it had not been asked.
+        """
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if response is None:
+                return self._heed((Event.CONFIRM_CANCEL,), {"justification": NOT_STOPPED})(task, now)
+            status = response.current_status
+            if response.status != ResponseStatus.ACCEPTED or not status:
+                return self._heed((Event.CONFIRM_CANCEL,), {})(task, now)
+            if status in (TaskStatus.COMPLETED.value, TaskStatus.SUCCEEDED.value):
+                return self._heed_status(task, response, now, {"cancel_ends_at": self._last_day(task, now)})
+            if status in _CONFIRMATIONS:
+                event = HEARD[status]
+                if (task.side, task.status, event) not in TRANSITIONS:
+                    event = Event.CONFIRM_CANCEL  # it was accepted, says the record, and declined, says the receiver
+                return self._heed((event,), _reason_of(task, response))(task, now)
+            if task.is_settled:
+                return (), {}
+            raise NotHeeded(f"the receiver answered CANCELLED with {clipped(status)!r}")
+
+        await self._records.change(task, decide, settles=delivery)
+
+    def _last_day(self, task: Task, now: datetime) -> datetime:
+        """Return when a task ends whose cancellation came too late, if its results do not arrive."""
+        latest = now + self._age_limit
+        is_earlier = task.result_due_at is not None and now < task.result_due_at < latest
+        return task.result_due_at if is_earlier and task.result_due_at else latest
 
     # --- what the receiver tells ---------------------------------------------------------------------------------
 
     async def status_updated(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
         """The receiver tells where the task stands; what the table does not allow changes nothing."""
-        events = _heard(update.status)
-        if events:
+        event = HEARD.get(update.status)
+        if event is None:
+            return acknowledgement(task)
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if task.status.is_final:
+                return (), _missing_reason(task, update.status, update)
+            # A word that no receiver has is dropped.
+            outcome = update.outcome if update.outcome in RECEIVER_OUTCOMES else ""
             fields: dict[str, Any] = {
                 "justification": update.justification,
-                "outcome": update.outcome,
+                "outcome": outcome or (task.cancel_outcome if event is Event.HEAR_CANCELLED else ""),
                 "error": update.error,
+                "news_at": now,
             }
             if task.heard_at is not None:
-                fields["heard_at"] = self._records.now()
-            task = await self._records.change(task, self._heed(events, fields))
-        return acknowledgement(task)
+                fields["heard_at"] = now
+            return self._heed((event,), fields)(task, now)
+
+        return acknowledgement(await self._records.change(task, decide))
 
     async def results_received(self, task: Task, message: TaskResultMessage) -> SubmitResponse:
         """Keep results, book the scores once, and tell the reward; repeated ones are acknowledged again."""
@@ -191,8 +343,18 @@ class Outbox:
         }
 
     async def _late(self, task: Task, message: TaskResultMessage) -> SubmitResponse:
-        """Results for a settled task: those that it ended with, again, or late ones, which are kept and never paid."""
-        if not task.result_file and not task.late_result_file:
+        """Results for a settled task: those that it ended with, again, or late ones.
+
+        Of late ones the first are kept, and none is paid.
+        """
+        if task.late_result_file:
+            self._log.info(
+                "late results ignored: task={task_id} status={status} kept={name}",
+                task_id=task.task_id,
+                status=task.status,
+                name=task.late_result_file,
+            )
+        elif not task.result_file:
             name = (await self._records.save_result(message)).name
             try:
                 task = await self._records.change(task, _keep_late(name), note=(Note.LATE_RESULTS, name))
@@ -211,6 +373,35 @@ class Outbox:
             else:
                 await self._store.discard_result(name)
         return acknowledgement(task, task.reward or 0)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _answered(self, task: Task, response: SubmitResponse, now: datetime) -> dict[str, Any]:
+        """Return what every answer to a submission or a query tells of the receiver."""
+        heard_at = now if ACK in response.features else None
+        return {"features": known_features(response.features), "heard_at": heard_at}
+
+    def _awaiting(self, task: Task, now: datetime, *, has_ack: bool) -> dict[str, Any]:
+        """Return the deadlines that begin when the receiver has the task, or may have it."""
+        deadlines: dict[str, Any] = {}
+        if task.undecided_since is None and task.status is TaskStatus.NEW:
+            deadlines["undecided_since"] = now
+        if not has_ack and task.result_due_at is None:
+            deadlines["result_due_at"] = now + self._timeouts.result_timeout
+        return deadlines
+
+    def _heed_status(
+        self, task: Task, response: SubmitResponse, now: datetime, anyway: Mapping[str, Any]
+    ) -> tuple[Sequence[Event], Mapping[str, Any]]:
+        """Let happen what the status in an answer says; set the fields ``anyway`` in any case."""
+        if task.status.is_final:
+            return (), {**anyway, **_missing_reason(task, response.current_status, response)}
+        event = ANSWERED.get(response.current_status)
+        if event is None or (task.side, task.status, event) not in TRANSITIONS:
+            return (), anyway
+        is_news = advance(task.side, task.status, event).target is not task.status
+        fields = {**_reason_of(task, response), **({"news_at": now} if is_news else {})}
+        return (event,), {**anyway, **fields}
 
     def _heed(
         self, events: Sequence[Event], fields: Mapping[str, Any], *, anyway: Mapping[str, Any] | None = None
@@ -236,7 +427,67 @@ def _keep_late(name: str) -> Decision:
     return lambda task, now: ((), {} if task.late_result_file else {"late_result_file": name})
 
 
-def _heard(status: str) -> Sequence[Event]:
-    """What the submitter hears in a status that the receiver said, if anything."""
-    event = HEARD.get(status)
-    return (event,) if event else ()
+_CONFIRMATIONS = frozenset({TaskStatus.CANCELLED.value, TaskStatus.DECLINED.value, TaskStatus.EXPIRED.value})
+"""The statuses of a receiver's record in which the task is not done."""
+
+NOT_STOPPED = "Cancelled here; the receiver cannot be stopped and may still do the work"
+"""The justification of a task that was cancelled at a peer without ``ack``."""
+
+
+def _may_be_submitted(task: Task) -> bool:
+    is_undelivered = task.status is TaskStatus.NEW and task.answered_at is None
+    return is_undelivered and task.cancel_requested_at is None
+
+
+def _refusal(response: SubmitResponse) -> dict[str, Any]:
+    return {
+        "code": clipped(response.code),
+        "justification": clipped(response.message),
+        "retry_after_s": max(0, response.retry_after_s),
+    }
+
+
+def _unsent(refusal: Mapping[str, Any]) -> Decision:
+    """Record that no receiver can have a task; one that is to be cancelled is withdrawn then."""
+
+    def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+        if task.status is not TaskStatus.NEW or task.answered_at is not None:
+            return (), {}
+        if task.cancel_requested_at is not None:
+            return (Event.WITHDRAW,), {"submission_begun_at": None}
+        return (), {"submission_begun_at": None, **refusal}
+
+    return decide
+
+
+def _refused_for_now(refusal: Mapping[str, Any]) -> Decision:
+    """Record a refusal of a task that the receiver may have from an earlier attempt."""
+    return lambda task, now: ((), refusal if _may_be_submitted(task) else {})
+
+
+def _reason_of(task: Task, answer: SubmitResponse) -> dict[str, Any]:
+    """Return the fields of a record that say why it ended, as an answer with a final status tells it."""
+    if answer.current_status not in _CONFIRMATIONS:
+        return {}
+    is_cancelled = answer.current_status == TaskStatus.CANCELLED.value
+    return {
+        "outcome": _known_outcome(answer.outcome) or (task.cancel_outcome if is_cancelled else ""),
+        "error": clipped(answer.error),
+        "justification": clipped(answer.justification) or task.justification,
+    }
+
+
+def _known_outcome(outcome: str) -> str:
+    """Return an outcome as a receiver reports it, its own or the submitter's that it was given; else nothing."""
+    return outcome if outcome in RECEIVER_OUTCOMES or outcome in SUBMITTER_OUTCOMES else ""
+
+
+def _missing_reason(task: Task, status: str, message: SubmitResponse | TaskStatusUpdate) -> dict[str, Any]:
+    """Return the reason for a final status that a later message gives, if the record has none (wire.md, section 6)."""
+    if task.outcome or status != task.status.value or status not in _CONFIRMATIONS:
+        return {}
+    return {
+        "outcome": _known_outcome(message.outcome),
+        "error": clipped(message.error),
+        "justification": clipped(message.justification),
+    }

@@ -12,7 +12,7 @@ from tasksubmit.errors import UnknownPeer
 from tasksubmit.interfaces import IPeers
 from tasksubmit.protocol.client import Client
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.messages import FEATURES
+from tasksubmit.wire.messages import ACK, FEATURES
 
 MAX_ANSWER_BYTES = 256 * 1024
 """The largest answer that a peer may give. Those of well-behaved ones have a few hundred bytes."""
@@ -41,6 +41,8 @@ class Clients:
     """A `Client` for each peer, made when first needed and kept.
 
     :param learned: is called with a peer and its features whenever it announces others than before.
+    :param is_authenticated: tells whether whatever seems to come from a peer really does: then its latest announcement
+        replaces what was known. Of any other peer what was announced is added up, for a stranger may speak in its name.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class Clients:
         peers: IPeers,
         clock: IReactorTime,
         learned: Callable[[Address, frozenset[str]], None],
+        is_authenticated: Callable[[Address], bool],
     ) -> None:
         self._own = own
         self._peers = peers
         self._clock = clock
         self._features: dict[Address, frozenset[str]] = {}
         self._learned = learned
+        self._is_authenticated = is_authenticated
         self._clients: dict[Address, Client] = {}
 
     def remember(self, features: Mapping[Address, frozenset[str]]) -> None:
@@ -66,8 +70,9 @@ class Clients:
     def learn(self, address: Address, features: Iterable[str]) -> None:
         """A peer has announced ``features``, elsewhere than in an answer to its client."""
         known = self._features.get(address, frozenset())
-        if not known.issuperset(features):
-            self._announced(address, known.union(features))
+        announced = frozenset(features) if self._is_authenticated(address) else known.union(features)
+        if announced.intersection(FEATURES) != known:
+            self._announced(address, announced)
             self._tell_client(address)
 
     def client(self, address: Address) -> Client:
@@ -83,6 +88,7 @@ class Clients:
                 self._clock,
                 features=self._features.get(address, frozenset()),
                 on_features=lambda features: self._announced(address, features),
+                replaces_features=self._is_authenticated(address),
                 keeps_results=False,  # a node asks for none of the old synchronous kind
                 max_frame=MAX_ANSWER_BYTES,
             )
@@ -92,10 +98,19 @@ class Clients:
         """Whether many messages can be under way to a peer."""
         return self._features.get(address, frozenset()).issuperset(FEATURES)
 
+    def acknowledges(self, address: Address) -> bool:
+        """True if a peer has announced ``ack``."""
+        return ACK in self._features.get(address, ())
+
+    def is_connected(self, address: Address) -> bool:
+        """True if a connection to a peer is open."""
+        client = self._clients.get(address)
+        return client is not None and client.is_connected
+
     def _tell_client(self, address: Address) -> None:
         client = self._clients.get(address)
         if client is not None:
-            client.features |= self._features.get(address, frozenset())
+            client.features = self._features.get(address, frozenset())
 
     def _announced(self, address: Address, features: frozenset[str]) -> None:
         features = features.intersection(FEATURES)  # other words mean nothing here

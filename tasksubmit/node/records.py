@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -21,6 +21,9 @@ from tasksubmit.protocol.elsewhere import Elsewhere
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.timestamps import format_time, parse_time
+
+HOLD = timedelta(seconds=1)
+"""How long after the answer to a submission nothing about the task is sent to a peer without ``ack``."""
 
 MAX_KEPT_TEXT = 1000
 """Characters of a refusal or an error that are kept."""
@@ -56,7 +59,10 @@ def kept_as(message: TaskResultMessage, saved: SavedResult) -> dict[str, Any]:
 
 def overdue(task: Task, deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
     """What happens to a task whose ``deadline`` has passed."""
-    return (task.event_of(deadline),), {"justification": deadline.reason} if deadline.reason else {}
+    events = task.events_of(deadline)
+    # A refusal keeps the receiver's own words.
+    has_words = Event.REFUSE in events or not deadline.reason
+    return events, {} if has_words else {"justification": deadline.reason}
 
 
 def recorded_time(text: str) -> datetime:
@@ -105,6 +111,7 @@ class Records:
         self._booked = booked
         self._is_fair = is_fair
         self._locks: dict[TaskKey, DeferredLock] = {}
+        self._held_until: dict[TaskKey, datetime] = {}
         self._recent: dict[TaskKey, Task] = {}
 
     async def save_result(self, message: TaskResultMessage) -> SavedResult:
@@ -125,6 +132,17 @@ class Records:
         if is_new:
             self._owed(task.peer)
         return created
+
+    def hold_messages(self, key: TaskKey) -> None:
+        """Have no message about a received task go out before `HOLD` has passed, counted from now.
+
+        A reference peer writes its record of a task only after it has read the answer to the submission: until then it
+        ignores what it is sent about the task (wire.md, section 3).
+        """
+        now = self.now()
+        while self._held_until and (first := next(iter(self._held_until.items())))[1] <= now:
+            del self._held_until[first[0]]
+        self._held_until[key] = now + HOLD
 
     async def get(self, key: TaskKey) -> Task:
         """The record known by `key`.
@@ -228,6 +246,7 @@ class Records:
             time_staged_ms=task.time_staged_ms,
             time_cpu_ms=task.time_cpu_ms,
             ack=True,
+            from_addr=str(self.own),
         )
 
     def _plan(
@@ -244,6 +263,7 @@ class Records:
         after = before.evolved(**fields)
         story: list[TaskEvent] = []
         deliveries: list[Delivery] = []
+        drops_pending = False
         bookings: list[Booking] = []
         if note is None and settles is not None:
             note = Note.DELIVERED, described(settles)
@@ -257,6 +277,9 @@ class Records:
             for effect in transition.effects:
                 if effect in _BOOKINGS:
                     bookings.extend(self._bookings(effect, after))
+                elif effect is Effect.DROP_PENDING:
+                    deliveries.clear()
+                    drops_pending = True
                 else:
                     deliveries.append(self._delivery(effect, after, now))
         return Change(
@@ -269,6 +292,7 @@ class Records:
             settles=settles.id if settles else None,
             gives_up=gives_up.id if gives_up else None,
             revives=revives,
+            drops_pending=drops_pending,
             tells_bookings=bool(bookings) and self._booked is not None,
             is_fair=self._is_fair,
         )
@@ -283,12 +307,15 @@ class Records:
                 status=(TaskStatus.CANCELLED if is_withdrawal else task.status).value,
                 justification=task.justification,
                 ack=True,
-                outcome="cancelled_by_submitter" if is_withdrawal else task.outcome,
-                error=task.error,
+                outcome=task.cancel_outcome if is_withdrawal else task.outcome,
+                error="" if is_withdrawal else task.error,
+                from_addr=str(self.own),
             )
             update.validate()  # what cannot be told must not happen either
             payload = update.to_json()
-        return Delivery(key=task.key, kind=kind, payload=payload, created_at=now)
+        return Delivery(
+            key=task.key, kind=kind, payload=payload, created_at=now, ready_at=self._held_until.get(task.key)
+        )
 
     def _bookings(self, effect: Effect, task: Task) -> list[Booking]:
         is_own = task.peer == self.own

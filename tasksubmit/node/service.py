@@ -15,7 +15,14 @@ from twisted.logger import Logger
 from typing_extensions import override
 from zope.interface import implementer
 
-from tasksubmit.errors import AmbiguousTask, IllegalTransition, InvalidMessage, NotAccepting, UnknownTask
+from tasksubmit.errors import (
+    AmbiguousTask,
+    IllegalTransition,
+    InvalidMessage,
+    NotAccepting,
+    TaskConflict,
+    UnknownTask,
+)
 from tasksubmit.interfaces import (
     IAcceptancePolicy,
     IAdmissionPolicy,
@@ -50,6 +57,7 @@ from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.room import ResultRoom
+from tasksubmit.node.routing import Routing, TaskOrder, sides_meant
 from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
@@ -70,7 +78,6 @@ from tasksubmit.wire.messages import (
 from tasksubmit.wire.timestamps import format_time
 
 T = TypeVar("T")
-K = TypeVar("K", Task, Tombstone)
 
 DRAIN_SECONDS = 60.0
 
@@ -179,7 +186,9 @@ class Node(MultiService):
             lambda task: self._acceptance.created(task) if self._acceptance else None,
             self._may_speak_for,
         )
-        self._outbox = Outbox(self._records, formula)
+        self._outbox = Outbox(self._records, formula, timeouts, delivery_age_limit)
+        self._routing = Routing(store, self._may_speak_for)
+        self._order = TaskOrder()
         self._delivery = DeliveryService(
             self._records,
             Courier(self._records, self._inbox, self._outbox),
@@ -188,6 +197,7 @@ class Node(MultiService):
             interval_seconds=tick_seconds,
             clock=clock,
             random=self._random,
+            is_authenticated=self.authenticator.needs_proof,
         )
         self._drains: list[Deferred[Drained]] = []
         self._draining: Deferred[Any] = succeed(None)
@@ -321,6 +331,7 @@ class Node(MultiService):
         """A change of a record was committed."""
         self.load.changed(before, after)
         self._live.changed(after)
+        self._outbox.changed(after)
         if self.workers is not None:
             self.workers.changed(after)
 
@@ -328,44 +339,44 @@ class Node(MultiService):
 
     def task_submitted(self, peer: Peer, request: SubmitRequest, send_result: SendResult) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.task_submitted`."""
-        return self._inbox.task_submitted(peer, request)
+        return self._order.run((peer.address, request.task_id), lambda: self._inbox.task_submitted(peer, request))
 
     def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.status_updated`."""
-        return Deferred.fromCoroutine(self._status_updated(peer, update))
+        return self._order.run(
+            (peer.address, update.task_id), lambda: Deferred.fromCoroutine(self._status_updated(peer, update))
+        )
 
     async def _status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
-        tasks = await self._tasks_with(peer, update.task_id)
-        received = [task for task in tasks if task.side is Side.RECEIVER]
-        submitted = [task for task in tasks if task.side is Side.SUBMITTER]
-        if not tasks:
-            return acknowledgement(await self._forgotten(peer, update.task_id))
-        # Only a node that works for itself has both: its submitting side says CANCELLED with this outcome.
-        if received and (not submitted or update.outcome == "cancelled_by_submitter"):
-            return await self._inbox.status_updated(_spoken_of(received, update.task_id), update)
-        return await self._outbox.status_updated(_spoken_of(submitted, update.task_id), update)
+        sender = self._routing.sender(peer, update.from_addr)
+        sides = sides_meant(update)
+        try:
+            known = await self._routing.find(peer, sender, update.task_id, sides)
+        except UnknownTask:
+            if sides[0] is not Side.RECEIVER or sender is None or not self._is_peer(sender):
+                raise
+            known = await self._inbox.withdraw_unknown(TaskKey(Side.RECEIVER, sender, update.task_id), update)
+        if isinstance(known, Tombstone):
+            return acknowledgement(known)
+        if known.side is Side.RECEIVER:
+            return await self._inbox.status_updated(known, update)
+        return await self._outbox.status_updated(known, update)
 
     def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.results_received`."""
-        return Deferred.fromCoroutine(self._results_received(peer, message))
+        return self._order.run(
+            (peer.address, message.task_id), lambda: Deferred.fromCoroutine(self._results_received(peer, message))
+        )
 
     async def _results_received(self, peer: Peer, message: TaskResultMessage) -> SubmitResponse:
-        tasks = await self._tasks_with(peer, message.task_id)
-        submitted = [task for task in tasks if task.side is Side.SUBMITTER]
-        if not tasks:
-            tombstone = await self._forgotten(peer, message.task_id)
-            return acknowledgement(tombstone, tombstone.reward or 0)
-        return await self._outbox.results_received(_spoken_of(submitted, message.task_id), message)
+        sender = self._routing.sender(peer, message.from_addr)
+        known = await self._routing.find(peer, sender, message.task_id, (Side.SUBMITTER,))
+        if isinstance(known, Tombstone):
+            return acknowledgement(known, known.reward or 0)
+        return await self._outbox.results_received(known, message)
 
-    async def _forgotten(self, peer: Peer, task_id: str) -> Tombstone:
-        """What is left of the task that a peer speaks of late."""
-        tombstones = await self.store.tombstones(task_id, peer.address)
-        return _spoken_of([left for left in tombstones if self._may_speak_for(peer, left.key.peer)], task_id)
-
-    async def _tasks_with(self, peer: Peer, task_id: str) -> list[Task]:
-        """The records with this id that ``peer`` may speak of."""
-        tasks = await self.store.find(task_id, peer.address)
-        return [task for task in tasks if self._may_speak_for(peer, task.peer)]
+    def _is_peer(self, address: Address) -> bool:
+        return address == self.address or address in self.peers.addresses()
 
     # --- what the submitter does ---------------------------------------------------------------------------------
 
@@ -377,18 +388,21 @@ class Node(MultiService):
         task_id: str | None = None,
         expires_at: datetime | None = None,
         result_due_at: datetime | None = None,
+        deliver_by: datetime | None = None,
     ) -> Deferred[SubmittedTask]:
         """Submit a task; fires with a handle once it is recorded, and goes on to send it for as long as it takes.
 
         :param task_id: makes it safe to repeat the call; made up if it is left out.
         :param expires_at: a task not begun by then is cancelled by the receiver.
         :param result_due_at: when to cancel a task whose results did not arrive.
+        :param deliver_by: until when to try to deliver the submission; by default for `Timeouts.delivery_timeout`, and
+            never after ``expires_at``.
 
         Fails with `UnknownPeer`, with `InvalidMessage` for an id or a description that may not be sent, with
         `InvalidTime` for a time without a zone, and with `TaskConflict` when the id is taken by a task with another
-        description.
+        description, or by an open task with another peer whose messages could not be told from those of this one.
         """
-        return _command(self._submit(to, description, task_id, expires_at, result_due_at))
+        return _command(self._submit(to, description, task_id, expires_at, result_due_at, deliver_by))
 
     async def _submit(
         self,
@@ -397,24 +411,49 @@ class Node(MultiService):
         task_id: str | None,
         expires_at: datetime | None,
         result_due_at: datetime | None,
+        deliver_by: datetime | None,
     ) -> SubmittedTask:
         self.peers.endpoint(to)
         if self._inbox.is_draining:
             raise NotAccepting("the node is being drained: it submits nothing new")
+        is_own_id = task_id is not None
         task_id = generate_task_id(self._random.randbytes) if task_id is None else task_id
         request = SubmitRequest(task_id, description, str(self.address), str(to))
         request.to_frame()
         request.validate(self._max_description_bytes)
-        for deadline in (expires_at, result_due_at):
+        for name, deadline in (
+            ("expires_at", expires_at),
+            ("result_due_at", result_due_at),
+            ("deliver_by", deliver_by),
+        ):
             if deadline is not None and format_time(deadline) and deadline <= self._records.now():
-                await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), deadline)
-        task = await self._outbox.submit(to, description, task_id, expires_at, result_due_at)
+                await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), name, deadline)
+        if is_own_id:
+            await self._refuse_if_indistinguishable(to, task_id)
+        sends_now = self._delivery.sends_now(to)
+        task = await self._outbox.submit(to, description, task_id, expires_at, result_due_at, deliver_by, sends_now)
         return SubmittedTask(self, task.key)
 
-    async def _refuse_unless_known(self, key: TaskKey, deadline: datetime) -> None:
+    async def _refuse_if_indistinguishable(self, to: Address, task_id: str) -> None:
+        """Refuse an id that is open with another peer, if neither proves who it is, nor says so in each message.
+
+        Peers that announced ``ack`` say so.
+        """
+        if self.authenticator.needs_proof(to):
+            return
+        for task in await self.store.find(task_id):
+            if task.peer == to or task.is_settled or self.authenticator.needs_proof(task.peer):
+                continue
+            if not (self._delivery.acknowledges(to) and self._delivery.acknowledges(task.peer)):
+                raise TaskConflict(
+                    f"task {task_id} is open with {task.peer}: messages about it could not be told from those of {to};"
+                    " use another id"
+                )
+
+    async def _refuse_unless_known(self, key: TaskKey, name: str, deadline: datetime) -> None:
         """A task whose deadline has passed makes no sense; but the same task again is the one that there is."""
         if await self.store.get(key) is None:
-            raise InvalidMessage(f"the deadline {format_time(deadline)} has passed already", "expires_at")
+            raise InvalidMessage(f"{name}: {format_time(deadline)} has passed already", name)
 
     def submit_many(self, tasks: Iterable[tuple[Address, str]], *, concurrency: int = 16) -> FanOut:
         """Submit a task for each receiver and description, so many at a time, and give each when it is finished.
@@ -543,12 +582,7 @@ def _described(task: Task | Tombstone) -> str:
     return f"received from {key.peer}" if key.side is Side.RECEIVER else f"submitted to {key.peer}"
 
 
-def _spoken_of(tasks: list[K], task_id: str) -> K:
-    """The task that a peer means; several, from a peer that nobody authenticated, are as good as none."""
-    return _only(tasks if len(tasks) == 1 else [], task_id)
-
-
-def _only(tasks: list[K], task_id: str) -> K:
+def _only(tasks: list[Task], task_id: str) -> Task:
     if not tasks:
         raise UnknownTask(f"there is no task {task_id} here")
     if len(tasks) > 1:

@@ -132,8 +132,13 @@ _THEN = {
     Event.TIME_OUT_QUEUE_HEAD: "it expires, which costs a point",
     Event.TIME_OUT_LEASE: "it is cancelled",
     Event.RUN_AGAIN: "it is put back, to be begun again",
-    Event.TIME_OUT_ANSWER: "its cancellation is asked for",
-    Event.TIME_OUT_RESULTS: "its cancellation is asked for",
+    Event.TIME_OUT_DELIVERY: "its cancellation is requested",
+    Event.REFUSE: "it is declined",
+    Event.WITHDRAW: "it is cancelled",
+    Event.TIME_OUT_CANCEL: "it is cancelled all the same",
+    Event.QUERY_UNDECIDED: "the receiver is queried",
+    Event.TIME_OUT_ANSWER: "its cancellation is requested",
+    Event.TIME_OUT_RESULTS: "its cancellation is requested",
     Event.ASK_AGAIN: "the receiver is asked how it stands",
 }
 """What each event that a deadline brings about is for people."""
@@ -144,7 +149,7 @@ def _next_turn(
 ) -> tuple[datetime | None, str]:
     """When time alone will do something to the task, and what: by a deadline, or by giving up what is owed."""
     turns = [
-        (getattr(task, deadline.since) + timeouts.limit(deadline), _THEN[task.event_of(deadline)])
+        (getattr(task, deadline.since) + timeouts.limit(deadline), _THEN[task.events_of(deadline)[-1]])
         for deadline in DEADLINES
         if task.meets(deadline, END_OF_TIME)
     ]
@@ -209,8 +214,8 @@ def _submitted(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: i
     if task.code == "unconfirmed":
         return "was sent, but the answer was lost: waits for the receiver to tell more", ("cancel ID",)
     submission = _question(owed)
-    if submission is None and is_given_up:
-        return "waits for nobody: it could not be delivered to the receiver, and was given up", ("cancel ID",)
+    if task.is_refused:
+        return "was refused for now, and waits to be submitted again", ("cancel ID",)
     how = "waits to reach" if submission is not None and submission.attempts else "is being sent to"
     return f"{how} the receiver{_failed(submission)}", ("cancel ID",)
 
@@ -222,8 +227,6 @@ def _followed(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: in
     question = _question(owed)
     if question is not None:
         asked = f", and asks how it stands{_failed(question)}"
-    elif is_given_up:
-        asked = ", which could not be reached"
     else:
         asked = "" if task.heard_at is not None else ", which cannot be asked how it stands"
     return f"waits for the receiver to {what}{asked}", ("wait ID", "cancel ID")
@@ -233,10 +236,7 @@ def _withdrawn(task: Task, owed: Sequence[Delivery], is_given_up: bool) -> _Told
     withdrawal = _withdrawal(task, owed)
     if withdrawal is None:
         question = _question(owed)
-        if question is not None:
-            asked = f", and asks how it stands{_failed(question)}"
-        else:
-            asked = ", which could not be asked for" if is_given_up else ""
+        asked = "" if question is None else f", and asks how it stands{_failed(question)}"
         return f"was to be cancelled, but too late: waits for the results{asked}", ("wait ID",)
     first = owed[0]  # what is tried: the withdrawal may have to wait for the submission
     return f"waits for the receiver to confirm that it is cancelled{_failed(first)}", ("wait ID",)

@@ -86,6 +86,8 @@ class Client:
     :ivar idle_timeout: seconds after which an unused connection is closed; None for never.
     :ivar on_features: called with all features whenever the peer has announced new ones.
     :ivar name: what errors call the peer.
+    :ivar replaces_features: whether an announcement replaces what was known, which is right for a peer that the
+        endpoint authenticates; else it is added.
     :ivar keeps_results: whether old synchronous results are kept until somebody asks for them.
     """
 
@@ -102,6 +104,7 @@ class Client:
     on_features: Callable[[frozenset[str]], object] | None = field(default=None, kw_only=True)
     name: str = field(default="the peer", kw_only=True)
     keeps_results: bool = field(default=True, kw_only=True)
+    replaces_features: bool = field(default=False, kw_only=True)
 
     _queue: deque[Request] = field(factory=deque, init=False)
     _connection: Conversation | None = field(default=None, init=False)
@@ -224,14 +227,22 @@ class Client:
         return ACK in self.features
 
     @property
+    def is_connected(self) -> bool:
+        """True if a connection is open, on which requests can be written."""
+        return self._connection is not None and self._dialling is None and self._connection.is_open
+
+    @property
     def is_awaiting_result(self) -> bool:
         """Whether somebody waits in `next_result`."""
         return bool(self._result_waiters)
 
     def _learn(self, features: tuple[str, ...]) -> None:
         known = self.features
-        new = [word for word in known_features(features) if word not in known]
-        self.features = known.union(new[: max(0, MAX_FEATURES - len(known))])
+        if self.replaces_features:
+            self.features = frozenset(known_features(features))
+        else:
+            new = [word for word in known_features(features) if word not in known]
+            self.features = known.union(new[: max(0, MAX_FEATURES - len(known))])
         if self.features != known and self.on_features is not None:
             try:
                 self.on_features(self.features)

@@ -19,6 +19,7 @@ from tasksubmit.errors import (
     CertificateRefused,
     FrameTooLarge,
     MalformedMessage,
+    NotAcknowledged,
     PeerError,
     PeerTimedOut,
     PeerVanished,
@@ -129,9 +130,11 @@ class Conversation(TaskSubmitProtocol):
         if not self.ready.called:
             self.ready.errback(reason)
         self.client._connection_lost(self, reason)
-        for request in requests:
+        for number, request in enumerate(requests):
             if is_end and not request.is_submission and not self.client.acknowledges:
                 request.succeed(None)  # as far as such a peer can tell, it has arrived
+            elif is_end and not request.is_submission and number == 0:  # the one that it was to answer next
+                request.fail(NotAcknowledged(f"{self.client.name} closed the connection without an acknowledgement"))
             elif isinstance(reason.value, CertificateRefused):
                 request.fail(reason.value)
             else:

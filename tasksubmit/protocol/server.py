@@ -20,6 +20,7 @@ from tasksubmit.errors import (
     MalformedMessage,
     PeerVanished,
     StoreError,
+    StoreUncertain,
     TaskSubmitError,
     TooLarge,
     TooManyConnections,
@@ -43,6 +44,9 @@ from tasksubmit.wire.messages import (
 if TYPE_CHECKING:
     from tasksubmit.protocol.factory import TaskSubmitFactory
 
+ABORT_DELAY_SECONDS = 1.0
+"""How long answers that were just written have to leave before a connection is aborted with a frame unhandled."""
+
 MAX_FAULTS = 16
 """How many frames of one connection may be malformed or invalid; with the last of them it is closed."""
 
@@ -58,6 +62,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
     Made by `TaskSubmitFactory` for each connection. It stays open until the peer closes it, it was idle for too long,
     a frame came that the protocol does not allow here, or `MAX_FAULTS` that make no sense. A peer that closes only its
     own direction still gets its answers.
+
+    A peer that does not know of ``ack`` yet takes a clean close for delivery (wire.md, section 6). So a connection is
+    aborted, never closed, when a frame of it was not handled, or may be on its way: that is, unless the peer has closed
+    its direction, or was sent an answer, from which it knows of ``ack``.
     """
 
     def __init__(self, factory: TaskSubmitFactory, address: IAddress | None) -> None:
@@ -78,6 +86,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self._last_call: IDelayedCall | None = None
         self._is_cut_short = False
         self._is_heard = True
+        self._has_answered = False
+        self._has_unhandled = False
+        self._is_cut_off = False
+        self._abort_call: IDelayedCall | None = None
         self._waiting_for_end: list[Deferred[None]] = []
 
     # --- what the transport and the framing call ----------------------------------------------------------------------
@@ -115,6 +127,8 @@ class TaskSubmitServer(TaskSubmitProtocol):
         super().connectionLost(reason)
         if self._fault_count > 1:
             self._log.info("{peer} sent {count} frames that made no sense", peer=self._origin, count=self._fault_count)
+        if self._abort_call is not None and self._abort_call.active():
+            self._abort_call.cancel()
         self._factory.connections.discard(self)
         self._intake.gone(self)
         while self._places:
@@ -159,7 +173,20 @@ class TaskSubmitServer(TaskSubmitProtocol):
     @override
     def lengthLimitExceeded(self, error: FrameTooLarge) -> None:
         self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=error)
+        self._has_unhandled = True
         self._finish()
+
+    @override
+    def close(self) -> None:
+        """See `TaskSubmitProtocol.close`; aborts where a clean close could be taken for delivery."""
+        self._has_unhandled = self._has_unhandled or bool(self._pending) or self.is_mid_frame
+        if not self.is_open or (not self._has_unhandled and (self._has_answered or self._is_all_read)):
+            super().close()
+        elif not self._has_answered:
+            self.abort()
+        elif self._abort_call is None:
+            self.hold(Hold.CLOSING)
+            self._abort_call = self.clock.callLater(ABORT_DELAY_SECONDS, self.abort)
 
     def readConnectionLost(self) -> None:
         """The peer sends nothing more, and may yet read."""
@@ -323,6 +350,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
             self._refused(turn.request, error, turn)
 
     def _refused(self, request: Request, error: Exception, turn: Turn) -> None:
+        if isinstance(error, StoreUncertain):
+            # What is on the disk is not known: to answer either way would be a guess.
+            self._give_up(Failure(error), turn)
+            return
         frame = encode(self._refusal(request, error))
         self._complete(frame if isinstance(request, SubmitRequest) or request.ack else None, turn)
 
@@ -371,11 +402,12 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     def _give_up(self, failure: Failure, turn: Turn) -> None:
         """End the connection: after this frame there is no telling what the peer waits for."""
-        if failure.check(_Unanswerable):
+        if failure.check(_Unanswerable, StoreUncertain):
             self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=failure.value)
         else:
             self._log.failure("{peer} is disconnected: no answer can be made", failure, peer=self._origin)
         self.hold(Hold.CLOSING)
+        turn.is_unhandled = True
         self._complete(None, turn)
 
     def _complete(self, answer: bytes | None, turn: Turn) -> None:
@@ -386,14 +418,21 @@ class TaskSubmitServer(TaskSubmitProtocol):
             first.is_out = True
             self._unanswered_bytes -= first.size_bytes
             self._intake.end(first.size_bytes)
+            self._is_cut_off = self._is_cut_off or first.is_unhandled
+            if self._is_cut_off:
+                continue  # an answer would be taken for that to the frame before
             if first.answer is None:
                 self.resetTimeout()
             else:
                 self.send_encoded(first.answer)
+                self._has_answered = True
             for result in first.results:
                 self.send_encoded(result)
         if not self.is_open:
             self._end_if_finished()
+        elif self._is_cut_off:
+            self._has_unhandled = True
+            self.close()
         elif self.is_held(Hold.CLOSING):
             self._finish()
         elif not self._is_full():

@@ -26,6 +26,7 @@ class Turn:
     :ivar size_bytes: the length of its payload.
     :ivar request: what it says, once that is known.
     :ivar answer: the bytes to send, once they are known; None, too, where nothing is to be sent.
+    :ivar is_unhandled: whether nothing came of the frame, so that the connection has to be aborted.
     :ivar results: old synchronous results that were ready before the answer was out.
     """
 
@@ -33,5 +34,6 @@ class Turn:
     request: Request | None = None
     is_done: bool = False
     is_out: bool = False
+    is_unhandled: bool = False
     answer: bytes | None = None
     results: tuple[bytes, ...] = ()

@@ -28,7 +28,7 @@ _ALL = tuple(name for name in TASK_NAMES if name != "number")  # which the datab
 # What a new record has; all else is as in a blank one, and the statement says so.
 _GIVEN = (
     *("task_id", "side", "peer", "description", "justification", "created_at"),
-    *("expires_at", "result_due_at", "features"),
+    *("expires_at", "result_due_at", "deliver_by", "submission_begun_at", "features"),
 )
 _REST = tuple(name for name in _ALL if name not in _GIVEN)
 _CHANGED = tuple(
@@ -139,7 +139,7 @@ def apply_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> 
     deliveries.carry_out(
         connection,
         [
-            deliveries.Step(task.key, one.at, one.deliveries, one.settles, one.gives_up, one.revives)
+            deliveries.Step(task.key, one.at, one.deliveries, one.settles, one.gives_up, one.revives, one.drops_pending)
             for one, task in made
             if one.changes_deliveries
         ],

@@ -21,12 +21,18 @@ from tasksubmit.wire.address import Address
 
 
 def ready(
-    connection: sqlite3.Connection, peer: Address, now: datetime, limit: int, skip: Collection[int]
+    connection: sqlite3.Connection,
+    peer: Address,
+    now: datetime,
+    limit: int,
+    skip: Collection[int],
+    kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
 ) -> list[Delivery]:
     """Up to ``limit`` messages that may be sent to ``peer`` now, the longest ready first, without those in ``skip``."""
     marks, skipped = bulk.among([0, *skip])  # no message has the id 0
     sql = (
-        f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE peer = ? AND ready_at <= ? AND id NOT IN {marks}"
+        f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE peer = ? AND ready_at <= ?{_of_kinds(kinds)}"
+        f" AND id NOT IN {marks}"
         " ORDER BY ready_at, id LIMIT ?"
     )
     return [
@@ -34,18 +40,29 @@ def ready(
     ]
 
 
-def next_at(connection: sqlite3.Connection, peer: Address) -> datetime | None:
-    """When the next message may be sent to ``peer``; None when nothing is owed to it."""
-    sql = "SELECT min(ready_at) FROM deliveries WHERE peer = ? AND ready_at IS NOT NULL"
+def _of_kinds(kinds: Collection[DeliveryKind]) -> str:
+    if len(kinds) == len(DeliveryKind):
+        return ""
+    return f" AND kind IN ({', '.join(repr(kind.value) for kind in kinds)})"
+
+
+def next_at(
+    connection: sqlite3.Connection, peer: Address, kinds: Collection[DeliveryKind] = tuple(DeliveryKind)
+) -> datetime | None:
+    """When the next message of one of ``kinds`` may be sent to ``peer``; None when none is owed to it."""
+    sql = f"SELECT min(ready_at) FROM deliveries WHERE peer = ? AND ready_at IS NOT NULL{_of_kinds(kinds)}"
     (ready_at,) = connection.execute(sql, (str(peer),)).fetchone()
     return None if ready_at is None else from_milliseconds(ready_at)
 
 
 def aged(connection: sqlite3.Connection, before: datetime, limit: int) -> list[Delivery]:
-    """Up to ``limit`` messages that became owed before ``before`` and were not given up, the oldest first."""
+    """Up to ``limit`` messages that became owed before ``before`` and were not given up, the oldest first.
+
+    Submissions are not among them: they have a deadline of their own.
+    """
     sql = (
         f"SELECT {DELIVERY_COLUMNS} FROM deliveries INDEXED BY deliveries_by_age"
-        " WHERE given_up_at IS NULL AND created_at < ? ORDER BY created_at LIMIT ?"
+        " WHERE given_up_at IS NULL AND kind <> 'submission' AND created_at < ? ORDER BY created_at LIMIT ?"
     )
     return [delivery_from_row(row) for row in connection.execute(sql, (to_milliseconds(before), limit))]
 
@@ -69,6 +86,8 @@ def of_task(connection: sqlite3.Connection, key: TaskKey) -> list[Delivery]:
 class Step:
     """What one change does to what is owed for a task.
 
+    :ivar drops_pending: whether what was pending is not sent any more, but for what it gives up.
+
     :ivar at: when; what then comes first may be sent from then on.
     :ivar owes: messages that become owed, behind those that are.
     :ivar settles: the id of a message that needs not be sent any more.
@@ -82,6 +101,7 @@ class Step:
     settles: int | None = None
     gives_up: int | None = None
     revives: bool = False
+    drops_pending: bool = False
 
 
 @define
@@ -134,6 +154,8 @@ _NEW_COLUMNS = "task_id, side, peer, kind, payload, created_at, ready_at, attemp
 def _take(lines: list[_Line], step: Step) -> None:
     """Change what is owed for one task, all of which is in ``lines``."""
     at = to_milliseconds(step.at)
+    if step.drops_pending:
+        lines[:] = [line for line in lines if line.given_up_at is not None or (line.id and line.id == step.gives_up)]
     for delivery in step.owes:
         _owe(lines, delivery)
     lines[:] = [line for line in lines if not line.id or line.id != step.settles]
@@ -160,28 +182,22 @@ def _owe(lines: list[_Line], delivery: Delivery) -> None:
         owed[-1].payload = delivery.payload
         return
     created_at = to_milliseconds(delivery.created_at)
-    lines.append(_Line(0, delivery.kind, created_at, None if owed else created_at, 0, None, delivery.payload))
+    ready_at = max(created_at, to_milliseconds(delivery.ready_at)) if delivery.ready_at else created_at
+    lines.append(_Line(0, delivery.kind, created_at, None if owed else ready_at, 0, None, delivery.payload))
 
 
-def postpone(connection: sqlite3.Connection, delivery_id: int, ready_at: datetime, error: str, is_unsent: bool) -> None:
+def postpone(connection: sqlite3.Connection, delivery_id: int, ready_at: datetime, error: str) -> None:
     """Note a failed attempt, and when the next may be made; not of one that was given up meanwhile.
 
-    One that came to wait behind another meanwhile goes on waiting. Of one that ``is_unsent`` it is forgotten that it
-    may have been sent.
+    One that came to wait behind another meanwhile goes on waiting.
     """
     connection.execute(
         "UPDATE deliveries SET ready_at = CASE WHEN ready_at IS NULL THEN NULL ELSE ? END,"
-        " sent_at = CASE WHEN ? THEN NULL ELSE sent_at END, attempts = attempts + 1, last_error = ?"
-        " WHERE id = ? AND given_up_at IS NULL",
-        (to_milliseconds(ready_at), is_unsent, error, delivery_id),
+        " attempts = attempts + 1, last_error = ? WHERE id = ? AND given_up_at IS NULL",
+        (to_milliseconds(ready_at), error, delivery_id),
     )
 
 
 def hasten(connection: sqlite3.Connection, now: datetime) -> None:
     """Let what waits for its next attempt be sent from ``now`` on."""
     connection.execute("UPDATE deliveries SET ready_at = ?1 WHERE ready_at > ?1", (to_milliseconds(now),))
-
-
-def mark_sent(connection: sqlite3.Connection, delivery_id: int, now: datetime) -> None:
-    """Note that a message is about to be sent to a peer that may not be sent it twice."""
-    connection.execute("UPDATE deliveries SET sent_at = ? WHERE id = ?", (to_milliseconds(now), delivery_id))

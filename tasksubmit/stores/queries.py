@@ -125,7 +125,7 @@ def due_tasks_sql(deadline: Deadline) -> str:
     """The look-up for one deadline, worded like its index in the schema, so that SQLite can use that."""
     index = f"tasks_{deadline.side.value}_{deadline.since}"
     statuses = ", ".join(f"'{status.value}'" for status in deadline.statuses)
-    unless = f" AND {deadline.unless} IS NULL" if deadline.unless else ""
+    unless = "".join(f" AND {column} IS NULL" for column in deadline.unless)
     return (
         f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY {index}"
         f" WHERE side = '{deadline.side.value}' AND status IN ({statuses}){unless}"
@@ -214,10 +214,9 @@ def postpone_delivery(
     event: TaskEvent,
     ready_at: datetime,
     error: str,
-    is_unsent: bool = False,
 ) -> None:
     """Note a failed attempt, and when the next may be made."""
-    deliveries.postpone(connection, delivery.id, ready_at, error, is_unsent)
+    deliveries.postpone(connection, delivery.id, ready_at, error)
     row = connection.execute(f"SELECT number FROM tasks WHERE {OF_KEY}", key_values(delivery.key)).fetchone()
     if row is not None:
         events.tell(connection, [(row[0], event)])

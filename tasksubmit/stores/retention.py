@@ -7,6 +7,7 @@ from datetime import datetime
 
 from tasksubmit.lifecycle.change import Tombstone
 from tasksubmit.lifecycle.task import Task, to_milliseconds
+from tasksubmit.stores.queries import recall
 from tasksubmit.stores.rows import (
     OF_KEY,
     TASK_COLUMNS,
@@ -15,6 +16,7 @@ from tasksubmit.stores.rows import (
     key_values,
     task_from_row,
     tombstone_from_row,
+    tombstone_values,
 )
 from tasksubmit.wire.address import Address
 
@@ -46,15 +48,25 @@ def forget(connection: sqlite3.Connection, task: Task, now: datetime) -> bool:
     if connection.execute(sql, (task.number, task.revision)).rowcount == 0:
         return False
     key = key_values(task.key)
-    left = Tombstone.of(task, now)
     connection.execute("DELETE FROM events WHERE task = ?", (task.number,))
     for table in ("deliveries", "bookings"):
         connection.execute(f"DELETE FROM {table} WHERE {OF_KEY}", key)
-    connection.execute(
-        f"INSERT INTO tombstones ({TOMBSTONE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*key, left.status.value, left.description_sha256, left.reward, to_milliseconds(left.removed_at)),
-    )
+    _insert(connection, Tombstone.of(task, now))
     return True
+
+
+def _insert(connection: sqlite3.Connection, left: Tombstone) -> None:
+    values = tombstone_values(left)
+    marks = ", ".join("?" * len(values))
+    connection.execute(f"INSERT INTO tombstones ({TOMBSTONE_COLUMNS}) VALUES ({marks})", values)
+
+
+def leave_tombstone(connection: sqlite3.Connection, left: Tombstone) -> Task | Tombstone | None:
+    """Put a tombstone where there is neither a record nor a tombstone; return what there is otherwise."""
+    [known] = recall(connection, [left.key])
+    if known is None:
+        _insert(connection, left)
+    return known
 
 
 def tombstones(connection: sqlite3.Connection, task_id: str, peer: Address | None = None) -> list[Tombstone]:

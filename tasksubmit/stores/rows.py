@@ -15,7 +15,7 @@ import attrs
 from tasksubmit.errors import InvalidAddress
 from tasksubmit.lifecycle.change import Booking, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Side, TaskStatus
-from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
+from tasksubmit.lifecycle.task import Reason, Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
@@ -72,7 +72,8 @@ BLANK_TASK = Task(side=Side.RECEIVER, peer=Address(0, 0), task_id="", descriptio
 SHIFTED_COLUMNS = [
     attribute.name
     for attribute in _FIELDS
-    if str(attribute.type).startswith("datetime") and attribute.name not in ("expires_at", "result_due_at")
+    if str(attribute.type).startswith("datetime")
+    and attribute.name not in ("expires_at", "result_due_at", "deliver_by")
 ]
 """The columns that hold times of the node's own clock; the others were agreed on."""
 
@@ -143,15 +144,13 @@ def key_values(key: TaskKey) -> tuple[str, str, str]:
     return key.task_id, key.side.value, str(key.peer)
 
 
-DELIVERY_COLUMNS = (
-    "id, task_id, side, peer, kind, payload, created_at, ready_at, sent_at, attempts, last_error, given_up_at"
-)
+DELIVERY_COLUMNS = "id, task_id, side, peer, kind, payload, created_at, ready_at, attempts, last_error, given_up_at"
 
 
 @_or_damaged
 def delivery_from_row(row: Sequence[Any]) -> Delivery:
     """The delivery that a row of `DELIVERY_COLUMNS` holds."""
-    number, task_id, side, peer, kind, payload, created_at, ready_at, sent_at, attempts, last_error, given_up_at = row
+    number, task_id, side, peer, kind, payload, created_at, ready_at, attempts, last_error, given_up_at = row
     return Delivery(
         id=number,
         key=TaskKey(Side(side), Address.parse(peer), task_id),
@@ -159,7 +158,6 @@ def delivery_from_row(row: Sequence[Any]) -> Delivery:
         payload=payload,
         created_at=from_milliseconds(created_at),
         ready_at=_optional_time(ready_at),
-        sent_at=_optional_time(sent_at),
         attempts=attempts,
         last_error=last_error,
         given_up_at=_optional_time(given_up_at),
@@ -195,12 +193,29 @@ def owed_booking_from_row(row: Sequence[Any]) -> OwedBooking:
     return OwedBooking(number, key, Booking(Address.parse(party), int(points), reason))
 
 
-TOMBSTONE_COLUMNS = "task_id, side, peer, status, description_sha256, reward, removed_at"
+TOMBSTONE_COLUMNS = "task_id, side, peer, status, description_sha256, reward, removed_at, outcome, error, justification"
 
 
 @_or_damaged
 def tombstone_from_row(row: Sequence[Any]) -> Tombstone:
     """The tombstone that a row of `TOMBSTONE_COLUMNS` holds."""
-    task_id, side, peer, status, description_sha256, reward, removed_at = row
+    task_id, side, peer, status, description_sha256, reward, removed_at, *reason = row
     key = TaskKey(Side(side), Address.parse(peer), task_id)
-    return Tombstone(key, TaskStatus(status), description_sha256, reward, from_milliseconds(removed_at))
+    return Tombstone(
+        key, TaskStatus(status), description_sha256, reward, from_milliseconds(removed_at), Reason(*reason)
+    )
+
+
+def tombstone_values(left: Tombstone) -> tuple[Any, ...]:
+    """A tombstone as the values of `TOMBSTONE_COLUMNS`."""
+    reason = left.reason
+    return (
+        *key_values(left.key),
+        left.status.value,
+        left.description_sha256,
+        left.reward,
+        to_milliseconds(left.removed_at),
+        reason.outcome,
+        reason.error,
+        reason.justification,
+    )

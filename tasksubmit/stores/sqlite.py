@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
 from tasksubmit.interfaces import ITaskStore, SavedResult
-from tasksubmit.lifecycle.change import Change, Delivery, OwedBooking, TaskEvent, Tombstone
+from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention
@@ -170,17 +170,9 @@ class SQLiteTaskStore:
                 done.addCallback(self._settle_result, name)
         return done
 
-    def postpone(
-        self, delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str, *, is_unsent: bool = False
-    ) -> Deferred[None]:
+    def postpone(self, delivery: Delivery, event: TaskEvent, ready_at: datetime, error: str) -> Deferred[None]:
         """See `ITaskStore.postpone`."""
-        return self._write(
-            lambda connection: queries.postpone_delivery(connection, delivery, event, ready_at, error, is_unsent)
-        )
-
-    def mark_sent(self, delivery_id: int, now: datetime) -> Deferred[None]:
-        """See `ITaskStore.mark_sent`."""
-        return self._write(lambda connection: deliveries.mark_sent(connection, delivery_id, now))
+        return self._write(lambda connection: queries.postpone_delivery(connection, delivery, event, ready_at, error))
 
     def hasten(self, now: datetime) -> Deferred[None]:
         """See `ITaskStore.hasten`."""
@@ -205,6 +197,10 @@ class SQLiteTaskStore:
         is_forgotten = await self._write(lambda connection: retention.forget(connection, task, now))
         await self._with_files(lambda files: files.discard if is_forgotten else files.settle, names)
         return is_forgotten
+
+    def leave_tombstone(self, tombstone: Tombstone) -> Deferred[Task | Tombstone | None]:
+        """See `ITaskStore.leave_tombstone`."""
+        return self._write(lambda connection: retention.leave_tombstone(connection, tombstone))
 
     def drop_tombstones(self, before: datetime, limit: int) -> Deferred[int]:
         """See `ITaskStore.drop_tombstones`."""
@@ -280,10 +276,15 @@ class SQLiteTaskStore:
         return self._read(lambda connection: queries.due_tasks(connection, deadline, before, limit))
 
     def ready_deliveries(
-        self, peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+        self,
+        peer: Address,
+        now: datetime,
+        limit: int,
+        skip: Collection[int] = (),
+        kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         """See `ITaskStore.ready_deliveries`."""
-        return self._read_with_tasks(lambda connection: deliveries.ready(connection, peer, now, limit, skip))
+        return self._read_with_tasks(lambda connection: deliveries.ready(connection, peer, now, limit, skip, kinds))
 
     def aged_deliveries(self, before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
         """See `ITaskStore.aged_deliveries`."""
@@ -294,9 +295,11 @@ class SQLiteTaskStore:
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         return self._read(lambda connection: queries.with_tasks(connection, find(connection)))
 
-    def next_delivery(self, peer: Address) -> Deferred[datetime | None]:
+    def next_delivery(
+        self, peer: Address, kinds: Collection[DeliveryKind] = tuple(DeliveryKind)
+    ) -> Deferred[datetime | None]:
         """See `ITaskStore.next_delivery`."""
-        return self._read(lambda connection: deliveries.next_at(connection, peer))
+        return self._read(lambda connection: deliveries.next_at(connection, peer, kinds))
 
     def owed_peers(self) -> Deferred[list[Address]]:
         """See `ITaskStore.owed_peers`."""

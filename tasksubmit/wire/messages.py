@@ -21,10 +21,11 @@ from typing import ClassVar
 from attrs import evolve, frozen
 from typing_extensions import Self, override
 
-from tasksubmit.errors import InvalidMessage, InvalidTime
+from tasksubmit.errors import InvalidAddress, InvalidMessage, InvalidTime
 from tasksubmit.lifecycle.results import check_result_filename
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.pieces import PIECE, in_pieces
+from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, FrameType
 from tasksubmit.wire.records import Message, anything, base64, flag, integer, text, words
 from tasksubmit.wire.timestamps import parse_time
@@ -93,6 +94,7 @@ class SubmitRequest(Message):
     :ivar from_addr: the submitter's address.
     :ivar to_addr: the receiver's address.
     :ivar features: what the sender can do: `PERSISTENT`, `ACK`, and words of newer peers.
+    :ivar query: asks only how the task stands: a receiver that does not know the task creates nothing.
     :ivar expires_at: when the task, if it was not begun, is cancelled; empty for never.
     """
 
@@ -103,6 +105,7 @@ class SubmitRequest(Message):
     from_addr: str = text()
     to_addr: str = text()
     features: tuple[str, ...] = words(omit=True)
+    query: bool = flag(omit=True)
     expires_at: str = text(omit=True)
 
     def validate(self, max_description_bytes: int | None = None) -> None:
@@ -140,6 +143,9 @@ class SubmitResponse(Message):
     :ivar code: why it was refused, for programs (wire.md, section 6).
     :ivar retry_after_s: when trying again may be worth it, in seconds; 0 for no advice.
     :ivar current_status: where the task stands, when the request changed nothing.
+    :ivar outcome: of a final `current_status`, why the task ended, for programs.
+    :ivar error: of the outcome ``failed``, what went wrong.
+    :ivar justification: of a final `current_status`, why, for people.
     :ivar reward: the points that the submitter booked for the results, at least 1; 0 for none.
     """
 
@@ -152,6 +158,9 @@ class SubmitResponse(Message):
     code: str = text(omit=True)
     retry_after_s: int = integer(omit=True)
     current_status: str = text(omit=True)
+    outcome: str = text(omit=True)
+    error: str = text(omit=True)
+    justification: str = text(omit=True)
     reward: int = integer(omit=True)
 
     @classmethod
@@ -173,6 +182,7 @@ class TaskStatusUpdate(Message):
     :ivar ack: asks for an acknowledgement.
     :ivar outcome: how a task ended, for programs (wire.md, section 6).
     :ivar error: of the outcome ``failed``, what went wrong.
+    :ivar from_addr: the sender's address.
     """
 
     frame_type: ClassVar[FrameType] = FrameType.STATUS_UPDATE
@@ -183,6 +193,7 @@ class TaskStatusUpdate(Message):
     ack: bool = flag(omit=True)
     outcome: str = text(omit=True)
     error: str = text(omit=True)
+    from_addr: str = text(omit=True)
 
     def validate(self, max_description_bytes: int | None = None) -> None:
         """Refuse what no honest peer sends (wire.md, section 2).
@@ -199,6 +210,7 @@ class TaskStatusUpdate(Message):
                 raise InvalidMessage(f"{name} has {size_bytes} bytes; the limit is {MAX_TEXT_BYTES}", name)
         if self.outcome and not _OUTCOME.fullmatch(self.outcome):
             raise InvalidMessage(f"{self.outcome[:40]!r} is not an outcome: 1 to 64 of a-z _", "outcome")
+        _check_from_addr(self.from_addr)
 
 
 @frozen
@@ -214,6 +226,7 @@ class TaskResultMessage(Message):
     :ivar time_staged_ms: milliseconds at the head of the queue.
     :ivar time_cpu_ms: milliseconds of execution.
     :ivar ack: asks for an acknowledgement.
+    :ivar from_addr: the sender's address.
     """
 
     frame_type: ClassVar[FrameType] = FrameType.SEND_RESULTS
@@ -228,6 +241,7 @@ class TaskResultMessage(Message):
     time_staged_ms: int = integer(omit=True)
     time_cpu_ms: int = integer(omit=True)
     ack: bool = flag(omit=True)
+    from_addr: str = text(omit=True)
 
     def validate(self, max_description_bytes: int | None = None) -> None:
         """Refuse what no honest peer sends (wire.md, section 2).
@@ -243,6 +257,7 @@ class TaskResultMessage(Message):
         for name in ("time_idle_ms", "time_staged_ms", "time_cpu_ms"):
             if getattr(self, name) < 0:
                 raise InvalidMessage(f"{name} is negative", name)
+        _check_from_addr(self.from_addr)
 
     def content(self) -> bytes:
         """The results themselves: what the file holds, or the text in UTF-8.
@@ -279,6 +294,14 @@ class TaskResult(Message):
     result: object = anything()
     error: str = text(omit=True)
     timestamp: str = text()
+
+
+def _check_from_addr(from_addr: str) -> None:
+    if from_addr:
+        try:
+            Address.parse(from_addr)
+        except InvalidAddress as error:
+            raise InvalidMessage(str(error), "from_addr") from None
 
 
 def _check_task_id(task_id: str) -> None:

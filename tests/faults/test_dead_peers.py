@@ -320,9 +320,14 @@ class CountingStore(SQLiteTaskStore):
 
     @override
     def ready_deliveries(
-        self, peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+        self,
+        peer: Address,
+        now: datetime,
+        limit: int,
+        skip: Collection[int] = (),
+        kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
-        ready = super().ready_deliveries(peer, now, limit, skip)
+        ready = super().ready_deliveries(peer, now, limit, skip, kinds)
         return ready.addCallback(self._count) if peer == DEAD else ready
 
     def _count(self, ready: list[tuple[Delivery, Task]]) -> list[tuple[Delivery, Task]]:

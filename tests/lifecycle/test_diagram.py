@@ -42,7 +42,7 @@ class RowTests(SynchronousTestCase):
                 self.assertIn(deadline.since, row.limits)
         limits = {row.event: row.limits for row in rows(Side.RECEIVER)}
         self.assertEqual(limits[Event.TIME_OUT_ACCEPT], "1 min after created_at")
-        self.assertEqual(limits[Event.RUN_AGAIN], "once lease_expires_at has passed and attempts are left")
+        self.assertEqual(limits[Event.RUN_AGAIN], "once lease_expires_at has passed, if it has attempts left")
         self.assertEqual(
             limits[Event.TIME_OUT_LEASE],
             "once lease_expires_at has passed, or 1 h after put_back_at and after any start",
@@ -50,7 +50,7 @@ class RowTests(SynchronousTestCase):
         limits = {row.event: row.limits for row in rows(Side.SUBMITTER)}
         self.assertEqual(
             limits[Event.TIME_OUT_ANSWER],
-            "90 s after created_at and after any start while NEW, unless cancel_requested_at",
+            "90 s after undecided_since and after any start, unless cancel_requested_at",
         )
 
     def test_time_has_a_limit(self) -> None:

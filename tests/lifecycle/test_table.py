@@ -12,11 +12,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import IllegalTransition
 from tasksubmit.lifecycle.table import (
+    ANSWERED,
     ASK_AGAIN,
+    CANCELLATION_REQUESTS,
     DEADLINES,
     DECIDED_BY,
     HEARD,
     LEASE_LOST,
+    RECEIVER_OUTCOMES,
+    SUBMITTER_OUTCOMES,
     TRANSITIONS,
     Effect,
     Event,
@@ -30,66 +34,75 @@ from tasksubmit.lifecycle.task import Task
 
 # from | event | to | stamps | effects | outcome
 RECEIVER = """
- -         | SUBMIT              | NEW       |                        |                  |
- NEW       | ACCEPT              | ACCEPTED  | ACCEPTED               | NOTIFY_SUBMITTER |
- NEW       | DECLINE             | DECLINED  | ACCEPTED               | NOTIFY_SUBMITTER |
- NEW       | TIME_OUT_ACCEPT     | CANCELLED | ACCEPTED               | NOTIFY_SUBMITTER | accept_timeout
- NEW       | PASS_DEADLINE       | CANCELLED | ACCEPTED               | NOTIFY_SUBMITTER | deadline_passed
- NEW       | CANCEL              | CANCELLED | ACCEPTED               |                  | cancelled_by_submitter
- ACCEPTED  | EXECUTE             | EXECUTING | EXECUTE_STARTED LEASED | NOTIFY_SUBMITTER |
+ -         | SUBMIT              | NEW       |                        |                              |
+ NEW       | ACCEPT              | ACCEPTED  | ACCEPTED               | NOTIFY_SUBMITTER             |
+ NEW       | DECLINE             | DECLINED  | ACCEPTED               | NOTIFY_SUBMITTER             |
+ NEW       | TIME_OUT_ACCEPT     | CANCELLED | ACCEPTED               | NOTIFY_SUBMITTER             | accept_timeout
+ NEW       | PASS_DEADLINE       | CANCELLED | ACCEPTED               | NOTIFY_SUBMITTER             | deadline_passed
+ NEW       | CANCEL              | CANCELLED | ACCEPTED               |                              |
+ ACCEPTED  | EXECUTE             | EXECUTING | EXECUTE_STARTED LEASED | NOTIFY_SUBMITTER             |
  ACCEPTED  | TIME_OUT_QUEUE_HEAD | EXPIRED   | STAGED                 | NOTIFY_SUBMITTER BOOK_EXPIRY | expired
- ACCEPTED  | PASS_DEADLINE       | CANCELLED |                        | NOTIFY_SUBMITTER | deadline_passed
- ACCEPTED  | CANCEL              | CANCELLED |                        |                  | cancelled_by_submitter
- EXECUTING | PROGRESS            | EXECUTING | LEASED                 | TELL_PROGRESS    |
- EXECUTING | PUT_BACK            | EXECUTING | PUT_BACK               | TELL_PROGRESS    |
- EXECUTING | RUN_AGAIN           | EXECUTING | PUT_BACK               | TELL_PROGRESS    |
- EXECUTING | TAKE_AGAIN          | EXECUTING | STARTED_AGAIN LEASED   | TELL_PROGRESS    |
- EXECUTING | CANCEL              | CANCELLED | RELEASED               |                  | cancelled_by_submitter
- EXECUTING | FAIL                | CANCELLED | RELEASED               | NOTIFY_SUBMITTER | failed
- EXECUTING | TIME_OUT_LEASE      | CANCELLED | RELEASED               | NOTIFY_SUBMITTER | lease_expired
- EXECUTING | COMPLETE            | COMPLETED | RELEASED COMPLETED     | OWE_RESULTS      |
+ ACCEPTED  | PASS_DEADLINE       | CANCELLED |                        | NOTIFY_SUBMITTER             | deadline_passed
+ ACCEPTED  | CANCEL              | CANCELLED |                        |                              |
+ EXECUTING | PROGRESS            | EXECUTING | LEASED                 | TELL_PROGRESS                |
+ EXECUTING | PUT_BACK            | EXECUTING | PUT_BACK               | TELL_PROGRESS                |
+ EXECUTING | RUN_AGAIN           | EXECUTING | PUT_BACK               | TELL_PROGRESS                |
+ EXECUTING | TAKE_AGAIN          | EXECUTING | STARTED_AGAIN LEASED   | TELL_PROGRESS                |
+ EXECUTING | CANCEL              | CANCELLED | RELEASED               |                              |
+ EXECUTING | FAIL                | CANCELLED | RELEASED               | NOTIFY_SUBMITTER             | failed
+ EXECUTING | TIME_OUT_LEASE      | CANCELLED | RELEASED               | NOTIFY_SUBMITTER             | lease_expired
+ EXECUTING | COMPLETE            | COMPLETED | RELEASED COMPLETED     | OWE_RESULTS                  |
  COMPLETED | DELIVER             | SUCCEEDED |                        | NOTIFY_SUBMITTER BOOK_REWARD |
+ COMPLETED | DELIVER_LATE        | SUCCEEDED |                        |                              | late
 """
 
 SUBMITTER = """
- -         | SUBMIT              | NEW       |                  | OWE_SUBMISSION               |
- NEW       | REFUSE              | DECLINED  |                  |                              | refused
- NEW       | HEAR_DECLINED       | DECLINED  |                  |                              |
- NEW       | HEAR_ACCEPTED       | ACCEPTED  |                  |                              |
- NEW       | HEAR_EXECUTING      | EXECUTING |                  |                              |
- NEW       | HEAR_CANCELLED      | CANCELLED |                  |                              |
- NEW       | HEAR_EXPIRED        | EXPIRED   |                  | BOOK_EXPIRY                  | expired
- NEW       | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
- NEW       | HEAR_SUCCEEDED      | NEW       | SUCCEEDED_HEARD  |                              |
- NEW       | REQUEST_CANCEL      | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
- NEW       | TIME_OUT_ANSWER     | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
- NEW       | TIME_OUT_RESULTS    | NEW       | CANCEL_REQUESTED | OWE_CANCELLATION             |
- NEW       | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
- NEW       | WITHDRAW            | CANCELLED |                  |                              | cancelled_by_submitter
- NEW       | ASK_AGAIN           | NEW       | ASKED            | OWE_SUBMISSION               |
- ACCEPTED  | HEAR_EXECUTING      | EXECUTING |                  |                              |
- ACCEPTED  | HEAR_CANCELLED      | CANCELLED |                  |                              |
- ACCEPTED  | HEAR_EXPIRED        | EXPIRED   |                  | BOOK_EXPIRY                  | expired
- ACCEPTED  | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
- ACCEPTED  | HEAR_SUCCEEDED      | ACCEPTED  | SUCCEEDED_HEARD  |                              |
- ACCEPTED  | REQUEST_CANCEL      | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
- ACCEPTED  | TIME_OUT_ANSWER     | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
- ACCEPTED  | TIME_OUT_RESULTS    | ACCEPTED  | CANCEL_REQUESTED | OWE_CANCELLATION             |
- ACCEPTED  | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
- ACCEPTED  | WITHDRAW            | CANCELLED |                  |                              | cancelled_by_submitter
- ACCEPTED  | ASK_AGAIN           | ACCEPTED  | ASKED            | OWE_SUBMISSION               |
- EXECUTING | HEAR_EXECUTING      | EXECUTING |                  |                              |
- EXECUTING | HEAR_CANCELLED      | CANCELLED |                  |                              |
- EXECUTING | HEAR_EXPIRED        | EXPIRED   |                  | BOOK_EXPIRY                  | expired
- EXECUTING | RECEIVE_RESULTS     | COMPLETED |                  | BOOK_REWARD                  |
- EXECUTING | HEAR_SUCCEEDED      | EXECUTING | SUCCEEDED_HEARD  |                              |
- EXECUTING | REQUEST_CANCEL      | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
- EXECUTING | TIME_OUT_ANSWER     | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
- EXECUTING | TIME_OUT_RESULTS    | EXECUTING | CANCEL_REQUESTED | OWE_CANCELLATION             |
- EXECUTING | CONFIRM_CANCEL      | CANCELLED |                  |                              | cancelled_by_submitter
- EXECUTING | WITHDRAW            | CANCELLED |                  |                              | cancelled_by_submitter
- EXECUTING | ASK_AGAIN           | EXECUTING | ASKED            | OWE_SUBMISSION               |
- COMPLETED | HEAR_SUCCEEDED      | SUCCEEDED |                  |                              |
+ -         | SUBMIT            | NEW       |                  | OWE_SUBMISSION                |
+ NEW       | REFUSE            | DECLINED  |                  | DROP_PENDING                  | refused
+ NEW       | HEAR_DECLINED     | DECLINED  |                  | DROP_PENDING                  |
+ NEW       | HEAR_ACCEPTED     | ACCEPTED  |                  |                               |
+ NEW       | HEAR_COMPLETED    | EXECUTING |                  |                               |
+ ACCEPTED  | HEAR_COMPLETED    | EXECUTING |                  |                               |
+ NEW       | TIME_OUT_DELIVERY | NEW       | CANCEL_REQUESTED | DROP_PENDING OWE_CANCELLATION | undelivered
+ NEW       | TIME_OUT_ANSWER   | NEW       | CANCEL_REQUESTED | DROP_PENDING OWE_CANCELLATION | answer_timeout
+ NEW       | QUERY_UNDECIDED   | NEW       | ASKED UNDECIDED  | OWE_SUBMISSION                |
+ COMPLETED | HEAR_SUCCEEDED    | SUCCEEDED |                  |                               |
+ NEW       | HEAR_EXECUTING    | EXECUTING |                  |                               |
+ NEW       | HEAR_CANCELLED    | CANCELLED |                  | DROP_PENDING                  |
+ NEW       | HEAR_EXPIRED      | EXPIRED   |                  | DROP_PENDING BOOK_EXPIRY      | expired
+ NEW       | RECEIVE_RESULTS   | COMPLETED |                  | DROP_PENDING BOOK_REWARD      |
+ NEW       | HEAR_SUCCEEDED    | NEW       | SUCCEEDED_HEARD  |                               |
+ NEW       | REQUEST_CANCEL    | NEW       | CANCEL_REQUESTED | DROP_PENDING OWE_CANCELLATION | cancelled_by_submitter
+ NEW       | TIME_OUT_RESULTS  | NEW       | CANCEL_REQUESTED | DROP_PENDING OWE_CANCELLATION | result_timeout
+ NEW       | CONFIRM_CANCEL    | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ NEW       | WITHDRAW          | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ NEW       | TIME_OUT_CANCEL   | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ NEW       | LOSE              | CANCELLED |                  | DROP_PENDING                  | lost
+ NEW       | ASK_AGAIN         | NEW       | ASKED            | OWE_SUBMISSION                |
+ ACCEPTED  | HEAR_EXECUTING    | EXECUTING |                  |                               |
+ ACCEPTED  | HEAR_CANCELLED    | CANCELLED |                  | DROP_PENDING                  |
+ ACCEPTED  | HEAR_EXPIRED      | EXPIRED   |                  | DROP_PENDING BOOK_EXPIRY      | expired
+ ACCEPTED  | RECEIVE_RESULTS   | COMPLETED |                  | DROP_PENDING BOOK_REWARD      |
+ ACCEPTED  | HEAR_SUCCEEDED    | ACCEPTED  | SUCCEEDED_HEARD  |                               |
+ ACCEPTED  | REQUEST_CANCEL    | ACCEPTED  | CANCEL_REQUESTED | DROP_PENDING OWE_CANCELLATION | cancelled_by_submitter
+ ACCEPTED  | TIME_OUT_RESULTS  | ACCEPTED  | CANCEL_REQUESTED | DROP_PENDING OWE_CANCELLATION | result_timeout
+ ACCEPTED  | CONFIRM_CANCEL    | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ ACCEPTED  | WITHDRAW          | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ ACCEPTED  | TIME_OUT_CANCEL   | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ ACCEPTED  | LOSE              | CANCELLED |                  | DROP_PENDING                  | lost
+ ACCEPTED  | ASK_AGAIN         | ACCEPTED  | ASKED            | OWE_SUBMISSION                |
+ EXECUTING | HEAR_EXECUTING    | EXECUTING |                  |                               |
+ EXECUTING | HEAR_CANCELLED    | CANCELLED |                  | DROP_PENDING                  |
+ EXECUTING | HEAR_EXPIRED      | EXPIRED   |                  | DROP_PENDING BOOK_EXPIRY      | expired
+ EXECUTING | RECEIVE_RESULTS   | COMPLETED |                  | DROP_PENDING BOOK_REWARD      |
+ EXECUTING | HEAR_SUCCEEDED    | EXECUTING | SUCCEEDED_HEARD  |                               |
+ EXECUTING | REQUEST_CANCEL    | EXECUTING | CANCEL_REQUESTED | DROP_PENDING OWE_CANCELLATION | cancelled_by_submitter
+ EXECUTING | TIME_OUT_RESULTS  | EXECUTING | CANCEL_REQUESTED | DROP_PENDING OWE_CANCELLATION | result_timeout
+ EXECUTING | CONFIRM_CANCEL    | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ EXECUTING | WITHDRAW          | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ EXECUTING | TIME_OUT_CANCEL   | CANCELLED | WITHDRAWN        | DROP_PENDING                  |
+ EXECUTING | LOSE              | CANCELLED |                  | DROP_PENDING                  | lost
+ EXECUTING | ASK_AGAIN         | EXECUTING | ASKED            | OWE_SUBMISSION                |
 """
 
 STATUSES: tuple[TaskStatus | None, ...] = (None, *TaskStatus)
@@ -189,18 +202,22 @@ class TableTests(SynchronousTestCase):
                 self.assertEqual(reached(side, status) == {status}, status.is_final)
 
     def test_outcome_tells_every_end(self) -> None:
-        """What the receiver ends without success or a refusal in words has an outcome, and nothing else has."""
-        for (side, _, _), transition in TRANSITIONS.items():
-            if side is Side.RECEIVER:
+        """What the receiver ends without success or a refusal in words has an outcome, and nothing else has.
+
+        A submitter that cancels sends its own word.
+        """
+        for (side, _, event), transition in TRANSITIONS.items():
+            if side is Side.RECEIVER and event not in (Event.CANCEL, Event.DELIVER_LATE):
                 ended = transition.target in (TaskStatus.CANCELLED, TaskStatus.EXPIRED)
                 self.assertEqual(bool(transition.outcome), ended)
+                self.assertIn(transition.outcome, RECEIVER_OUTCOMES | {""})
 
     def test_submitter_is_told(self) -> None:
         """The receiver tells every change that its submitter did not cause; COMPLETED is told by the results."""
         for (side, status, event), transition in TRANSITIONS.items():
             if side is Side.RECEIVER and status is not None:
                 told = {Effect.NOTIFY_SUBMITTER, Effect.TELL_PROGRESS, Effect.OWE_RESULTS} & set(transition.effects)
-                self.assertEqual(bool(told), event is not Event.CANCEL, (status, event))
+                self.assertEqual(bool(told), event not in (Event.CANCEL, Event.DELIVER_LATE), (status, event))
 
     def test_progress_is_told_within_a_status(self) -> None:
         """What may go in the place of an earlier message changes no status, and the rest always does."""
@@ -289,9 +306,10 @@ class DeadlineTests(SynchronousTestCase):
 
     def test_rows(self) -> None:
         """The deadlines are those of the protocol's description, the ones that cost nobody's score first."""
+        open_statuses = "NEW ACCEPTED EXECUTING"
         self.assertEqual(
             [
-                (row.side.value, self.names(row.statuses), row.since, row.timeout, row.event.name, row.unless)
+                (row.side.value, self.names(row.statuses), row.since, row.timeout, row.event.name, " ".join(row.unless))
                 for row in DEADLINES
             ],
             [
@@ -300,9 +318,16 @@ class DeadlineTests(SynchronousTestCase):
                 ("receiver", "ACCEPTED", "staged_at", "queue_head_timeout", "TIME_OUT_QUEUE_HEAD", ""),
                 ("receiver", "EXECUTING", "lease_expires_at", "", "TIME_OUT_LEASE", ""),
                 ("receiver", "EXECUTING", "put_back_at", "queue_head_timeout", "TIME_OUT_LEASE", ""),
-                ("submitter", "NEW", "created_at", "answer_timeout", "TIME_OUT_ANSWER", "cancel_requested_at"),
-                ("submitter", "NEW ACCEPTED EXECUTING", "result_due_at", "", "TIME_OUT_RESULTS", "cancel_requested_at"),
-                ("submitter", "NEW ACCEPTED EXECUTING", "heard_at", "silence_timeout", "ASK_AGAIN", ""),
+                ("submitter", "NEW", "deliver_by", "", "TIME_OUT_DELIVERY", "cancel_requested_at"),
+                (
+                    *("submitter", "NEW", "created_at", "delivery_timeout", "TIME_OUT_DELIVERY"),
+                    "cancel_requested_at answered_at deliver_by",
+                ),
+                ("submitter", "NEW", "undecided_since", "answer_timeout", "TIME_OUT_ANSWER", "cancel_requested_at"),
+                ("submitter", open_statuses, "result_due_at", "", "TIME_OUT_RESULTS", "cancel_requested_at"),
+                ("submitter", open_statuses, "news_at", "news_timeout", "TIME_OUT_RESULTS", "cancel_requested_at"),
+                ("submitter", open_statuses, "cancel_ends_at", "", "TIME_OUT_CANCEL", ""),
+                ("submitter", open_statuses, "heard_at", "silence_timeout", "ASK_AGAIN", ""),
             ],
         )
 
@@ -311,18 +336,51 @@ class DeadlineTests(SynchronousTestCase):
         for deadline in DEADLINES:
             for status in deadline.statuses:
                 advance(deadline.side, status, deadline.event)
-                if deadline.again is not None:
-                    advance(deadline.side, status, deadline.again)
+                for name, event in deadline.instead:
+                    self.assertIn(name, dir(Task))
+                    advance(deadline.side, status, event)
 
-    def test_second_chance(self) -> None:
-        """Only a lost lease has the task begun again while it may be; what is put back and forgotten ends."""
-        self.assertEqual({row: row.again for row in DEADLINES if row.again}, {LEASE_LOST: Event.RUN_AGAIN})
+    def test_instead(self) -> None:
+        """A lost lease has the task run again while it may; a refused task is declined; a peer with ack is queried."""
+        self.assertEqual(
+            {(row.since, *case) for row in DEADLINES for case in row.instead},
+            {
+                (LEASE_LOST.since, "has_attempts_left", Event.RUN_AGAIN),
+                ("deliver_by", "is_refused", Event.REFUSE),
+                ("created_at", "is_refused", Event.REFUSE),
+                ("undecided_since", "can_be_queried", Event.QUERY_UNDECIDED),
+            },
+        )
+
+    def test_grace(self) -> None:
+        """After a start a submission is tried for an hour, unless it has a deadline of its own."""
+        self.assertEqual(
+            [(row.since, row.grace) for row in DEADLINES if row.grace], [("created_at", timedelta(hours=1))]
+        )
+
+    def test_requests(self) -> None:
+        """A cancellation is requested by the submitter and by each of its deadlines, each with a word of its own."""
+        words = {
+            event: {transition.outcome for (_, _, other), transition in TRANSITIONS.items() if other is event}
+            for event in CANCELLATION_REQUESTS
+        }
+        self.assertEqual(
+            words,
+            {
+                Event.REQUEST_CANCEL: {"cancelled_by_submitter"},
+                Event.TIME_OUT_DELIVERY: {"undelivered"},
+                Event.TIME_OUT_ANSWER: {"answer_timeout"},
+                Event.TIME_OUT_RESULTS: {"result_timeout"},
+            },
+        )
+        self.assertEqual({word for found in words.values() for word in found}, SUBMITTER_OUTCOMES)
+        self.assertEqual(SUBMITTER_OUTCOMES & RECEIVER_OUTCOMES, set())
 
     def test_needs_hearing(self) -> None:
         """After a restart those wait anew that somebody outside may end: an answer, and taking what was put back."""
         self.assertEqual(
             [(row.side.value, row.since, row.event.name) for row in DEADLINES if row.needs_hearing],
-            [("receiver", "put_back_at", "TIME_OUT_LEASE"), ("submitter", "created_at", "TIME_OUT_ANSWER")],
+            [("receiver", "put_back_at", "TIME_OUT_LEASE"), ("submitter", "undecided_since", "TIME_OUT_ANSWER")],
         )
 
     def test_columns_exist(self) -> None:
@@ -330,7 +388,7 @@ class DeadlineTests(SynchronousTestCase):
         task, limits = attrs.fields_dict(Task), attrs.fields_dict(Timeouts)
         for deadline in DEADLINES:
             self.assertIn(deadline.since, task)
-            self.assertIn(deadline.unless or "status", task)
+            self.assertLessEqual(set(deadline.unless), set(task))
             self.assertIn(deadline.timeout or "accept_timeout", limits)
             self.assertEqual(bool(deadline.reason), deadline is not ASK_AGAIN)
 
@@ -339,11 +397,18 @@ class DeadlineTests(SynchronousTestCase):
         minute, hour, day = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
         self.assertEqual(
             [Timeouts().limit(deadline) for deadline in DEADLINES],
-            [0 * day, minute, hour, 0 * day, hour, timedelta(seconds=90), 0 * day, hour],
+            [
+                *(0 * day, minute, hour, 0 * day, hour),
+                *(0 * day, 7 * day, timedelta(seconds=90), 0 * day, 30 * day, 0 * day, hour),
+            ],
         )
+        timeouts = Timeouts(day, 2 * day, 3 * day, 4 * day, 5 * day, 6 * day, 7 * day)
         self.assertEqual(
-            [Timeouts(day, 2 * day, 3 * day, 4 * day).limit(deadline) for deadline in DEADLINES],
-            [0 * day, day, 2 * day, 0 * day, 2 * day, 3 * day, 0 * day, 4 * day],
+            [timeouts.limit(deadline) for deadline in DEADLINES],
+            [
+                *(0 * day, day, 2 * day, 0 * day, 2 * day),
+                *(0 * day, 5 * day, 3 * day, 0 * day, 7 * day, 0 * day, 4 * day),
+            ],
         )
 
 
@@ -360,19 +425,22 @@ class DecidedByTests(SynchronousTestCase):
             by["time"],
             {
                 *("PASS_DEADLINE", "TIME_OUT_ACCEPT", "TIME_OUT_QUEUE_HEAD", "TIME_OUT_LEASE"),
-                *("TIME_OUT_ANSWER", "TIME_OUT_RESULTS", "ASK_AGAIN", "RUN_AGAIN"),
+                *("TIME_OUT_DELIVERY", "TIME_OUT_ANSWER", "TIME_OUT_RESULTS", "TIME_OUT_CANCEL"),
+                *("ASK_AGAIN", "QUERY_UNDECIDED", "RUN_AGAIN"),
             },
         )
         self.assertEqual(
             by["receiver"],
             {
                 *("ACCEPT", "DECLINE", "EXECUTE", "PROGRESS", "PUT_BACK", "TAKE_AGAIN", "FAIL", "COMPLETE"),
-                *("REFUSE", "RECEIVE_RESULTS", "CONFIRM_CANCEL", *(event.name for event in HEARD.values())),
+                *("REFUSE", "RECEIVE_RESULTS", "CONFIRM_CANCEL", "LOSE", "DELIVER_LATE"),
+                *(event.name for event in ANSWERED.values()),
             },
         )
 
     def test_deadlines(self) -> None:
-        """What a deadline brings about is time's doing, and nothing else is."""
+        """What only a deadline brings about is time's doing, and nothing else is."""
         events = {deadline.event for deadline in DEADLINES}
-        events |= {deadline.again for deadline in DEADLINES if deadline.again is not None}
+        events |= {event for deadline in DEADLINES for _, event in deadline.instead}
+        events.discard(Event.REFUSE)
         self.assertEqual({event for event in Event if DECIDED_BY[event] == "time"}, events)

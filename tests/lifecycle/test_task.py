@@ -130,7 +130,7 @@ class StampTests(SynchronousTestCase):
         """Declining, cancelling and both deadlines stamp a NEW task as accepting does."""
         for event, status, outcome in (
             (Event.DECLINE, TaskStatus.DECLINED, ""),
-            (Event.CANCEL, TaskStatus.CANCELLED, "cancelled_by_submitter"),
+            (Event.CANCEL, TaskStatus.CANCELLED, ""),
             (Event.TIME_OUT_ACCEPT, TaskStatus.CANCELLED, "accept_timeout"),
             (Event.PASS_DEADLINE, TaskStatus.CANCELLED, "deadline_passed"),
         ):
@@ -161,7 +161,7 @@ class StampTests(SynchronousTestCase):
     def test_withdrawn_from_the_queue(self) -> None:
         """A task withdrawn from the queue is stamped with its end alone."""
         queued = task(status=TaskStatus.ACCEPTED, staged_at=later(10))
-        for event, outcome in ((Event.CANCEL, "cancelled_by_submitter"), (Event.PASS_DEADLINE, "deadline_passed")):
+        for event, outcome in ((Event.CANCEL, ""), (Event.PASS_DEADLINE, "deadline_passed")):
             self.assert_changed(
                 queued, event, later(20), status=TaskStatus.CANCELLED, outcome=outcome, ended_at=later(20)
             )
@@ -225,23 +225,25 @@ class StampTests(SynchronousTestCase):
         """The submitter's record is stamped with its own acts only: no durations, no decisions."""
         submitted = task(Side.SUBMITTER)
         self.assert_changed(submitted, Event.HEAR_ACCEPTED, later(9), status=TaskStatus.ACCEPTED)
-        for event in (Event.REQUEST_CANCEL, Event.TIME_OUT_ANSWER, Event.TIME_OUT_RESULTS):
-            self.assert_changed(submitted, event, later(9), cancel_requested_at=later(9))
+        for event, word in (
+            (Event.REQUEST_CANCEL, "cancelled_by_submitter"),
+            (Event.TIME_OUT_ANSWER, "answer_timeout"),
+            (Event.TIME_OUT_RESULTS, "result_timeout"),
+            (Event.TIME_OUT_DELIVERY, "undelivered"),
+        ):
+            asked = self.assert_changed(submitted, event, later(9), cancel_requested_at=later(9), cancel_outcome=word)
+            for end in (Event.CONFIRM_CANCEL, Event.WITHDRAW, Event.TIME_OUT_CANCEL):
+                self.assert_changed(
+                    asked, end, later(10), status=TaskStatus.CANCELLED, outcome=word, ended_at=later(10)
+                )
+        undecided = evolve(submitted, heard_at=START, undecided_since=START)
+        self.assert_changed(undecided, Event.QUERY_UNDECIDED, later(9), heard_at=later(9), undecided_since=None)
         self.assert_changed(evolve(submitted, heard_at=START), Event.ASK_AGAIN, later(9), heard_at=later(9))
         early = self.assert_changed(submitted, Event.HEAR_SUCCEEDED, later(9), succeeded_heard=True)
         completed = self.assert_changed(
             early, Event.RECEIVE_RESULTS, later(10), status=TaskStatus.COMPLETED, ended_at=later(10)
         )
         self.assert_changed(completed, Event.HEAR_SUCCEEDED, later(11), status=TaskStatus.SUCCEEDED)
-        for event in (Event.CONFIRM_CANCEL, Event.WITHDRAW):
-            self.assert_changed(
-                submitted,
-                event,
-                later(9),
-                status=TaskStatus.CANCELLED,
-                outcome="cancelled_by_submitter",
-                ended_at=later(9),
-            )
 
     def test_ended_once(self) -> None:
         """Whatever ends a task for its callers stamps that moment; nothing before does, and nothing after it."""
@@ -321,13 +323,15 @@ class OverdueTests(SynchronousTestCase):
 
     def test_exact_limit(self) -> None:
         """Each deadline is not due at exactly its limit, and is one millisecond after."""
-        timeouts = Timeouts(*(timedelta(seconds=seconds) for seconds in (3, 5, 7, 9)))
+        timeouts = Timeouts(*(timedelta(seconds=seconds) for seconds in (3, 5, 7, 9, 11, 13, 15)))
         limits = {
             "": 0,
             "accept_timeout": 3000,
             "queue_head_timeout": 5000,
             "answer_timeout": 7000,
             "silence_timeout": 9000,
+            "delivery_timeout": 11000,
+            "news_timeout": 15000,
         }
         for deadline in DEADLINES:
             for status in deadline.statuses:
@@ -343,7 +347,9 @@ class OverdueTests(SynchronousTestCase):
         for waiting, seconds in (
             (task(), 60),
             (task(status=TaskStatus.ACCEPTED, staged_at=START), 3600),
-            (task(Side.SUBMITTER), 90),
+            (task(Side.SUBMITTER), 7 * 86400),
+            (task(Side.SUBMITTER, undecided_since=START), 90),
+            (task(Side.SUBMITTER, status=TaskStatus.ACCEPTED, news_at=START), 30 * 86400),
             (task(status=TaskStatus.EXECUTING, put_back_at=START), 3600),
             (task(Side.SUBMITTER, status=TaskStatus.EXECUTING, heard_at=START), 3600),
         ):
@@ -384,9 +390,10 @@ class OverdueTests(SynchronousTestCase):
                     expected = side is deadline.side and status in deadline.statuses
                     self.assertEqual(found.meets(deadline, later(11)), expected, (deadline, side, status))
                     self.assertFalse(found.meets(deadline, later(10)))
-                    if deadline.unless:
-                        fields[deadline.unless] = START
-                        self.assertFalse(task(side, status=status, **fields).meets(deadline, later(11)))
+                    for column in deadline.unless:
+                        self.assertFalse(
+                            task(side, status=status, **fields, **{column: START}).meets(deadline, later(11))
+                        )
 
     def test_lost_lease(self) -> None:
         """A lost lease has the task begun again as long as it has attempts left, and ends it with the last one."""
@@ -402,28 +409,49 @@ class OverdueTests(SynchronousTestCase):
             )
             self.assertIsNone(lost.overdue(later(10), Timeouts()))
             self.assertIs(lost.overdue(later(11), Timeouts()), LEASE_LOST)
-            self.assertIs(lost.event_of(LEASE_LOST), event)
+            self.assertEqual(lost.events_of(LEASE_LOST), (event,))
 
     def test_attempts_left(self) -> None:
         """Attempts are no way out of any other deadline: what was put back and is not taken in time ends."""
         waiting = task(status=TaskStatus.EXECUTING, attempt=2, max_attempts=9, put_back_at=START)
         overdue = waiting.overdue(later(3_600_001), Timeouts())
         assert overdue is not None
-        self.assertEqual((overdue.since, waiting.event_of(overdue)), ("put_back_at", Event.TIME_OUT_LEASE))
+        self.assertEqual((overdue.since, waiting.events_of(overdue)), ("put_back_at", (Event.TIME_OUT_LEASE,)))
         for deadline in DEADLINES:
             if deadline is not LEASE_LOST:
-                self.assertIs(task(attempt=1, max_attempts=9).event_of(deadline), deadline.event)
+                self.assertEqual(task(attempt=1, max_attempts=9).events_of(deadline)[0], deadline.event)
+
+    def test_nobody_can_have_it(self) -> None:
+        """A request to cancel a task that no receiver can have ends it; one that was only ever refused is declined."""
+        unsent = task(Side.SUBMITTER, deliver_by=START)
+        overdue = unsent.overdue(later(1), Timeouts())
+        assert overdue is not None
+        self.assertEqual(unsent.events_of(overdue), (Event.TIME_OUT_DELIVERY, Event.WITHDRAW))
+        self.assertEqual(evolve(unsent, code="quota").events_of(overdue), (Event.REFUSE,))
+        begun = evolve(unsent, code="quota", submission_begun_at=START)
+        self.assertEqual(begun.events_of(overdue), (Event.TIME_OUT_DELIVERY,))
+        self.assertEqual(unsent.requested(Event.REQUEST_CANCEL), (Event.REQUEST_CANCEL, Event.WITHDRAW))
+        self.assertEqual(begun.requested(Event.REQUEST_CANCEL), (Event.REQUEST_CANCEL,))
+
+    def test_undecided(self) -> None:
+        """A peer that can be queried is, when it has not decided in time; any other task is to be cancelled."""
+        undecided = task(Side.SUBMITTER, undecided_since=START, submission_begun_at=START, answered_at=START)
+        overdue = undecided.overdue(later(90_001), Timeouts())
+        assert overdue is not None
+        self.assertEqual(undecided.events_of(overdue), (Event.TIME_OUT_ANSWER,))
+        self.assertEqual(evolve(undecided, heard_at=START).events_of(overdue), (Event.QUERY_UNDECIDED,))
 
     def test_every_attempt_is_used(self) -> None:
         """A task whose executors are all lost is begun as often as it may be, then ends."""
         lost = task(status=TaskStatus.ACCEPTED, staged_at=START, lease_ms=10, max_attempts=3)
         lost = after(lost, Event.EXECUTE, START)
         begun = [lost.attempt]
-        while lost.event_of(LEASE_LOST) is Event.RUN_AGAIN:
+        while lost.events_of(LEASE_LOST) == (Event.RUN_AGAIN,):
             lost = after(after(lost, Event.RUN_AGAIN, START), Event.TAKE_AGAIN, START)
             begun.append(lost.attempt)
         self.assertEqual(begun, [1, 2, 3])
-        self.assertIs(after(lost, lost.event_of(LEASE_LOST), START).status, TaskStatus.CANCELLED)
+        [event] = lost.events_of(LEASE_LOST)
+        self.assertIs(after(lost, event, START).status, TaskStatus.CANCELLED)
 
     def test_other_statuses(self) -> None:
         """A set column means nothing outside the statuses that its deadline is for."""
@@ -441,7 +469,7 @@ class OverdueTests(SynchronousTestCase):
                 ("receiver", "NEW"): "PASS_DEADLINE",
                 ("receiver", "ACCEPTED"): "PASS_DEADLINE",
                 ("receiver", "EXECUTING"): "TIME_OUT_LEASE",
-                ("submitter", "NEW"): "TIME_OUT_ANSWER",
+                ("submitter", "NEW"): "TIME_OUT_DELIVERY",
                 ("submitter", "ACCEPTED"): "TIME_OUT_RESULTS",
                 ("submitter", "EXECUTING"): "TIME_OUT_RESULTS",
             },

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from tasksubmit.lifecycle.change import Change, Delivery
+from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.peers import StaticPeers
@@ -106,13 +106,20 @@ class SlowStore(MemoryTaskStore):
 
     @override
     def ready_deliveries(
-        self, peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+        self,
+        peer: Address,
+        now: datetime,
+        limit: int,
+        skip: Collection[int] = (),
+        kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
-        return self._later("ready_deliveries", super().ready_deliveries(peer, now, limit, skip))
+        return self._later("ready_deliveries", super().ready_deliveries(peer, now, limit, skip, kinds))
 
     @override
-    def next_delivery(self, peer: Address) -> Deferred[datetime | None]:
-        return self._later("next_delivery", super().next_delivery(peer))
+    def next_delivery(
+        self, peer: Address, kinds: Collection[DeliveryKind] = tuple(DeliveryKind)
+    ) -> Deferred[datetime | None]:
+        return self._later("next_delivery", super().next_delivery(peer, kinds))
 
     @override
     def get(self, key: TaskKey) -> Deferred[Task | None]:

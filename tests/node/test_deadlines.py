@@ -183,18 +183,21 @@ class OwnDeadlineTests(NodeTestCase):
         self.assertIsNone(self.task(alice, handle.key).cancel_requested_at)
         self.advance(2)
         task = self.task(alice, handle.key)
-        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "cancelled_by_submitter"))
+        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "answer_timeout"))
         self.assertEqual([len(peer.frames) for peer in bob.peers], [1, 1])
         self.failed(result, TaskCancelled)
         self.assert_idle(alice)
 
     def test_unreachable(self) -> None:
-        """The deadline of a task that could not even be sent ends it, and asks for its withdrawal once."""
+        """A task that could not even be sent is tried for a week, then ends, and its receiver is never contacted."""
         alice = self.make_node(ALICE, BOB)
         handle = self.done(alice.submit(BOB, "work"))
-        self.advance(300)
-        self.assertEqual([delivery.kind.value for delivery in self.owed(alice, handle.key)], ["status"])
-        self.assertIs(self.task(alice, handle.key).status, TaskStatus.CANCELLED)
+        self.advance(7 * 86400, step=3600)
+        self.assertIs(self.task(alice, handle.key).status, TaskStatus.NEW)
+        self.advance(2)
+        task = self.task(alice, handle.key)
+        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "undelivered"))
+        self.assertEqual(self.owed(alice, handle.key), [])
 
     def test_results_deadline(self) -> None:
         """Results that are not here by the task's own deadline are not waited for, whatever the status."""
@@ -215,7 +218,7 @@ class OwnDeadlineTests(NodeTestCase):
         for handle in handles:
             for node in (alice, bob):
                 task = self.done(node.resolve(handle.task_id))
-                self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "cancelled_by_submitter"))
+                self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "result_timeout"))
         self.assert_idle(alice, bob)
 
     def test_settings(self) -> None:

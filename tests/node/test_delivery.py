@@ -217,7 +217,7 @@ class BackOffTests(NodeTestCase):
         self.clock.advance(0.29)
         bob = self.make_node(BOB, ALICE, random=Longest(), tick_seconds=0.001)
         alice = self.listen(ALICE, refuse("overloaded"))
-        self.ask(BOB, request())
+        self.ask(BOB, request(features=tuple(OURS)))
         self.done(bob.accept(KEY))
         self.advance(3.1, step=0.001)
         self.assertEqual(sum(len(peer.frames) for peer in alice.peers), 3)
@@ -437,7 +437,10 @@ class DeployedTests(ReceiverTestCase):
     def test_each_on_its_own(self) -> None:
         """Every update, the results and SUCCEEDED go on connections of their own, in order, and a close is enough."""
         self.script = deployed
-        task = self.work()
+        self.work()
+        self.assertEqual(self.heard, [])  # it may not have its own record yet
+        self.advance(2)
+        task = self.task(self.bob, KEY)
         self.assertEqual(self.heard, ["ACCEPTED", "EXECUTING", "results", "SUCCEEDED"])
         self.assertEqual([len(peer.frames) for peer in self.alice.peers], [1, 1, 1, 1])
         self.assertEqual((task.status, task.reward), (TaskStatus.SUCCEEDED, None))
@@ -450,8 +453,9 @@ class DeployedTests(ReceiverTestCase):
         """A connection that breaks, or hangs, is not a close: it is tried again."""
         for n, fault in enumerate((abort, ignore)):
             self.heard.clear()
-            self.script = deployed
-            self.accept(f"b{n}", script=fault)
+            scripts = [deployed, fault]
+            self.script = lambda peer, frame, scripts=scripts: scripts.pop()(peer, frame)
+            self.accept(f"b{n}")
             self.advance(40)
             self.assertEqual(self.heard, ["ACCEPTED", "ACCEPTED"])
         self.assert_idle(self.bob)
@@ -460,6 +464,7 @@ class DeployedTests(ReceiverTestCase):
         """Once it has announced `ack` in a later submission, a close is not enough any more."""
         self.script = deployed
         self.accept()
+        self.advance(2)
         self.ask(BOB, request("t2", features=tuple(OURS)))
         self.done(self.bob.execute(KEY))
         self.assertEqual(len(self.owed(self.bob, KEY)), 1)
@@ -526,6 +531,7 @@ class UnknownPeerTests(NodeTestCase):
         key = TaskKey(Side.RECEIVER, CAROL, "t1")
         self.done(bob.accept(key))
         self.done(bob.accept(TaskKey(Side.RECEIVER, ALICE, "t2")))
+        self.advance(2)
         [delivery] = self.owed(bob, key)
         self.assertIn("--peer", delivery.last_error)
         self.assertEqual(self.owed(bob, TaskKey(Side.RECEIVER, ALICE, "t2")), [])

@@ -241,7 +241,7 @@ class WithdrawalTests(NodeTestCase):
         for status in TaskStatus:
             if status is not TaskStatus.CANCELLED:
                 answer = self.ask(BOB, TaskStatusUpdate("t1", status.value, "", ack=True))
-                self.assertEqual((answer.status, answer.current_status), (200, "NEW"))
+                self.assertEqual((answer.status, answer.code), (400, "unknown_task"))
         self.assertEqual(self.ask(BOB, results("t1", ack=True)).code, "unknown_task")
         self.assertIs(self.task(self.bob, KEY).status, TaskStatus.NEW)
 

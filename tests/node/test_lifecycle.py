@@ -25,7 +25,8 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.service import Node
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
-from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, PairTestCase, results
+from tasksubmit.wire.timestamps import format_time
+from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, PairTestCase, request, results
 
 
 class LifeTests(PairTestCase):
@@ -320,11 +321,11 @@ class CancelTests(PairTestCase):
         self.assertEqual(self.statuses(handle), (TaskStatus.DECLINED, TaskStatus.DECLINED))
 
     def test_before_the_submission_went_out(self) -> None:
-        """A task that is cancelled before its receiver was reached is over, and never submitted."""
+        """A task that is cancelled before its receiver was reached is over at once, and never submitted."""
         self.network.refuse(str(BOB))
         handle = self.done(self.alice.submit(BOB, "work"))
-        self.done(handle.cancel())
-        self.assertIs(self.task(self.alice, handle.key).status, TaskStatus.NEW)
+        task = self.done(handle.cancel())
+        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "cancelled_by_submitter"))
         self.network.refuse(str(BOB), False)
         self.advance(10)
         self.assertIs(self.task(self.alice, handle.key).status, TaskStatus.CANCELLED)
@@ -484,13 +485,21 @@ class ClockTests(PairTestCase):
 
     def test_expired_submission(self) -> None:
         """A submission that is over on arrival is admitted and cancelled, with the outcome that says why."""
+        now = self.bob._records.now()
+        self.ask(BOB, request("t1", expires_at=format_time(now - timedelta(seconds=5))))
+        self.advance(2)
+        key = TaskKey(Side.RECEIVER, ALICE, "t1")
+        task = self.task(self.bob, key)
+        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "deadline_passed"))
+
+    def test_expires_before_its_delivery(self) -> None:
+        """A task that could not be delivered by its deadline is never submitted after it."""
         now = self.alice._records.now()
         self.network.refuse(str(BOB))
         handle = self.done(self.alice.submit(BOB, "work", task_id="t1", expires_at=now + timedelta(seconds=5)))
-        self.clock.advance(10)
+        self.advance(10)
         self.network.refuse(str(BOB), False)
         self.advance(70)
-        key = TaskKey(Side.RECEIVER, ALICE, "t1")
-        self.assertEqual(self.statuses(handle), (TaskStatus.CANCELLED, TaskStatus.CANCELLED))
-        self.assertEqual(self.task(self.alice, handle.key).outcome, "deadline_passed")
-        self.assertEqual(self.task(self.bob, key).outcome, "deadline_passed")
+        task = self.task(self.alice, handle.key)
+        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "undelivered"))
+        self.assertEqual(self.done(self.bob.store.find("t1")), [])

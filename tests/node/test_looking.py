@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from typing_extensions import override
 
 from tasksubmit.errors import IllegalTransition
-from tasksubmit.lifecycle.change import Delivery
+from tasksubmit.lifecycle.change import Delivery, DeliveryKind
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.service import Node
@@ -44,10 +44,15 @@ class LookStore(SlowStore):
 
     @override
     def ready_deliveries(
-        self, peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+        self,
+        peer: Address,
+        now: datetime,
+        limit: int,
+        skip: Collection[int] = (),
+        kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         self.looks.append((limit, len(skip)))
-        return super().ready_deliveries(peer, now, limit, skip)
+        return super().ready_deliveries(peer, now, limit, skip, kinds)
 
 
 class LookingTests(NodeTestCase):

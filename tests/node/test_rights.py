@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Callable
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -57,6 +57,10 @@ CASES = (
     Case("submit a task, in another's name", lambda caller: submission("new", ALICE if caller != ALICE else CAROL)),
     Case("submit the same task again, in Alice's name", lambda caller: submission("t1", ALICE)),
     Case("withdraw a task that was received", lambda _: TaskStatusUpdate("t1", "CANCELLED", "", ack=True)),
+    Case(
+        "withdraw a task that was received, in Alice's name",
+        lambda _: TaskStatusUpdate("t1", "CANCELLED", "", ack=True, from_addr=str(ALICE)),
+    ),
     Case("say ACCEPTED of a task that was received", lambda _: TaskStatusUpdate("t1", "ACCEPTED", "", ack=True)),
     Case("send results of a task that was received", lambda _: TaskResultMessage("t1", "text", "mine", ack=True)),
     Case("say ACCEPTED of a task that was submitted", lambda _: update("ACCEPTED"), Side.SUBMITTER),
@@ -64,6 +68,11 @@ CASES = (
     Case("say CANCELLED of a task that was submitted", lambda _: update("CANCELLED"), Side.SUBMITTER),
     Case("say EXPIRED of a task that was submitted", lambda _: update("EXPIRED"), Side.SUBMITTER),
     Case("send results of a task that was submitted", lambda _: results(), Side.SUBMITTER),
+    Case(
+        "send results of a task that was submitted, in Alice's name",
+        lambda _: evolve(results(), from_addr=str(ALICE)),
+        Side.SUBMITTER,
+    ),
     Case("send results of a task that has ended", lambda _: results(), Side.SUBMITTER, is_final=True),
     Case("say ACCEPTED of a task that is not there", lambda _: TaskStatusUpdate("t0", "ACCEPTED", "", ack=True)),
     Case("send results of a task that is not there", lambda _: TaskResultMessage("t0", "text", "", ack=True)),

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.protocol import bounds
 from tasksubmit.protocol.bounds import SMALL_BYTES, Bounds, Intake, host_of
+from tasksubmit.protocol.server import ABORT_DELAY_SECONDS
 from tasksubmit.wire.frames import MAX_FRAME, Frame
 from tests.protocol.support import HERE, THERE, RawPeer, encoded, request, results
 from tests.protocol.test_server import ServerTestCase
@@ -195,6 +196,7 @@ class ServerBoundsTests(ServerTestCase):
         self.deliver(second, encoded(request("b"), request("c")))
         self.assertEqual(self.handler.ids, ["a"])
         self.assertEqual([(r.task_id, r.code) for r in second.answers], [("b", "overloaded")])
+        self.advance(ABORT_DELAY_SECONDS)
         assert second.lost is not None
         self.reply("a")
         peer.close()

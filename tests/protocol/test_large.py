@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from tasksubmit.errors import InvalidMessage, PeerUnreachable, TooLarge
 from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
+from tasksubmit.protocol.server import ABORT_DELAY_SECONDS
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameType
 from tasksubmit.wire.messages import TaskResultMessage
@@ -148,7 +149,7 @@ class LargeRequestTests(LargeTestCase):
         self.assertIsNone(self.peer.lost)
         self.work()
         self.assertEqual((self.handler.ids, self.peer.answers), ([], []))
-        self.assert_lost()
+        self.assert_lost(ConnectionLost)
 
     def test_invalid(self) -> None:
         """A large submission that no honest peer sends is refused like a small one."""
@@ -163,7 +164,7 @@ class LargeRequestTests(LargeTestCase):
         self.network.flush()
         self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)
         self.assertEqual((self.handler.ids, self.peer.answers), ([], []))
-        self.assert_lost()
+        self.assert_lost(ConnectionLost)
 
     def test_lost_meanwhile(self) -> None:
         """A large frame that has arrived is handed over although the connection is lost as it is read."""
@@ -197,9 +198,12 @@ class LargeRequestTests(LargeTestCase):
         self.work()
         self.assertEqual(self.handler.ids, ["a"])
         self.reply("a")
-        self.successResultOf(closed)
         self.assertEqual(self.answered, ["a"])
-        self.assert_lost()
+        self.assertNoResult(closed)  # the other was not handled, so that the connection is aborted, a little later
+        self.clock.advance(ABORT_DELAY_SECONDS)
+        self.network.flush()
+        self.successResultOf(closed)
+        self.assert_lost(ConnectionLost)
 
     def test_idle_meanwhile(self) -> None:
         """A connection is not idle while a large frame of it is read."""

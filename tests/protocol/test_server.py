@@ -12,8 +12,9 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
-from tasksubmit.errors import PeerVanished, StoreError, TaskConflict
+from tasksubmit.errors import PeerVanished, StoreError, StoreUncertain, TaskConflict
 from tasksubmit.interfaces import ITaskHandler, Peer, SendResult
+from tasksubmit.protocol.server import ABORT_DELAY_SECONDS
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.testing.transport import BUFFER_BYTES
 from tasksubmit.wire.frames import Frame, FrameType
@@ -50,6 +51,13 @@ class ServerTestCase(NetworkTestCase):
         """Answer a waiting question."""
         self.handler.reply(task_id, value)
         self.network.flush()
+
+    def assert_aborted(self, peer: RawPeer) -> None:
+        """The connection is aborted, once the answers that were written have left."""
+        if peer.answers:
+            self.assertIsNone(peer.lost)
+            self.advance(ABORT_DELAY_SECONDS)
+        self.assert_lost(peer, ConnectionLost)
 
     def assert_lost(self, peer: RawPeer, reason: type[Exception] = ConnectionDone) -> None:
         """The peer saw the connection end, and the server has forgotten it."""
@@ -313,7 +321,7 @@ class RefusalTests(ServerTestCase):
         self.reply("a")
         self.reply("b")
         self.assertEqual([response.status for response in peer.answers], [200, 200])
-        self.assert_lost(peer)
+        self.assert_aborted(peer)
 
     def test_many_faults(self) -> None:
         """So many malformed or invalid frames end the connection; the first is logged, and how many there were."""
@@ -323,9 +331,9 @@ class RefusalTests(ServerTestCase):
             self.deliver(peer, bad * 5 + encoded(request("good")))
             self.reply("good")
             self.deliver(peer, encoded(request("/"), request("late")))
-        self.assertEqual(self.handler.ids, ["good"])
-        self.assertEqual(len(peer.answers), 12)
-        self.assert_lost(peer)
+            self.assertEqual(self.handler.ids, ["good"])
+            self.assertEqual(len(peer.answers), 12)
+            self.assert_aborted(peer)
         lines = [str(formatEvent(event)) for event in events]
         self.assertEqual(len([line for line in lines if "is refused" in line]), 1)
         self.assertEqual(lines[-1], "dialler 1 sent 16 frames that made no sense")
@@ -367,8 +375,38 @@ class RefusalTests(ServerTestCase):
             self.assertIsNone(peer.lost)
             self.reply("a")
             self.assertEqual([response.task_id for response in peer.answers], ["a", "b"])
-            self.assert_lost(peer)
+            self.assert_aborted(peer)
             self.setUp()
+
+    def test_uncertain(self) -> None:
+        """When it is not known what is on the disk there is no answer, and the connection is aborted."""
+        peer = self.start()
+        self.deliver(peer, encoded(request("a")))
+        self.reply("a", StoreUncertain("the disk is gone"))
+        self.assertEqual(peer.answers, [])
+        self.assert_aborted(peer)
+
+    def test_uncertain_among_others(self) -> None:
+        """Those before it are answered; of those behind it none is, for it would be taken for the missing answer."""
+        peer = self.start()
+        self.deliver(peer, encoded(request("a"), request("b"), request("c")))
+        for task_id, value in (("c", True), ("b", StoreUncertain("the disk is gone")), ("a", True)):
+            self.reply(task_id, value)
+        self.assertEqual([response.task_id for response in peer.answers], ["a"])
+        self.deliver(peer, encoded(request("d")))
+        self.assert_aborted(peer)
+        self.assertEqual(self.handler.ids, ["a", "b", "c"])
+
+    def test_uncertain_while_others_wait(self) -> None:
+        """The connection is aborted although something behind is still in work, which is finished."""
+        peer = self.start()
+        self.deliver(peer, encoded(request("a"), request("b")))
+        self.reply("a", StoreUncertain("the disk is gone"))
+        assert peer.lost is not None
+        self.assertEqual(len(self.factory.unfinished), 1)
+        self.reply("b")
+        self.assertEqual((peer.answers, self.factory.unfinished), ([], set()))
+        self.assert_aborted(peer)
 
     def test_named_error(self) -> None:
         """An error of ours from the handler is answered with its code and text, and not logged as a failure."""
@@ -499,7 +537,13 @@ class EndingTests(ServerTestCase):
         self.advance(59)
         self.assertIsNone(peer.lost)
         self.advance(2)
-        self.assert_lost(peer)
+        self.assert_aborted(peer)
+
+    def test_silent_peer(self) -> None:
+        """A peer that has sent nothing is aborted when it was idle for too long: its first frame may be on its way."""
+        peer = self.start(idle_timeout=60.0)
+        self.advance(61)
+        self.assert_aborted(peer)
 
     def test_peer_closes(self) -> None:
         """When the peer goes, what is in work is finished, and its answers are dropped."""
@@ -545,14 +589,14 @@ class EndingTests(ServerTestCase):
         self.assert_lost(peer)
 
     def test_half_close_at_rest(self) -> None:
-        """When nothing is in work the connection is closed at once, the beginning of a frame or not."""
-        for data in (b"", encoded(request("a"))[:10]):
+        """When nothing is in work the connection is closed at once; in the middle of a frame it is aborted."""
+        for data, reason in ((b"", ConnectionDone), (encoded(request("a"))[:10], ConnectionLost)):
             peer = self.start()
             self.deliver(peer, data)
             (connection,) = self.factory.connections
             connection.readConnectionLost()
             self.network.flush()
-            self.assert_lost(peer)
+            self.assert_lost(peer, reason)
             self.setUp()
 
     def test_frames_of_a_peer_that_left(self) -> None:

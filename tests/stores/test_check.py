@@ -390,7 +390,9 @@ class RecordTests(CheckCase):
         self.assert_told(f"scores of {PEER}", "UPDATE scores SET points = 'plenty'")
         self.assert_told("owner of me", "UPDATE owner SET address = 'me'")
         self.assert_told("peer features of him", "UPDATE peer_features SET peer = 'him'")
-        self.assert_told("tombstones of t", f"INSERT INTO tombstones VALUES ('t', 'x', '{PEER}', 'NEW', '', 0, 0)")
+        self.assert_told(
+            "tombstones of t", f"INSERT INTO tombstones VALUES ('t', 'x', '{PEER}', 'NEW', '', 0, 0, '', '', '')"
+        )
         self.assert_told("events of 1", "INSERT INTO events VALUES (1, 1, 0, 'accept', 'x', 'GONE', '', 1, NULL)")
 
     def test_scores(self) -> None:

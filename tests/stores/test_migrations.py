@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import StoreDamaged, StoreError, StoreTooNew
 from tasksubmit.lifecycle.table import ASK_AGAIN, LEASE_LOST, Side, TaskStatus
-from tasksubmit.lifecycle.task import Task
+from tasksubmit.lifecycle.task import NO_REASON, Task, from_milliseconds
 from tasksubmit.stores import deliveries, events, ledger, queries, retention
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
 from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, START, at, new_task
@@ -276,7 +276,7 @@ class SecondStepTests(SynchronousTestCase):
         self.assertEqual(deliveries.aged(self.connection, MIGRATED, 9), [])
         self.assertEqual(len(deliveries.aged(self.connection, MIGRATED + timedelta(milliseconds=1), 9)), 2)
         rows = self.connection.execute("SELECT ready_at, attempts, last_error FROM deliveries").fetchall()
-        self.assertEqual(rows, [(7, 2, "x")] * 2)
+        self.assertEqual(rows, [(7, 2, "x"), (None, 2, "x")])  # the second waits for the first
 
     def test_the_rest_is_kept(self) -> None:
         """Records, deliveries but for their age, bookings, scores and features are as they were; stories are none."""
@@ -301,7 +301,7 @@ class SecondStepTests(SynchronousTestCase):
         tables = ("bookings", "scores", "peer_features", "owner")
         before = {table: self.connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
         columns = [name for _, name, *_ in self.connection.execute("PRAGMA table_info(deliveries)")]
-        old = ", ".join(name for name in columns if name != "created_at")
+        old = ", ".join(name for name in columns if name not in ("created_at", "sent_at"))
         rows = self.connection.execute(f"SELECT {old} FROM deliveries").fetchall()
         self.migrate()
         for table in tables:
@@ -316,3 +316,99 @@ class SecondStepTests(SynchronousTestCase):
         over = retention.ended(self.connection, MIGRATED + timedelta(days=1), 9)
         self.assertEqual([found.key.peer for found in over], [OTHER])
         self.assertEqual(ledger.scores(self.connection), [(PEER, 4)])
+
+
+class FourthStepTests(SynchronousTestCase):
+    """From the third version: deadlines of submitters, cancellations, reasons in tombstones."""
+
+    def setUp(self) -> None:
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.addCleanup(self.connection.close)
+        migrate(self.connection, "a.db", schema_steps()[:3])
+
+    def insert(self, table: str, **values: object) -> None:
+        """A row of the old schema."""
+        marks = ", ".join("?" * len(values))
+        sql = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})"
+        self.connection.execute(sql, tuple(values.values()))
+
+    def old_task(self, task_id: str, **values: object) -> None:
+        """An old record, of a submitter unless it says otherwise."""
+        texts = ["justification", "outcome", "error", "code"]
+        texts += ["result_type", "result_filename", "result_file", "late_result_file"]
+        numbers = ["attempt", "time_idle_ms", "time_staged_ms", "time_cpu_ms"]
+        numbers += ["succeeded_heard", "result_bytes", "is_time_disputed"]
+        row: dict[str, object] = {
+            **dict.fromkeys(texts, ""),
+            **dict.fromkeys(numbers, 0),
+            **{"task_id": task_id, "side": "submitter", "peer": str(PEER), "status": "NEW", "description": "work"},
+            **{"revision": 0, "created_at": 5, "features": "[]"},
+        }
+        self.insert("tasks", **{**row, **values})
+
+    def old_delivery(self, task_id: str, kind: str, **values: object) -> None:
+        """An old delivery."""
+        row: dict[str, object] = {"task_id": task_id, "side": "submitter", "peer": str(PEER), "kind": kind}
+        row |= {"payload": b"", "created_at": 5, "attempts": 0, "last_error": ""}
+        self.insert("deliveries", **{**row, **values})
+
+    def migrated(self, task_id: str) -> Task:
+        """The record now."""
+        [task] = queries.get_tasks(self.connection, [new_task(task_id, Side.SUBMITTER).key])
+        assert task is not None
+        return task
+
+    def deliveries_of(self, task_id: str) -> list[tuple[str, bool, bool]]:
+        """What is pending for a task: its kind, whether it may be sent, and whether it was given up."""
+        found = deliveries.of_task(self.connection, new_task(task_id, Side.SUBMITTER).key)
+        return [(row.kind.value, row.ready_at is not None, row.given_up_at is not None) for row in found]
+
+    def test_begun(self) -> None:
+        """Only a submission that was never tried counts as not begun."""
+        self.old_task("new")
+        self.old_delivery("new", "submission", ready_at=5)
+        for name, values in (("tried", {"attempts": 1}), ("sent", {"sent_at": 6})):
+            self.old_task(name)
+            self.old_delivery(name, "submission", ready_at=5, **values)
+        self.old_task("answered", answered_at=7)
+        self.old_task("unconfirmed", code="unconfirmed")
+        migrate(self.connection, "a.db", schema_steps())
+        self.assertTrue(self.migrated("new").is_unsent)
+        for name in ("tried", "sent", "answered", "unconfirmed"):
+            self.assertFalse(self.migrated(name).is_unsent, name)
+        undecided = {
+            name for name in ("new", "tried", "answered", "unconfirmed") if self.migrated(name).undecided_since
+        }
+        self.assertEqual(undecided, {"answered", "unconfirmed"})
+
+    def test_given_up_submission(self) -> None:
+        """A submission that was given up is tried again, unless a cancellation was requested."""
+        for name, values in (("open", {}), ("cancelled", {"cancel_requested_at": 8})):
+            self.old_task(name, delivery_given_up_at=7, **values)
+            self.old_delivery(name, "submission", given_up_at=7, attempts=9)
+            self.old_delivery(name, "status", ready_at=8)
+        migrate(self.connection, "a.db", schema_steps())
+        self.assertEqual(self.deliveries_of("open"), [("submission", True, False), ("status", False, False)])
+        self.assertEqual(self.deliveries_of("cancelled"), [("status", True, False)])
+        self.assertIsNone(self.migrated("open").delivery_given_up_at)
+        self.assertEqual(self.migrated("cancelled").cancel_outcome, "cancelled_by_submitter")
+
+    def test_given_up_results(self) -> None:
+        """Other messages that were given up stay so, and hold up none behind them."""
+        self.old_task("t-1", side="receiver", status="COMPLETED", delivery_given_up_at=7)
+        self.old_delivery("t-1", "results", side="receiver", given_up_at=7)
+        self.old_delivery("t-1", "status", side="receiver", ready_at=8)
+        migrate(self.connection, "a.db", schema_steps())
+        found = deliveries.of_task(self.connection, new_task("t-1").key)
+        self.assertEqual(
+            [(row.kind.value, row.ready_at, row.given_up_at) for row in found],
+            [("results", None, from_milliseconds(7)), ("status", from_milliseconds(8), None)],
+        )
+
+    def test_tombstone(self) -> None:
+        """An old tombstone gives no reason."""
+        key = {"task_id": "t-1", "side": "receiver", "peer": str(PEER)}
+        self.insert("tombstones", **key, status="CANCELLED", description_sha256="ab", removed_at=5)
+        migrate(self.connection, "a.db", schema_steps())
+        [left] = retention.tombstones(self.connection, "t-1")
+        self.assertEqual((left.reason, left.status), (NO_REASON, TaskStatus.CANCELLED))

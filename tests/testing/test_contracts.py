@@ -29,7 +29,7 @@ from tasksubmit.interfaces import (
     Peer,
     Refusal,
 )
-from tasksubmit.lifecycle.change import Change, Delivery
+from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind
 from tasksubmit.lifecycle.table import Lease, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.acceptance import AcceptAll
@@ -242,7 +242,12 @@ class EagerStore(MemoryTaskStore):
 
     @override
     def ready_deliveries(
-        self, peer: Address, now: datetime, limit: int, skip: Collection[int] = ()
+        self,
+        peer: Address,
+        now: datetime,
+        limit: int,
+        skip: Collection[int] = (),
+        kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         return super().ready_deliveries(peer, datetime.max.replace(tzinfo=now.tzinfo), limit, skip)
 

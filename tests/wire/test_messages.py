@@ -299,11 +299,11 @@ class EncodeTests(SynchronousTestCase):
 
     def test_additions(self) -> None:
         """The fields that we add follow those of the protocol."""
-        request = SubmitRequest("t", "d", "f", "o", (PERSISTENT, ACK), "2026-01-01T00:00:00Z")
+        request = SubmitRequest("t", "d", "f", "o", (PERSISTENT, ACK), True, "2026-01-01T00:00:00Z")
         self.assertEqual(
             request.to_json(),
             b'{"task_id":"t","task_description":"d","from_addr":"f","to_addr":"o",'
-            b'"features":["persistent","ack"],"expires_at":"2026-01-01T00:00:00Z"}',
+            b'"features":["persistent","ack"],"query":true,"expires_at":"2026-01-01T00:00:00Z"}',
         )
         response = SubmitResponse(
             "t",
@@ -313,22 +313,26 @@ class EncodeTests(SynchronousTestCase):
             code="quota",
             retry_after_s=5,
             current_status="NEW",
+            outcome="failed",
+            error="e",
+            justification="j",
             reward=2,
         )
         self.assertEqual(
             response.to_json(),
             b'{"task_id":"t","status":400,"message":"m","features":["ack"],"code":"quota","retry_after_s":5,'
-            b'"current_status":"NEW","reward":2}',
+            b'"current_status":"NEW","outcome":"failed","error":"e","justification":"j","reward":2}',
         )
-        update = TaskStatusUpdate("t", TaskStatus.CANCELLED, "j", ack=True, outcome="failed", error="e")
+        update = TaskStatusUpdate("t", TaskStatus.CANCELLED, "j", ack=True, outcome="failed", error="e", from_addr="f")
         self.assertEqual(
             update.to_json(),
-            b'{"task_id":"t","status":"CANCELLED","justification":"j","ack":true,"outcome":"failed","error":"e"}',
+            b'{"task_id":"t","status":"CANCELLED","justification":"j","ack":true,"outcome":"failed","error":"e",'
+            b'"from_addr":"f"}',
         )
-        results = TaskResultMessage("t", "text", "r", ack=True)
+        results = TaskResultMessage("t", "text", "r", ack=True, from_addr="f")
         self.assertEqual(
             results.to_json(),
-            b'{"task_id":"t","result_type":"text","result_text":"r","completed_at":"","ack":true}',
+            b'{"task_id":"t","result_type":"text","result_text":"r","completed_at":"","ack":true,"from_addr":"f"}',
         )
 
     def test_unwritable(self) -> None:

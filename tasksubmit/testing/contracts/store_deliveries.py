@@ -155,17 +155,47 @@ class DeliveryContract(StoreCase):
         await self.store.hasten(at(30))
         self.assertEqual(await self.times(task), {b"1": at(20), b"2": None})
 
-    async def test_sent_at(self) -> None:
-        """That a message is about to be sent is kept, until an attempt is known to have failed before a byte of it."""
+    async def test_held(self) -> None:
+        """A new message that is for later goes then, unless another is before it."""
+        task = new_task()
+        task = await self.create(task, evolve(owed(task, b"1"), ready_at=at(1000)))
+        self.assertEqual(await self.times(task), {b"1": at(1000)})
+        await self.only(task, 5, deliveries=(evolve(owed(task, b"2", 5), ready_at=at(500)),))
+        self.assertEqual(await self.times(task), {b"1": at(1000), b"2": None})
+        self.assertEqual(await self.ready(999), [])
+        self.assertEqual(await self.ready(1000), [b"1"])
+
+    async def test_dropped(self) -> None:
+        """A change may drop what is pending for its task, but not what it brings about, nor what was given up."""
+        task = await self.owing(b"1", b"2", b"3")
+        other = await self.owing(b"4", task_id="t-2")
+        await self.give_up(task, b"1", 10)
+        await self.only(task, 20, drops_pending=True, deliveries=(owed(task, b"5", 20),))
+        self.assertEqual(await self.times(task), {b"1": None, b"5": at(20)})
+        self.assertEqual(await self.times(other), {b"4": at(0)})
+
+    async def test_dropped_and_given_up(self) -> None:
+        """A message that a change gives up stays, whatever else that drops."""
         task = await self.owing(b"1", b"2")
-        await self.store.mark_sent((await self.row(task, b"1")).id, at(30))
-        await self.reopen()
-        first, second = await self.store.deliveries_of(task.key)
-        self.assertEqual((first.sent_at, second.sent_at), (at(30), None))
-        await self.store.postpone(first, told("failed"), at(50), "no answer")
-        self.assertEqual((await self.row(task, b"1")).sent_at, at(30))
-        await self.store.postpone(first, told("failed"), at(50), "no route", is_unsent=True)
-        self.assertIsNone((await self.row(task, b"1")).sent_at)
+        await self.only(task, 20, drops_pending=True, gives_up=(await self.row(task, b"1")).id)
+        self.assertEqual(await self.times(task), {b"1": None})
+
+    async def test_kinds(self) -> None:
+        """A look may be for some kinds of messages alone."""
+        for n, kind in enumerate((SUBMISSION, DeliveryKind.STATUS, DeliveryKind.RESULTS)):
+            task = new_task(f"t-{n}")
+            await self.create(task, evolve(owed(task, kind.value.encode(), n), kind=kind))
+        self.assertEqual(await self.ready(10), [b"submission", b"status", b"results"])
+        found = await self.store.ready_deliveries(PEER, at(10), 9, (), (DeliveryKind.STATUS, DeliveryKind.RESULTS))
+        self.assertEqual([delivery.payload for delivery, _ in found], [b"status", b"results"])
+        self.assertEqual(await self.store.next_delivery(PEER, (DeliveryKind.RESULTS,)), at(2))
+        self.assertIsNone(await self.store.next_delivery(PEER, (PROGRESS,)))
+
+    async def test_age_of_submissions(self) -> None:
+        """Submissions never become too old: they have a deadline of their own."""
+        task = new_task()
+        await self.create(task, evolve(owed(task, b"1"), kind=SUBMISSION))
+        self.assertEqual(await self.aged(10**9), [])
 
     # --- given up, and tried again -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 
 from tasksubmit.errors import StoreClosed
 from tasksubmit.interfaces import ITaskStore
-from tasksubmit.lifecycle.change import Change
+from tasksubmit.lifecycle.change import Change, Tombstone
 from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.testing.contracts.samples import OTHER, PEER, START, at, new_task, owed, step, told
@@ -39,6 +39,7 @@ class RecordContract(StoreCase):
             outcome="failed",
             error="boom",
             code="quota",
+            retry_after_s=3,
             created_at=at(1),
             accepted_at=at(2),
             staged_at=at(3),
@@ -56,11 +57,17 @@ class RecordContract(StoreCase):
             time_cpu_ms=10,
             expires_at=at(11),
             result_due_at=at(12),
+            deliver_by=at(19),
+            submission_begun_at=at(20),
             answered_at=at(13),
+            undecided_since=at(21),
+            news_at=at(22),
             heard_at=at(16),
             ended_at=at(17),
             delivery_given_up_at=at(18),
             cancel_requested_at=at(14),
+            cancel_outcome="undelivered",
+            cancel_ends_at=at(23),
             succeeded_heard=True,
             result_type="file",
             result_filename="a.md",
@@ -185,7 +192,7 @@ class RecordContract(StoreCase):
             lambda: self.store.create(task, []),
             lambda: self.store.apply(step(task, Event.ACCEPT, 0)),
             lambda: self.store.postpone(owed(task), told("failed"), START, ""),
-            lambda: self.store.mark_sent(1, START),
+            lambda: self.store.leave_tombstone(Tombstone.of(task, START)),
             lambda: self.store.shift_times(timedelta(seconds=1)),
             lambda: self.store.end_bound_leases(),
             lambda: self.store.forget(task, START),

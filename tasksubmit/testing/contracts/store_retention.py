@@ -10,7 +10,7 @@ from tasksubmit.errors import StoreDamaged, StoreError, TaskForgotten
 from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.change import Booking, Change, Tombstone
 from tasksubmit.lifecycle.table import Event, Side, TaskStatus
-from tasksubmit.lifecycle.task import Task
+from tasksubmit.lifecycle.task import Reason, Task
 from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, at, new_task, owed, told
 from tasksubmit.testing.contracts.store_case import StoreCase
 
@@ -201,6 +201,37 @@ class RetentionContract(StoreCase):
         self.assertEqual(await self.payloads(new_task()), [])
         for free in (new_task(peer=OTHER), new_task(side=Side.SUBMITTER), new_task("t-2")):
             await self.create(free)
+
+    async def test_reason(self) -> None:
+        """A tombstone tells why the task ended, as its record did."""
+        reason = Reason("failed", "out of memory", "The execution failed")
+        task = new_task(status=TaskStatus.CANCELLED, ended_at=at(0))
+        task = evolve(task, outcome=reason.outcome, error=reason.error, justification=reason.justification)
+        self.assertEqual((await self.tombstone(await self.create(task))).reason, reason)
+
+    async def test_tombstone_of_what_never_arrived(self) -> None:
+        """A tombstone may be put where there was never a record, and is then that of any description."""
+        reason = Reason("cancelled_by_submitter", justification="Never mind")
+        left = Tombstone.of_withdrawn(new_task().key, reason, at(40))
+        self.assertIsNone(await self.store.leave_tombstone(left))
+        await self.reopen()
+        self.assertEqual(await self.store.recall(new_task().key), left)
+        self.assertEqual(left.status, TaskStatus.CANCELLED)
+        self.assertTrue(left.is_of("work") and left.is_of("other work"))
+        with self.assertRaises(TaskForgotten) as raised:
+            await self.store.create(new_task(), [])
+        self.assertEqual(raised.exception.tombstone, left)
+
+    async def test_tombstone_of_what_is_known(self) -> None:
+        """No tombstone is put beside a record or another tombstone; whoever asks is given that instead."""
+        task = await self.create(new_task())
+        left = Tombstone.of_withdrawn(task.key, Reason("cancelled_by_submitter"), at(40))
+        self.assertEqual(await self.store.leave_tombstone(left), task)
+        self.assertEqual(await self.store.tombstones("t-1"), [])
+        other = await self.tombstone(await self.ended("t-2"))
+        again = Tombstone.of_withdrawn(other.key, Reason("cancelled_by_submitter"), at(90))
+        self.assertEqual(await self.store.leave_tombstone(again), other)
+        self.assertEqual(await self.store.tombstones("t-2"), [other])
 
     async def test_tombstones_of_an_id(self) -> None:
         """Every tombstone with an id is found by that, of either side and whichever peer."""

@@ -26,15 +26,16 @@ class TimeContract(StoreCase):
             for status in deadline.statuses:
                 prefix = f"{deadline.event.name}-{deadline.since}-{status.value}".replace("_", ".")
                 for name, milliseconds in (("x", 40), ("y", 20), ("z", 30)):
-                    fields: dict[str, Any] = {"created_at": at(10**9), deadline.since: at(milliseconds)}
+                    fields: dict[str, Any] = {"created_at": at(10**10), deadline.since: at(milliseconds)}
                     await self.create(new_task(f"{prefix}-{name}", deadline.side, status=status, **fields))
                 for other in TaskStatus:
                     if other not in deadline.statuses:
-                        fields = {"created_at": at(10**9), deadline.since: START}
+                        fields = {"created_at": at(10**10), deadline.since: START}
                         await self.create(new_task(f"{prefix}-{other}", deadline.side, status=other, **fields))
-                if deadline.unless:
-                    fields = {"created_at": at(10**9), deadline.since: START, deadline.unless: START}
-                    await self.create(new_task(f"{prefix}-unless", deadline.side, status=status, **fields))
+                for column in deadline.unless:
+                    fields = {"created_at": at(10**10), deadline.since: START, column: at(10**10)}
+                    name = f"{prefix}-unless-{column}".replace("_", ".")
+                    await self.create(new_task(name, deadline.side, status=status, **fields))
         for deadline in DEADLINES:
             for before, expected in ((20, []), (21, [20]), (31, [20, 30]), (41, [20, 30, 40])):
                 due = await self.store.due(deadline, at(before), 100)

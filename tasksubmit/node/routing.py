@@ -1,0 +1,122 @@
+"""The record that a message of a peer is about, and the order in which messages about one task are handled.
+
+A task id says nothing by itself: two peers may use the same one, and a pair of nodes may use it in both directions.
+The sender and the words of the message tell which record is meant: a submitter and a receiver report different outcomes
+(wire.md, section 6). The trap for the next editor: to look at the other side's record when the one that is meant is
+gone would report the fate of another task. Its tombstone answers, or nothing does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+
+from tasksubmit.errors import InvalidMessage, UnknownTask
+from tasksubmit.interfaces import ITaskStore, Peer
+from tasksubmit.lifecycle.change import Tombstone
+from tasksubmit.lifecycle.table import RECEIVER_OUTCOMES, SUBMITTER_OUTCOMES, Side, TaskStatus
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import TaskStatusUpdate
+
+T = TypeVar("T")
+K = TypeVar("K", Task, Tombstone)
+
+
+def sides_meant(update: TaskStatusUpdate) -> Sequence[Side]:
+    """Return the sides whose record a status update may be about, the likelier first.
+
+    Only CANCELLED is a word of both sides; its outcome tells whose. Without one it comes from a reference peer, whose
+    receivers never report CANCELLED.
+    """
+    if update.status != TaskStatus.CANCELLED.value or update.outcome in RECEIVER_OUTCOMES:
+        return (Side.SUBMITTER,)
+    if update.outcome in SUBMITTER_OUTCOMES:
+        return (Side.RECEIVER,)
+    return (Side.RECEIVER, Side.SUBMITTER)
+
+
+class Routing:
+    """Finds the record that a message is about.
+
+    :param may_speak_for: tells whether a peer may say that it is somebody.
+    """
+
+    def __init__(self, store: ITaskStore, may_speak_for: Callable[[Peer, Address], bool]) -> None:
+        self._store = store
+        self._may_speak_for = may_speak_for
+
+    def sender(self, peer: Peer, from_addr: str) -> Address | None:
+        """Return the address of the sender of a message; None if that is not known.
+
+        :param from_addr: what the message says; empty if it says nothing.
+        :raises InvalidMessage: ``peer`` may not say that it is ``from_addr``.
+        """
+        if not from_addr:
+            return peer.address
+        claimed = Address.parse(from_addr)
+        if not self._may_speak_for(peer, claimed):
+            belongs = f"belongs to {peer.address}" if peer.address is not None else "does not prove that: use TLS"
+            raise InvalidMessage(f"from_addr is {claimed}, but the connection {belongs}", "from_addr")
+        return claimed
+
+    async def find(self, peer: Peer, sender: Address | None, task_id: str, sides: Sequence[Side]) -> Task | Tombstone:
+        """Return the record that ``peer`` means, or what retention left of it.
+
+        :param sides: whose record it may be, the likelier first.
+        :raises UnknownTask: there is none, or several: then the sender has to say who it is.
+        """
+        tasks = self._of_peer(peer, await self._store.find(task_id, sender))
+        known: Task | Tombstone | None = _meant(tasks, sides)
+        if known is None:
+            known = _meant(self._of_peer(peer, await self._store.tombstones(task_id, sender)), sides)
+        if known is None:
+            raise UnknownTask(f"there is no task {task_id} here")
+        return known
+
+    def _of_peer(self, peer: Peer, records: list[K]) -> list[K]:
+        return [record for record in records if self._may_speak_for(peer, record.key.peer)]
+
+
+def _meant(records: Sequence[K], sides: Sequence[Side]) -> K | None:
+    for side in sides:
+        of_side = [record for record in records if record.key.side is side]
+        if of_side:
+            return of_side[0] if len(of_side) == 1 else None
+    return None
+
+
+class TaskOrder:
+    """Has the messages about one task handled one after another, in the order of their arrival.
+
+    A cancellation that arrives while its submission is being decided waits for that, so that it finds the task.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, deque[Deferred[None]]] = {}
+
+    def run(self, task: Hashable, handle: Callable[[], Deferred[T]]) -> Deferred[T]:
+        """Call ``handle`` once everything has ended that was run for ``task`` before; return a Deferred of its result.
+
+        :param task: what tells one task from another.
+        """
+        waiting = self._waiting.get(task)
+        if waiting is None:
+            self._waiting[task] = deque()
+            handled = handle()
+        else:
+            turn: Deferred[None] = Deferred()
+            waiting.append(turn)
+            handled = turn.addCallback(lambda _: handle())
+        return handled.addBoth(self._end, task)
+
+    def _end(self, result: T, task: Hashable) -> T:
+        waiting = self._waiting[task]
+        if waiting:
+            waiting.popleft().callback(None)
+        else:
+            del self._waiting[task]
+        return result
