@@ -104,6 +104,7 @@ class Faults:
     disturbed: set[str] = field(factory=set)
     had_bad_disk: set[str] = field(factory=set)
     _is_killed: set[str] = field(factory=set)
+    _is_bad: set[str] = field(factory=set)
 
     async def pair(self, faults: list[Fault]) -> None:
         """Let these come and go; returns when all have ended."""
@@ -125,7 +126,10 @@ class Faults:
         elif fault.kind == "disk":
             self.hurt[node.address] = self.hurt.get(node.address, 0) + 1
             self.had_bad_disk.add(node.address)
-            await (self._remount(node, fault) if fault.what == "remount" else self._disk(node, fault))
+            if node.address not in self._is_bad:  # by the other fault
+                self._is_bad.add(node.address)
+                await (self._remount(node, fault) if fault.what == "remount" else self._disk(node, fault))
+                self._is_bad.discard(node.address)
             self.reactor.callLater(2, self._recovered, node.address)
         else:
             node.page.clock_offset += fault.what
