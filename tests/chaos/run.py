@@ -82,6 +82,7 @@ class Totals:
     """What a run did.
 
     :ivar settled: how many seconds after the faults all was final, in each round.
+    :ivar slowest: the longest of these, and what was waited for last.
     :ivar disk_errors: how many errors of their stores the nodes logged whose disks had faults.
     """
 
@@ -91,9 +92,10 @@ class Totals:
     ends: Counter[str] = field(factory=Counter)
     settled: list[float] = field(factory=list)
     disk_errors: int = 0
+    slowest: tuple[float, str] = (0.0, "")
 
     def __str__(self) -> str:
-        slowest = f"; all was final {max(self.settled):.1f} s after the faults at the latest" if self.settled else ""
+        slowest = "; all was final {:.1f} s after the faults at the latest, when {}".format(*self.slowest)
         ends = ", ".join(f"{count} {end}" for end, count in sorted(self.ends.items()))
         done = f"{self.rounds} rounds, {self.tasks} tasks, {self.executions} executions, {self.disk_errors} disk errors"
         return f"{done}{slowest}; {ends}"
@@ -120,6 +122,7 @@ class Episode:
     nodes: dict[str, ChaosNode] = field(factory=dict)
     _records: dict[str, dict[Key, Json]] = field(factory=dict)
     _checked: set[Pair] = field(factory=set)
+    _waited_for: str = ""
     _began: float = 0.0
     workload: Workload = field(init=False)
     faults: Faults = field(init=False)
@@ -227,20 +230,24 @@ class Episode:
         await self._settle(ended)
         await self._audit()
         self.totals.rounds += 1
-        self.tell(f"  {self.name} round {number}: {len(plans)} tasks, {self.totals.settled[-1]:.1f} s to settle")
+        took = f"{self.totals.settled[-1]:.1f} s to settle"
+        self.tell(f"  {self.name} round {number}: {len(plans)} tasks, {took}, at last: {self._waited_for}")
 
     async def _settle(self, since: float) -> None:
         """Wait until every record is final and every delivery was made; what takes too long is found by the audit."""
-        waits_for = ""
         while self.reactor.seconds() < since + LIMIT_SECONDS:
             waits_for = await self._waits_for()
             if not waits_for:
                 break
+            if waits_for != self._waited_for:
+                self._note(f"wait: {waits_for}")
+            self._waited_for = waits_for
             await deferLater(self.reactor, _POLL_SECONDS)
         else:
             self._find(f"{LIMIT_SECONDS:g} s after the faults ended: {waits_for}")
         self.totals.settled.append(self.reactor.seconds() - since)
         self._note(f"settled after {self.totals.settled[-1]:.1f} s")
+        self.totals.slowest = max(self.totals.slowest, (self.totals.settled[-1], self._waited_for))
 
     async def _waits_for(self) -> str:
         """The first node that has something open; empty when none has."""
