@@ -257,7 +257,7 @@ class StoreDamaged(StoreError):
 
 
 class StoreUncertain(StoreError):
-    """The commit failed, and yet may turn out to be made after a restart. Look whether it is, and repeat it if not."""
+    """It is unknown whether the commit that failed was made. Look again a little later, and repeat it if it was not."""
 
 
 class StoreClosed(StoreError):

@@ -122,12 +122,17 @@ class SavedResult:
     size_bytes: int
 
 
+SHIFTED = "clock_shift_ms"
+"""The name of the note about `ITaskStore.shift_times`."""
+
+
 class ITaskStore(Interface):
     """Where a node keeps its tasks, their stories, what it owes to peers, and the ledger.
 
     Every method but `open` returns a Deferred. One that changes something fires only after the change is durable, and
-    fails with `StoreError` when it is not; then nothing of it happened, though with `StoreUncertain` it may yet turn
-    out to have, after a restart. Changes take effect in the order of the calls.
+    fails with `StoreError` when it is not; then nothing of it happened. After `StoreUncertain` it is unknown whether it
+    happened, and whether what reads show survives a crash, until `confirm` has fired. Changes take effect in the order
+    of the calls.
     """
 
     def open(owner: Address | None = None) -> None:
@@ -140,6 +145,14 @@ class ITaskStore(Interface):
 
     def close() -> Deferred[None]:
         """Finish what was asked, then release everything; fires when done. The store can be opened again."""
+
+    def confirm() -> Deferred[None]:
+        """Make all that reads show durable, and drop what they do not show; fires when that is done.
+
+        To be called after `StoreUncertain`, again after each failure. Once it has fired, what reads show is the truth:
+        no restart brings back a change that is not there, or loses one that is. Changes that were asked for before are
+        carried out, or have failed, by then.
+        """
 
     def create(task: Task, owed: Sequence[Delivery]) -> Deferred[tuple[Task, bool]]:
         """Keep a new record and what it owes; fires with it and True, or with the record that has the key and False.
@@ -181,6 +194,9 @@ class ITaskStore(Interface):
     def load() -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
         """Fires with what waits here: for each submitter how many tasks are NEW, and how many ACCEPTED, and the bytes
         of UTF-8 in the descriptions of each of the two.
+
+        It is counted, and fires, in its place among the changes: after all that were asked for before, and before all
+        that are asked for later.
         """
 
     def note(name: str) -> Deferred[str]:
@@ -241,7 +257,8 @@ class ITaskStore(Interface):
         """Move the times of what is under way, and those from which ages are counted: the clock was set by so much.
 
         Times that were agreed on (``expires_at``, ``result_due_at``, ``deliver_by``) stay, and so do the stamps of
-        what has ended.
+        what has ended. The sum of all shifts is kept in the note `SHIFTED`, in milliseconds, so that a shift whose
+        commit was in doubt is not made twice.
         """
 
     def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:

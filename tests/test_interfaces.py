@@ -77,6 +77,7 @@ from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.clocks import ProcessClock
 from tasksubmit.testing.directory import AgentPeers
 from tasksubmit.testing.executors import FakeExecutor
+from tasksubmit.testing.faults import FaultyTaskStore
 from tasksubmit.testing.logged import LoggedErrors
 from tasksubmit.testing.network import MemoryNetwork, MemoryPort
 from tasksubmit.testing.scores import MemoryScoreBook
@@ -146,6 +147,7 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IPlugin, lambda: plugin()),
     # the test kit
     (ITaskStore, MemoryTaskStore),
+    (ITaskStore, FaultyTaskStore),
     (IExecutor, FakeExecutor),
     (IPeers, lambda: AgentPeers(NETWORK, OWN, list)),
     (IReactorTime, lambda: ProcessClock(CLOCK)),

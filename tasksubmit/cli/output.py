@@ -216,6 +216,9 @@ def show_status(status: Json) -> None:
         pairs["certificate"] = f"{certificate['fingerprint']}\ngood until {certificate['expires_at']}"
         if certificate["warning"]:
             pairs["warning"] = certificate["warning"]
+    # A node that runs since before an upgrade does not say it.
+    if status.get("retrying"):
+        pairs["retrying"] = "\n".join(f"{step}: {error}" for step, error in status["retrying"].items())
     _print_pairs(pairs)
     show_peers(status["peers"])
 

@@ -9,14 +9,15 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from typing_extensions import override
 
-from tasksubmit.errors import StoreError
+from tasksubmit.errors import StoreError, StoreUncertain
+from tasksubmit.interfaces import SHIFTED
 from tasksubmit.lifecycle.table import ASK_AGAIN, DEADLINES, LEASE_LOST, Deadline, Event, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.clock import NodeClock
+from tasksubmit.node.periodic import Periodic
 from tasksubmit.node.records import Records, overdue
 
 _AT_ONCE = 1000
@@ -24,7 +25,7 @@ _AT_ONCE = 1000
 
 
 class Deadlines(Service):
-    """The ``LoopingCall`` that moves tasks because time passed."""
+    """The scan that moves tasks because time passed."""
 
     def __init__(
         self, records: Records, clock: NodeClock, timeouts: Timeouts, interval_seconds: float, timers: IReactorTime
@@ -34,30 +35,21 @@ class Deadlines(Service):
         self._records = records
         self._clock = clock
         self._timeouts = timeouts
-        self._interval = interval_seconds
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = timers
-        self._stopped: Deferred[LoopingCall] | None = None
+        self._scan = Periodic(self._look, "scan for passed deadlines", interval_seconds, timers)
         self._started_at = records.now()
+        self._doubtful_shift: tuple[timedelta, str] | None = None
 
     @override
     def startService(self) -> None:
         super().startService()
         self._started_at = self._records.now()
-        self._stopped = self._loop.start(self._interval)
+        self._doubtful_shift = None
+        self._scan.start()
 
     @override
-    def stopService(self) -> Deferred[LoopingCall] | None:
+    def stopService(self) -> Deferred[None]:
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        return self._stopped
-
-    def _tick(self) -> Deferred[None]:
-        # A LoopingCall whose call fails never runs again.
-        return Deferred.fromCoroutine(self._look()).addErrback(
-            lambda failure: self._log.failure("deadlines could not be looked at, will try again", failure)
-        )
+        return self._scan.stop()
 
     async def _look(self) -> None:
         await self._follow_clock()
@@ -83,18 +75,31 @@ class Deadlines(Service):
 
     async def _follow_clock(self) -> None:
         """When the wall clock was set, set the times of what is under way as well: no deadline comes nearer by that."""
+        if self._doubtful_shift is not None:
+            await self._resolve_shift(*self._doubtful_shift)
         by = self._clock.jump()
         if not by:
             self._clock.adopt()
             return
         self._log.warn("the clock was set by {seconds} s; what is under way goes with it", seconds=by.total_seconds())
+        shifted = await self._records.store.note(SHIFTED)
         # The clock goes first: a change that is planned on a record as it was before is then refused as stale.
         self._move(by)
         try:
             await self._records.store.shift_times(by)
-        except BaseException:
+        except BaseException as error:
             self._move(-by)
-            raise
+            if not isinstance(error, StoreUncertain):
+                raise
+            await self._resolve_shift(by, shifted)
+
+    async def _resolve_shift(self, by: timedelta, shifted: str) -> None:
+        """Find out whether the times in the store were moved, and move the clock if they were."""
+        self._doubtful_shift = by, shifted
+        await self._records.store.confirm()
+        if await self._records.store.note(SHIFTED) != shifted:
+            self._move(by)
+        self._doubtful_shift = None
 
     def _move(self, by: timedelta) -> None:
         self._clock.move(by)

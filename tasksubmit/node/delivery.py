@@ -15,7 +15,6 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from typing_extensions import override
 
 from tasksubmit.errors import (
@@ -32,6 +31,7 @@ from tasksubmit.lifecycle.task import Task
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.courier import Courier, SubmissionRefused, TryAgain
 from tasksubmit.node.peers import Clients
+from tasksubmit.node.periodic import Periodic, Retrier
 from tasksubmit.node.records import Records, clipped, described, noted
 from tasksubmit.wire.address import Address
 
@@ -142,6 +142,7 @@ class DeliveryService(Service):
     :param interval_seconds: how often to look for peers that may be tried again, and for what is too old.
     :param random: spreads the attempts of many nodes.
     :param is_authenticated: tells whether whatever seems to come from a peer really does.
+    :param retrier: repeats what has to be read and written besides messages, until it succeeds.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class DeliveryService(Service):
         interval_seconds: float,
         clock: IReactorTime,
         random: Random,
+        retrier: Retrier,
         is_authenticated: Callable[[Address], bool] = lambda address: False,
     ) -> None:
         self.setName("delivery")
@@ -166,12 +168,9 @@ class DeliveryService(Service):
         self._clients = Clients(records.own, peers, clock, self._learned, is_authenticated)
         self._owed: dict[Address, _Owed] = {}
         self._age_limit = age_limit
-        self._interval = interval_seconds
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = clock
+        self._scan = Periodic(self._look, "scan for deliveries", interval_seconds, clock)
+        self._retrier = retrier
         self._work: set[Deferred[None]] = set()
-        self._is_resumed = False
-        self._is_resuming = False
         self._is_giving_up = False
         self._started_at = 0.0
         self.refusals: dict[Address, str] = {}
@@ -180,15 +179,13 @@ class DeliveryService(Service):
     def startService(self) -> None:
         super().startService()
         self._started_at = self._clock.seconds()
-        self._is_resumed = False
-        self._resume()
-        self._loop.start(self._interval, now=False)
+        self._retrier.run("read what is to be delivered", self._read_what_is_owed)
+        self._scan.start(now=False)
 
     @override
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._scan.stop()
         closed = self._clients.close()
         # That its own stop ended the attempts is no reason for the next start to wait.
         return DeferredList([closed, *self._work]).addCallback(lambda _: self._owed.clear())
@@ -206,7 +203,7 @@ class DeliveryService(Service):
         """Try at once what waits for its next attempt."""
         if self.running:
             self.refusals.clear()
-            self._begin(self._hasten())
+            self._retrier.run("have everything delivered now", self._hasten)
 
     async def _hasten(self) -> None:
         await self._store.hasten(self._records.now())
@@ -236,22 +233,12 @@ class DeliveryService(Service):
 
     # --- when ----------------------------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
-        if not self._is_resumed and not self._is_resuming:
-            self._is_resuming = True
-            self._begin(self._read_what_is_owed())
-
     async def _read_what_is_owed(self) -> None:
-        try:
-            self._clients.remember(await self._store.peer_features())
-            for address in await self._store.owed_peers():
-                self.owed(address)
-            self._is_resumed = True
-        finally:
-            self._is_resuming = False
+        self._clients.remember(await self._store.peer_features())
+        for address in await self._store.owed_peers():
+            self.owed(address)
 
     def _look(self) -> None:
-        self._resume()  # unless that was done: the store may have been busy at the start
         if not self._is_giving_up:
             self._is_giving_up = True
             self._begin(self._give_up_aged())  # first, or what is too old would be under way at every look
@@ -450,10 +437,9 @@ class DeliveryService(Service):
         return float(longest * self._random.uniform(0.5, 1.0))
 
     def _learned(self, address: Address, features: frozenset[str]) -> None:
-        async def remember() -> None:
-            await self._store.remember_features(address, features)
-
-        self._begin(remember())
+        self._retrier.run(
+            f"remember the features of {address}", lambda: self._store.remember_features(address, features)
+        )
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work``, which stopping waits for."""

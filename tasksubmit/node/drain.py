@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from tasksubmit.errors import IllegalTransition
+from tasksubmit.errors import IllegalTransition, StoreError
 from tasksubmit.lifecycle.table import LEASE_LOST
-from tasksubmit.lifecycle.task import END_OF_TIME, Task
+from tasksubmit.lifecycle.task import END_OF_TIME, Task, TaskKey
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.records import Records
+
+T = TypeVar("T")
 
 _LOOK_SECONDS = 0.5
 _AT_ONCE = 1000
@@ -46,27 +51,41 @@ class Drain:
             raise
 
     async def _come_to_rest(self, timeout_seconds: float) -> Drained:
-        started_at = self._timers.seconds()
-        while await self._running() and self._timers.seconds() < started_at + timeout_seconds / 2:
-            await deferLater(self._timers, _LOOK_SECONDS)
-        put_back = await self._put_back()
-        while owed := len(await self._records.store.owed_peers()):
-            if self._timers.seconds() >= started_at + timeout_seconds:
+        ends_at = self._timers.seconds() + timeout_seconds
+        while await self._retried(self._running, ends_at):
+            if self._timers.seconds() >= ends_at - timeout_seconds / 2:
                 break
             await deferLater(self._timers, _LOOK_SECONDS)
-        return Drained(put_back, owed)
+        put_back: set[TaskKey] = set()
+        await self._retried(lambda: self._put_back(put_back), ends_at)
+        while owed := len(await self._retried(self._records.store.owed_peers, ends_at)):
+            if self._timers.seconds() >= ends_at:
+                break
+            await deferLater(self._timers, _LOOK_SECONDS)
+        return Drained(len(put_back), owed)
+
+    async def _retried(self, step: Callable[[], Awaitable[T]], ends_at: float) -> T:
+        """Repeat a step while the store fails and there is time left.
+
+        :raises StoreError: the store still fails when the time is over.
+        """
+        while True:
+            try:
+                return await step()
+            except StoreError:
+                if self._timers.seconds() >= ends_at:
+                    raise
+            await deferLater(self._timers, _LOOK_SECONDS)
 
     async def _running(self) -> list[Task]:
         """Some of the executions under way, if there are any."""
         return await self._records.store.due(LEASE_LOST, END_OF_TIME, _AT_ONCE)
 
-    async def _put_back(self) -> int:
-        count = 0
+    async def _put_back(self, put_back: set[TaskKey]) -> None:
         while running := await self._running():
             for task in running:
                 try:
                     await self._inbox.put_back(task.key, "The node is being stopped; the task will be begun again")
-                    count += 1
+                    put_back.add(task.key)
                 except IllegalTransition:
                     pass  # it has just finished
-        return count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -77,11 +77,15 @@ class Inbox:
         announced: Callable[[Address, Sequence[str]], None],
         created: Callable[[Task], None],
         may_speak_for: Callable[[Peer, Address], bool],
+        attempted: Callable[[], Deferred[Any]],
+        started: Callable[[], Awaitable[None]],
     ) -> None:
         """
         :param announced: is called with a submitter and the features that it announced.
         :param created: is called with each task that is new.
         :param may_speak_for: whether a peer may say that it is somebody.
+        :param attempted: fires when it was tried to read what has to be known before anything new is taken.
+        :param started: waits until executions may begin: after the leases of the node's last run were ended.
         """
         self._log = quiet_logger(__name__)
         self._may_speak_for = may_speak_for
@@ -95,7 +99,10 @@ class Inbox:
         self._announced = announced
         self._tell_created = created
         self.is_draining = False
-        self.is_enabled = True
+        self.is_enabled: bool | None = None
+        self._attempted = attempted
+        self._started = started
+        self._unreported: set[TaskKey] = set()
         self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
 
     # --- what the submitter asks -------------------------------------------------------------------------------
@@ -104,6 +111,7 @@ class Inbox:
         """Admit a submission, or answer one that is known already; see wire.md, sections 4 and 6."""
         try:
             key = TaskKey(Side.RECEIVER, self._submitter(peer, request), request.task_id)
+            self._records.doubts.check(key.task_id, key.peer)
         except TaskSubmitError:
             return fail()
         if (
@@ -124,6 +132,11 @@ class Inbox:
             return Deferred.fromCoroutine(self._answer_known(known, request))
         if request.query:
             raise UnknownTask(f"there is no task {request.task_id} here")
+        if self._closed() is _STARTING:
+            return self._attempted().addCallback(lambda _: self._admit(peer, request, key))
+        return self._admit(peer, request, key)
+
+    def _admit(self, peer: Peer, request: SubmitRequest, key: TaskKey) -> SubmitResponse | Deferred[SubmitResponse]:
         refusal = self._closed() or eventual(self._policy.admit(peer, request))
         if isinstance(refusal, Deferred):
             return refusal.addCallback(self._judged, peer, request, key)
@@ -133,7 +146,9 @@ class Inbox:
         """Why nothing new is taken at all."""
         if self.is_draining:
             return _DRAINING
-        return None if self.is_enabled else _DISABLED
+        if self.is_enabled is False:
+            return _DISABLED
+        return None if self.is_enabled and self._load.is_known else _STARTING
 
     def _judged(
         self, refusal: Refusal | None, peer: Peer, request: SubmitRequest, key: TaskKey
@@ -171,6 +186,7 @@ class Inbox:
         if not is_new:
             self._load.undo(asked)
             return Deferred.fromCoroutine(self._answer_known(task, request))
+        self._load.created(asked)
         if self._counting is not None:
             self._counting.created(peer, request)
         self._records.remember(task)
@@ -257,9 +273,33 @@ class Inbox:
 
     async def execute(self, key: TaskKey | None, lease: Lease) -> Task:
         """Begin the next task; see `HandOut.begin`."""
+        await self._started()
         return await self._hand_out.begin(key, lease)
 
+    async def requeue_unreported(self, key: TaskKey) -> None:
+        """Have a task begun again that was begun by a commit in doubt: the caller was told that this had failed."""
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            is_begun = task.status is TaskStatus.EXECUTING and task.put_back_at is None
+            if not is_begun or key not in self._unreported:
+                return (), {}
+            reason = "It was unknown whether the execution had begun"
+            return (Event.PUT_BACK,), {"justification": reason, "max_attempts": task.max_attempts + 1}
+
+        if key in self._unreported:
+            with suppress(UnknownTask):
+                await self._records.change(key, decide)
+            self._unreported.discard(key)
+
     async def _take(self, task: Task, lease: Lease) -> Task:
+        self._unreported.discard(task.key)
+        try:
+            return await self._take_now(task, lease)
+        except StoreUncertain:
+            self._unreported.add(task.key)
+            raise
+
+    async def _take_now(self, task: Task, lease: Lease) -> Task:
         terms = {
             "lease_ms": lease.duration // timedelta(milliseconds=1),
             "max_attempts": lease.max_attempts,
@@ -431,6 +471,7 @@ class Inbox:
 
 _CONFLICT = Refusal("id_conflict", "this task id was used for another description")
 _DISABLED = Refusal("not_accepting", "this node takes no tasks at the moment; try again later", retry_after_s=60)
+_STARTING = Refusal("storage", "this node cannot read its store yet; try again later", retry_after_s=1)
 _DRAINING = Refusal("not_accepting", "the node is being drained and will stop; try again later", retry_after_s=60)
 
 

@@ -23,11 +23,19 @@ class Load:
     """The tasks received that are NEW, by submitter, with those on their way to the disk; and how many are ACCEPTED.
 
     :ivar queued: how many tasks wait in the queue.
+    :ivar is_known: True once a node has counted what its store has.
     """
 
     def __init__(self) -> None:
         self.queued = 0
+        self.is_known = False
         self._new: dict[Address, Waiting] = {}
+        self._begun: dict[int, Task] = {}  # by identity: the same submission may come twice
+
+    @property
+    def undecided(self) -> int:
+        """The number of tasks that are NEW, without those on their way to the disk."""
+        return sum(waiting.tasks for waiting in self._new.values()) - len(self._begun)
 
     def new(self, address: Address) -> Waiting:
         """What of a submitter waits to be decided on."""
@@ -44,15 +52,32 @@ class Load:
     def clear(self) -> None:
         """Forget everything: the node starts anew."""
         self.queued = 0
+        self.is_known = False
         self._new.clear()
+        self._begun.clear()
+
+    def recount(self, found: Iterable[tuple[Address, TaskStatus, int, int]]) -> None:
+        """Replace all counts by what the store has, with what is still on its way to the disk."""
+        self.queued = 0
+        self._new.clear()
+        self.count(found)
+        for task in self._begun.values():
+            self._add(task.peer, 1, _size(task))
+        self.is_known = True
 
     def begin(self, task: Task) -> None:
         """A task is being created."""
+        self._begun[id(task)] = task
         self._add(task.peer, 1, _size(task))
+
+    def created(self, task: Task) -> None:
+        """It is on disk."""
+        self._begun.pop(id(task), None)
 
     def undo(self, task: Task) -> None:
         """It was not: it is known already, or could not be written."""
-        self._add(task.peer, -1, -_size(task))
+        if self._begun.pop(id(task), None) is not None:
+            self._add(task.peer, -1, -_size(task))
 
     def changed(self, before: Task, after: Task) -> None:
         """A record was changed."""

@@ -9,6 +9,7 @@ from typing import Any
 from tasksubmit.errors import (
     IllegalTransition,
     InvalidTime,
+    StoreError,
     StoreUncertain,
     TaskConflict,
     TaskSubmitError,
@@ -66,8 +67,8 @@ class Outbox:
         self._formula = formula
         self._timeouts = timeouts
         self._age_limit = age_limit
-        # Tasks that were recorded as begun, of which no attempt has been made yet.
-        self._begun_early: set[TaskKey] = set()
+        # Tasks that are recorded as begun, or may be, though nothing was handed to a transport.
+        self._unsent: set[TaskKey] = set()
 
     # --- what the submitter does ---------------------------------------------------------------------------------
 
@@ -102,14 +103,14 @@ class Outbox:
             submission_begun_at=now if is_sent_now else None,
         )
         if is_sent_now:
-            self._begun_early.add(asked.key)
+            self._unsent.add(asked.key)
         try:
             task, is_new = await self._records.create(asked)
         except BaseException:
-            self._begun_early.discard(asked.key)
+            self._unsent.discard(asked.key)
             raise
         if not is_new:
-            self._begun_early.discard(asked.key)
+            self._unsent.discard(asked.key)
         if task.description != description:
             raise TaskConflict(f"task {task_id} was submitted to {to} with another description; use another id")
         return task
@@ -130,8 +131,8 @@ class Outbox:
 
     def changed(self, task: Task) -> None:
         """A record has changed: of one that is not submitted any more nothing is kept in memory."""
-        if self._begun_early and (task.is_settled or task.cancel_requested_at is not None):
-            self._begun_early.discard(task.key)
+        if self._unsent and (task.is_settled or task.cancel_requested_at is not None):
+            self._unsent.discard(task.key)
 
     # --- what becomes of a submission ----------------------------------------------------------------------------
 
@@ -141,8 +142,9 @@ class Outbox:
         :returns: the record, and whether this is the first attempt that a receiver may know of; None when there is
             nothing to be submitted any more.
         """
-        if task.key in self._begun_early:
-            self._begun_early.discard(task.key)
+        is_marked = task.submission_begun_at is not None
+        if is_marked and task.key in self._unsent:
+            self._unsent.discard(task.key)
             return task, True
         is_first = False
 
@@ -150,13 +152,19 @@ class Outbox:
             nonlocal is_first
             if not _may_be_submitted(task):
                 raise IllegalTransition(f"task {task.task_id} is not to be submitted any more")
-            is_first = task.submission_begun_at is None
-            return (), {"submission_begun_at": now} if is_first else {}
+            is_first = task.submission_begun_at is None or task.key in self._unsent
+            return (), {} if task.submission_begun_at else {"submission_begun_at": now}
 
         try:
             task = await self._records.change(task, decide)
         except IllegalTransition:
+            self._unsent.discard(task.key)
             return None
+        except StoreError:
+            if is_first:  # whether or not the mark is on disk, nothing was sent
+                self._unsent.add(task.key)
+            raise
+        self._unsent.discard(task.key)
         return task, is_first
 
     async def submission_unsent(self, task: Task) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
 
-from tasksubmit.errors import IllegalTransition, InvalidTime, StaleTask, UnknownTask
+from tasksubmit.errors import IllegalTransition, InvalidTime, StaleTask, StoreUncertain, UnknownTask
 from tasksubmit.interfaces import ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind, Note, TaskEvent
 from tasksubmit.lifecycle.results import TEXT_RESULT
 from tasksubmit.lifecycle.table import DECIDED_BY, Deadline, Effect, Event, Side, TaskStatus, advance
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.node.clock import NodeClock
+from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.room import ResultRoom
 from tasksubmit.protocol.elsewhere import Elsewhere
 from tasksubmit.wire.address import Address
@@ -84,6 +85,7 @@ class Records:
     :param changed: is called with each record that was changed, as it was and as it is, after the commit.
     :param owed: is called with a peer when something has become owed to it.
     :param is_fair: whether the submitters take turns in the queue.
+    :param doubts: are told of every task whose commit may or may not have happened.
     :param room: on the disk, for results.
     :param elsewhere: makes a call in a thread if it is about many bytes.
     :param booked: is called when something was booked that a score book is to be told; None if there is no score book.
@@ -96,6 +98,7 @@ class Records:
         clock: NodeClock,
         changed: Callable[[Task, Task], None],
         owed: Callable[[Address], None],
+        doubts: Doubts,
         room: ResultRoom,
         elsewhere: Elsewhere,
         booked: Callable[[], None] | None = None,
@@ -106,6 +109,7 @@ class Records:
         self.now = clock.now
         self._changed = changed
         self._owed = owed
+        self.doubts = doubts
         self._room = room
         self.elsewhere = elsewhere
         self._booked = booked
@@ -125,7 +129,13 @@ class Records:
         effects = advance(task.side, None, Event.SUBMIT).effects
         deliveries = [self._delivery(effect, task, task.created_at) for effect in effects]
         created = self.store.create(task, deliveries)
-        return created.addCallback(self._created) if deliveries else created
+        if deliveries:
+            created.addCallback(self._created)
+        return created.addErrback(self.doubts.note, task.key)
+
+    def is_in_doubt(self, key: TaskKey) -> bool:
+        """True while it is unknown whether a change of the task is on disk: nobody may be told about the task then."""
+        return key in self.doubts
 
     def _created(self, created: tuple[Task, bool]) -> tuple[Task, bool]:
         task, is_new = created
@@ -155,6 +165,11 @@ class Records:
             raise UnknownTask(f"there is no task {key.task_id} {role} {key.peer} here")
         return task
 
+    async def reread(self, key: TaskKey, found: Callable[[Task | None], None]) -> None:
+        """Read a record, and call ``found`` with it before anything else changes it."""
+        async with self._one_at_a_time(key):
+            found(await self.store.get(key))
+
     async def change(
         self,
         what: Task | TaskKey,
@@ -176,6 +191,7 @@ class Records:
         :raises UnknownTask: when there is no such record.
         :raises IllegalTransition: when the table does not allow it; nothing changed.
         :raises StoreError: when it could not be committed; nothing changed.
+        :raises StoreUncertain: when it is unknown whether it was committed; the task is in doubt until that is known.
         """
         key = what.key if isinstance(what, Task) else what
         async with self._one_at_a_time(key):
@@ -191,6 +207,9 @@ class Records:
                         break
                     if remembered is None:
                         return before
+                except StoreUncertain:
+                    self.doubts.add(key)
+                    raise
                 except StaleTask:
                     pass  # someone else was first: the queue, the clock, another node on the same store
                 except IllegalTransition:

@@ -10,13 +10,14 @@ from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from typing_extensions import override
 
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.clock import NodeClock
+from tasksubmit.node.doubts import Doubts
+from tasksubmit.node.periodic import Periodic
 from tasksubmit.node.room import ResultRoom
 
 RETENTION = timedelta(days=30)
@@ -40,12 +41,13 @@ class Retention:
 
 
 class RetentionService(Service):
-    """The ``LoopingCall`` that removes.
+    """The scan that removes.
 
     :param keep: the age of what is removed.
     :param room: for results, which is made when there is too little.
     :param keep_tombstones: longer than anybody may go on to repeat a message.
     :param forgotten: is called with the key of each task that was removed.
+    :param doubts: are told of each task of which it is unknown whether it was removed.
     """
 
     _log = Logger()
@@ -59,6 +61,7 @@ class RetentionService(Service):
         keep_tombstones: timedelta,
         timers: IReactorTime,
         forgotten: Callable[[TaskKey], None],
+        doubts: Doubts,
     ) -> None:
         self.setName("retention")
         self._store = store
@@ -67,27 +70,18 @@ class RetentionService(Service):
         self._room = room
         self._keep_tombstones = keep_tombstones
         self._forgotten = forgotten
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = timers
-        self._stopped: Deferred[LoopingCall] | None = None
+        self._doubts = doubts
+        self._scan = Periodic(self._look, "scan for ended tasks to remove", _INTERVAL_SECONDS, timers)
 
     @override
     def startService(self) -> None:
         super().startService()
-        self._stopped = self._loop.start(_INTERVAL_SECONDS)
+        self._scan.start()
 
     @override
-    def stopService(self) -> Deferred[LoopingCall] | None:
+    def stopService(self) -> Deferred[None]:
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        return self._stopped
-
-    def _tick(self) -> Deferred[None]:
-        # A LoopingCall whose call fails never runs again.
-        return Deferred.fromCoroutine(self._look()).addErrback(
-            lambda failure: self._log.failure("nothing could be removed, will try again", failure)
-        )
+        return self._scan.stop()
 
     async def _look(self) -> None:
         now = self._clock.now()
@@ -138,7 +132,8 @@ class RetentionService(Service):
         return forgotten
 
     def _forget_one(self, task: Task, now: datetime) -> Deferred[bool]:
-        return self._store.forget(task, now).addCallback(self._tell, task.key)
+        forgotten = self._store.forget(task, now).addCallback(self._tell, task.key)
+        return forgotten.addErrback(self._doubts.note, task.key)
 
     def _tell(self, is_forgotten: bool, key: TaskKey) -> bool:
         if is_forgotten:

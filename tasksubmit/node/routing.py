@@ -19,6 +19,7 @@ from tasksubmit.interfaces import ITaskStore, Peer
 from tasksubmit.lifecycle.change import Tombstone
 from tasksubmit.lifecycle.table import RECEIVER_OUTCOMES, SUBMITTER_OUTCOMES, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.doubts import Doubts
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskStatusUpdate
 
@@ -42,11 +43,13 @@ def sides_meant(update: TaskStatusUpdate) -> Sequence[Side]:
 class Routing:
     """Finds the record that a message is about.
 
+    :param doubts: the tasks about which no message is handled.
     :param may_speak_for: tells whether a peer may say that it is somebody.
     """
 
-    def __init__(self, store: ITaskStore, may_speak_for: Callable[[Peer, Address], bool]) -> None:
+    def __init__(self, store: ITaskStore, doubts: Doubts, may_speak_for: Callable[[Peer, Address], bool]) -> None:
         self._store = store
+        self._doubts = doubts
         self._may_speak_for = may_speak_for
 
     def sender(self, peer: Peer, from_addr: str) -> Address | None:
@@ -68,7 +71,9 @@ class Routing:
 
         :param sides: whose record it may be, the likelier first.
         :raises UnknownTask: there is none, or several: then the sender has to say who it is.
+        :raises StoreUncertain: it is unknown whether the last change of the task is on disk.
         """
+        self._doubts.check(task_id, sender)
         tasks = self._of_peer(peer, await self._store.find(task_id, sender))
         known: Task | Tombstone | None = _meant(tasks, sides)
         if known is None:

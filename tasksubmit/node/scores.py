@@ -5,12 +5,12 @@ from __future__ import annotations
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
+from twisted.python.failure import Failure
 from typing_extensions import override
 
 from tasksubmit.interfaces import IScoreBook, ITaskStore
 from tasksubmit.node.calling import call
+from tasksubmit.node.periodic import Periodic, Streak
 
 _AT_ONCE = 100
 _LONGEST_PAUSE_SECONDS = 300.0
@@ -22,32 +22,30 @@ class ScoreKeeper(Service):
     :param interval_seconds: how long to wait after a failure; each further one doubles that, up to five minutes.
     """
 
-    _log = Logger()
-
     def __init__(self, store: ITaskStore, book: IScoreBook, interval_seconds: float, timers: IReactorTime) -> None:
         self.setName("scores")
         self._store = store
         self._book = book
         self._interval = interval_seconds
         self._timers = timers
-        self._loop = LoopingCall(self.booked)
-        self._loop.clock = timers
+        self._scan = Periodic(self.booked, "scan for bookings", interval_seconds, timers)
         self._telling: Deferred[None] | None = None
         self._has_news = False
         self._not_before = 0.0
         self._pause = interval_seconds
+        self._streak = Streak("report of bookings to the score book")
 
     @override
     def startService(self) -> None:
         super().startService()
         self._not_before = 0.0
-        self._loop.start(self._interval)
+        self._scan.start()
 
     @override
     def stopService(self) -> Deferred[None] | None:
         """Fires when the booking that is being told is told, or was given up."""
         super().stopService()
-        self._loop.stop()
+        self._scan.stop()
         telling = self._telling
         if telling is not None:
             telling.cancel()
@@ -67,9 +65,10 @@ class ScoreKeeper(Service):
                 self._has_news = False
                 await self._tell_owed()
             self._pause = self._interval
+            self._streak.succeed()
         except Exception:
             if self.running:
-                self._log.failure("the score book was not told what was booked; will try again")
+                self._streak.fail(Failure(), self._pause)
             self._not_before = self._timers.seconds() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
         finally:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random, SystemRandom
 from typing import Any, TypeVar
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from typing_extensions import override
@@ -45,6 +45,7 @@ from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.courier import Courier
 from tasksubmit.node.deadlines import Deadlines
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
+from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
 from tasksubmit.node.identity import BelieveAll, may_speak_for
@@ -53,6 +54,7 @@ from tasksubmit.node.listener import Listener
 from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
 from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
+from tasksubmit.node.periodic import Retrier
 from tasksubmit.node.policy import PeersOnly
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
@@ -83,6 +85,12 @@ DRAIN_SECONDS = 60.0
 
 _DISABLED = "disabled"
 """The name of the note that says so."""
+
+_COUNT = "count the tasks that wait"
+_READ_DISABLED = "read whether the node is disabled"
+_END_LEASES = "end the leases of the last run"
+_FOLLOW_UP = "follow up commits that were in doubt"
+"""Steps that are retried until they succeed."""
 
 
 @implementer(ITaskHandler)
@@ -166,12 +174,15 @@ class Node(MultiService):
         self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book else None
         retention = retention or Retention()
         room = ResultRoom(retention.max_result_bytes)
+        self._retrier = Retrier(clock)
+        doubts = Doubts(store, self._retrier)
         self._records = Records(
             address,
             store,
             self._clock,
             self._changed,
             lambda peer: self._delivery.owed(peer),
+            doubts,
             room,
             partial(do_elsewhere, clock),
             self._scores.booked if self._scores else None,
@@ -185,9 +196,11 @@ class Node(MultiService):
             lambda peer, features: self._delivery.announced(peer, features),
             lambda task: self._acceptance.created(task) if self._acceptance else None,
             self._may_speak_for,
+            lambda: DeferredList([self._retrier.attempt(step) for step in (_COUNT, _READ_DISABLED)]),
+            lambda: self._retrier.wait(_END_LEASES),
         )
         self._outbox = Outbox(self._records, formula, timeouts, delivery_age_limit)
-        self._routing = Routing(store, self._may_speak_for)
+        self._routing = Routing(store, doubts, self._may_speak_for)
         self._order = TaskOrder()
         self._delivery = DeliveryService(
             self._records,
@@ -198,6 +211,7 @@ class Node(MultiService):
             clock=clock,
             random=self._random,
             is_authenticated=self.authenticator.needs_proof,
+            retrier=self._retrier,
         )
         self._drains: list[Deferred[Drained]] = []
         self._draining: Deferred[Any] = succeed(None)
@@ -211,7 +225,9 @@ class Node(MultiService):
             bounds=bounds,
             identify=self.authenticator.authenticate,
         )
-        self._acceptance = Acceptance(self._records, self._inbox, acceptance) if acceptance else None
+        self._acceptance = (
+            Acceptance(self._records, self._inbox, acceptance, self.load, tick_seconds, clock) if acceptance else None
+        )
         self.workers = (
             Workers(self._inbox, self._live, executor, concurrency, tick_seconds, clock) if executor else None
         )
@@ -220,11 +236,13 @@ class Node(MultiService):
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
         keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
         RetentionService(
-            store, self._clock, retention.keep, room, keep_tombstones, clock, self._live.forgotten
+            store, self._clock, retention.keep, room, keep_tombstones, clock, self._live.forgotten, doubts
         ).setServiceParent(self)
         for service in (self._acceptance, self.workers, self._scores):
             if service is not None:
                 service.setServiceParent(self)
+        self._unresolved: set[TaskKey] = set()
+        doubts.on_resolved(self._look_again)
         self.listeners = [Listener(name, endpoint, self.factory) for name, endpoint in (listen or {}).items()]
         for listener in self.listeners:
             listener.setServiceParent(self)
@@ -241,22 +259,54 @@ class Node(MultiService):
         self.store.open(self.address)
         self._clock.adopt()
         self._inbox.is_draining = False
+        self._inbox.is_enabled = None
+        self.load.clear()
+        self._records.doubts.clear()
+        self._unresolved.clear()
+        self._retrier.start()
         self._look_up()
-        self.store.end_bound_leases().addErrback(
-            lambda failure: self._log.failure("leases could not be ended; they run out by themselves", failure)
-        )
+        self._retrier.run(_END_LEASES, self.store.end_bound_leases)
         super().startService()
 
     def _look_up(self) -> None:
-        """Take up what an earlier life of the node has left: how much waits here, and whether it was disabled."""
-        self._inbox.is_enabled = False
-        self.load.clear()
+        """Read from the store how much waits here, and whether the node was disabled."""
+        self._retrier.run(_COUNT, lambda: self.store.load().addCallback(self.load.recount))
+        self._retrier.run(_READ_DISABLED, lambda: self.store.note(_DISABLED).addCallback(self._enable))
 
-        def enable(note: str) -> None:
-            self._inbox.is_enabled = not note
+    def _enable(self, note: str) -> None:
+        self._inbox.is_enabled = not note
 
-        for found in (self.store.load().addCallback(self.load.count), self.store.note(_DISABLED).addCallback(enable)):
-            found.addErrback(lambda failure: self._log.failure("the store could not be read at the start", failure))
+    def _look_again(self, keys: Collection[TaskKey]) -> None:
+        """Do what was left undone while commits were in doubt: whether or not they hold is known now."""
+        self._unresolved.update(keys)
+        self._look_up()
+        if self._acceptance is not None:
+            self._acceptance.resolved(keys)
+        self._retrier.run(_FOLLOW_UP, self._follow_up)
+
+    async def _follow_up(self) -> None:
+        while self._unresolved:
+            key = next(iter(self._unresolved))
+            await self._records.reread(key, partial(self._found, key))
+            await self._inbox.requeue_unreported(key)
+            self._unresolved.discard(key)
+        if self._scores is not None:
+            self._scores.booked()
+
+    def _found(self, key: TaskKey, task: Task | None) -> None:
+        """The record is as it is after commits that were in doubt, whose success or failure nobody was told."""
+        if task is None:
+            self._live.forgotten(key)
+            return
+        self._live.changed(task)
+        self._delivery.owed(task.peer)
+        if self.workers is not None:
+            self.workers.changed(task)
+
+    @property
+    def retrying(self) -> Mapping[str, str]:
+        """The steps of the node that have failed and are being retried, such as those of its start, and the errors."""
+        return dict(self._retrier.unfinished)
 
     @override
     def stopService(self) -> Deferred[None]:
@@ -265,6 +315,7 @@ class Node(MultiService):
 
     async def _stop(self) -> None:
         self._draining.cancel()
+        await self._retrier.stop()
         await maybeDeferred(super().stopService)
         await self.factory.close_connections()
         self._live.stop()
@@ -298,12 +349,12 @@ class Node(MultiService):
         def change(_: None) -> None:
             self._inbox.is_enabled = is_enabled
 
-        return kept.addCallback(change)
+        return kept.addCallback(change).addErrback(self._records.doubts.note)
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the node takes new tasks from peers."""
-        return self._inbox.is_enabled
+        """True if the node takes new tasks from peers, or does not know yet, at its start, whether it was disabled."""
+        return self._inbox.is_enabled is not False
 
     @property
     def is_draining(self) -> bool:
@@ -332,6 +383,8 @@ class Node(MultiService):
         self.load.changed(before, after)
         self._live.changed(after)
         self._outbox.changed(after)
+        if self._acceptance is not None:
+            self._acceptance.changed(before)
         if self.workers is not None:
             self.workers.changed(after)
 

@@ -7,7 +7,6 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from typing_extensions import override
 
@@ -19,6 +18,7 @@ from tasksubmit.logs import quiet_logger
 from tasksubmit.node.attempt import Attempt
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.live import LiveTasks
+from tasksubmit.node.periodic import Periodic
 
 
 class Workers(Service):
@@ -49,9 +49,7 @@ class Workers(Service):
         self._live = live
         self._timers = timers
         self._attempt_log = quiet_logger(Attempt.__module__)
-        self._interval = interval_seconds
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = timers
+        self._scan = Periodic(self._look, "scan of the queue", interval_seconds, timers)
         self._workers: set[Deferred[None]] = set()
         self._attempts: set[Attempt] = set()
         self._news = 0
@@ -59,13 +57,13 @@ class Workers(Service):
     @override
     def startService(self) -> None:
         super().startService()
-        self._loop.start(self._interval)
+        self._scan.start()
 
     @override
     def stopService(self) -> Deferred[Any]:
         """Take nothing more, end and put back what is being done; fires when nothing of it goes on."""
         super().stopService()
-        self._loop.stop()
+        self._scan.stop()
         for attempt in list(self._attempts):
             attempt.stop()
         return DeferredList(list(self._workers))

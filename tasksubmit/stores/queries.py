@@ -176,6 +176,11 @@ def keep_note(connection: sqlite3.Connection, name: str, text: str) -> None:
     )
 
 
+def add_to_note(connection: sqlite3.Connection, name: str, number: int) -> None:
+    """Add to the number that is kept under a name; without one, to 0."""
+    keep_note(connection, name, str(int(note(connection, name) or 0) + number))
+
+
 def peer_features(connection: sqlite3.Connection) -> dict[Address, frozenset[str]]:
     """What each peer last announced."""
     rows = connection.execute("SELECT peer, features FROM peer_features")

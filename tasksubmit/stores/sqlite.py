@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
-from tasksubmit.interfaces import ITaskStore, SavedResult
+from tasksubmit.interfaces import SHIFTED, ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
@@ -37,6 +37,9 @@ RESULTS = "results"
 
 OLDEST_SQLITE = (3, 33)
 """Of August 2020: the first that changes many rows to different values with one statement."""
+
+_BUSY_SECONDS = 5.0
+"""For how long SQLite waits for a lock that another connection has."""
 
 _LOG_BYTES = 16 * 1024 * 1024
 """A log that is longer takes too long to look through at a start; ``tasksubmit check`` does it."""
@@ -147,6 +150,10 @@ class SQLiteTaskStore:
         """See `ITaskStore.close`."""
         return Deferred.fromCoroutine(self._close())
 
+    def confirm(self) -> Deferred[None]:
+        """See `ITaskStore.confirm`; after a failed commit, the next use of the writer's connection is a new one."""
+        return self._write(_nothing_to_write)
+
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -180,7 +187,12 @@ class SQLiteTaskStore:
 
     def shift_times(self, by: timedelta) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""
-        return self._write(lambda connection: queries.shift_times(connection, by))
+
+        def shift(connection: sqlite3.Connection) -> None:
+            queries.shift_times(connection, by)
+            queries.add_to_note(connection, SHIFTED, by // timedelta(milliseconds=1))
+
+        return self._write(shift)
 
     def end_bound_leases(self) -> Deferred[None]:
         """See `ITaskStore.end_bound_leases`."""
@@ -311,7 +323,7 @@ class SQLiteTaskStore:
 
     def load(self) -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
         """See `ITaskStore.load`."""
-        return self._read(queries.load)
+        return self._write(queries.load)
 
     def note(self, name: str) -> Deferred[str]:
         """See `ITaskStore.note`."""
@@ -368,6 +380,10 @@ def _nothing() -> None:
     """There is nothing to let go of."""
 
 
+def _nothing_to_write(connection: sqlite3.Connection) -> None:
+    """The statement of a transaction that only finds out that there can be one."""
+
+
 def _run(worker: Worker | None, operation: Operation[A, T], argument: A) -> Deferred[T]:
     return _refuse() if worker is None else worker.run(operation, argument)
 
@@ -399,7 +415,9 @@ def _refuse_losses(path: Path) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Once open, each connection is used by its worker's thread alone.
-    return sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
+    return sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
 
 
 def _write_safely(connection: sqlite3.Connection) -> None:
@@ -420,7 +438,25 @@ def _reopen(path: Path) -> sqlite3.Connection:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise StoreDamaged(damaged(str(path), found))
+        _resolve_doubt(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _resolve_doubt(connection: sqlite3.Connection, path: Path) -> None:
+    """Have the database file hold, durably, what reads show, and the log nothing else.
+
+    A commit that failed may have left its frames in the log: readers do not see them, but a restart, which reads the
+    log from the file, would. And a sync that has failed may report success the next time without having written. A
+    checkpoint copies what readers see into the database file and syncs that; then the log is cut to nothing.
+
+    :raises StoreError: when another program reads the database, so that the log is still needed.
+    """
+    (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise StoreError(
+            f"{path} cannot be written to after a failure while another program reads it: end its transaction"
+        )
+    disk.sync_log(path)

@@ -6,6 +6,7 @@ interfaces are tested with are in `tasksubmit.testing.contracts`.
 
 from tasksubmit.testing.agents import Agents
 from tasksubmit.testing.executors import FakeExecution, FakeExecutor
+from tasksubmit.testing.faults import FaultyTaskStore, StoreFault
 from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.testing.peers import Behaviour, Deployed, Line, Refusing, ScriptedPeer, WellBehaved
 from tasksubmit.testing.scores import MemoryScoreBook
@@ -17,11 +18,13 @@ __all__ = [
     "Deployed",
     "FakeExecution",
     "FakeExecutor",
+    "FaultyTaskStore",
     "Line",
     "MemoryNetwork",
     "MemoryScoreBook",
     "MemoryTaskStore",
     "Refusing",
     "ScriptedPeer",
+    "StoreFault",
     "WellBehaved",
 ]

@@ -133,6 +133,7 @@ class ControlApi:
             connections=len(self.node.factory.connections),
             waiting=await self._waiting_count(),
             owed_to=len(await self.node.store.owed_peers()),
+            retrying=dict(self.node.retrying),
             peers=await self.list_peers(call),
         )
 

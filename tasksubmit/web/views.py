@@ -257,7 +257,8 @@ class StatusView:
     """How a node does: who it is, what it shows to peers (null where it uses no TLS), and who they are.
 
     `connections` are those that peers have open; `waiting` is the length of the queue, but at most 1,000; `owed_to`
-    counts the peers that something is owed to.
+    counts the peers that something is owed to. `retrying` are steps of the node that have failed and are repeated, such
+    as those of its start, with the last error of each.
     """
 
     address: Address
@@ -269,6 +270,7 @@ class StatusView:
     connections: int
     waiting: int
     owed_to: int
+    retrying: dict[str, str]
     peers: list[PeerView]
 
 

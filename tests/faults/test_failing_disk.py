@@ -219,6 +219,7 @@ class FailingDatabaseContract(Base):
     async def test_giving_results(self) -> None:
         """Results that cannot be committed can be given again, and leave no file behind, at the latest at a start."""
         key = await self.executing("t1")
+        await self.has_nothing_to_do(self.bob)
         self.break_database(self.bob)
         await self.fail_to_give(key)
         self.assert_left_behind(self.bob)
@@ -245,6 +246,7 @@ class FailingDatabaseContract(Base):
     async def test_restart_without_results(self) -> None:
         """The file of results that no record came to name is gone after the next start."""
         key = await self.executing("t1")
+        await self.has_nothing_to_do(self.bob)
         self.break_database(self.bob)
         await self.fail_to_give(key)
         self.disk.heal()
@@ -336,6 +338,34 @@ class FailingSyncTests(FailingDatabaseContract, FailingDiskTestCase):
         await self.ask_until_accepted(request("after"))
         self.assertGreater(self.disk.opened_paths.count("bob/tasks.db"), opened)
         await self.assert_survives()
+
+    async def test_confirm(self) -> None:
+        """A commit whose sync failed is in doubt until `confirm` has fired; no kill then brings back what is not shown.
+
+        Until then a kill may, for what was written and not synced is there for the next start to read.
+        """
+        await self.ask_until_accepted(request("before"))
+        self.break_database(self.bob)
+        self.assertEqual((await self.ask_bob(request("during"))).code, "storage")
+        with self.assertRaises(StoreError):
+            await self.bob.store.confirm()
+        self.assertEqual(await self.found_after_kill(), {"before", "during"})
+        self.assertEqual({task.task_id for task in await all_tasks(self.bob)}, {"before"})
+        self.disk.heal()
+        await self.bob.store.confirm()
+        self.assertEqual(await self.found_after_kill(), {"before"})
+        await self.assert_survives()
+
+    async def found_after_kill(self) -> set[str]:
+        """The tasks that Bob's next start would find after a kill now."""
+        assert IReactorThreads.providedBy(reactor)
+        directory = self.after_kill(self.bob)
+        store = SQLiteTaskStore(directory, reactor)
+        store.open()
+        found = {task.task_id for task in await store.list_tasks()}
+        await store.close()
+        shutil.rmtree(directory)
+        return found
 
 
 class FailingCheckpointTests(FailingDiskTestCase):

@@ -22,6 +22,7 @@ from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.testing import FaultyTaskStore, StoreFault
 from tasksubmit.wire.address import Address
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore
 
@@ -141,6 +142,25 @@ class ReceiverTests(JumpTestCase):
             self.assertEqual((task.outcome, task.time_idle_ms // 1000), ("accept_timeout", 61))
 
         self.for_each_jump(check)
+
+    def test_shift_fails(self) -> None:
+        """Times are moved once, although the commit that moves them failed or was in doubt, and the doubt lasted."""
+        self.stop(self.bob)
+        for number, (fault, is_confirmed) in enumerate(product(StoreFault, (True, False))):
+            store = FaultyTaskStore()
+            self.bob = self.make_timed(BOB, ALICE, store=store)
+            _, key = self.submit(f"t{number}")
+            self.advance(30)
+            store.fail("shift_times", fault)
+            if not is_confirmed:
+                store.fail("confirm")
+            self.jump(-2 * HOUR, self.bob)
+            self.advance(2)
+            self.flushLoggedErrors(StoreError)
+            self.assertIs(self.status(self.bob, key), TaskStatus.NEW, (fault, is_confirmed))
+            self.assert_passes(self.bob, key, TaskStatus.CANCELLED, left=27)
+            self.stop(self.bob)
+            store.discard()
 
     def test_head_of_the_queue(self) -> None:
         """The head expires after its hour, once; whoever is behind it has an hour of its own."""

@@ -453,8 +453,12 @@ class DeployedTests(ReceiverTestCase):
         """A connection that breaks, or hangs, is not a close: it is tried again."""
         for n, fault in enumerate((abort, ignore)):
             self.heard.clear()
-            scripts = [deployed, fault]
-            self.script = lambda peer, frame, scripts=scripts: scripts.pop()(peer, frame)
+            scripts: list[Script] = [deployed, fault]
+
+            def script(peer: RawPeer, frame: Frame, scripts: list[Script] = scripts) -> None:
+                scripts.pop()(peer, frame)
+
+            self.script = script
             self.accept(f"b{n}")
             self.advance(40)
             self.assertEqual(self.heard, ["ACCEPTED", "ACCEPTED"])

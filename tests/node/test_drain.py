@@ -12,6 +12,7 @@ from tasksubmit.errors import NotAccepting, StoreError
 from tasksubmit.lifecycle.table import Deadline, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.drain import Drained
+from tasksubmit.testing import FaultyTaskStore
 from tests.node.helpers import ALICE, BOB, PairTestCase, SlowStore, request
 
 
@@ -102,12 +103,30 @@ class DrainTests(PairTestCase):
         self.assertEqual((self.successResultOf(first), self.successResultOf(second)), (Drained(1, 0), Drained(1, 0)))
 
     def test_fails(self) -> None:
-        """A drain that fails leaves a node that works on."""
+        """A drain that fails, because the store fails for as long as it may last, leaves a node that works on."""
         _, key = self.submit()
         self.patch(self.bob.store, "due", lambda *args: fail(StoreError("the disk is gone")))
-        self.failed(self.bob.drain(), StoreError)
+        drained = self.bob.drain(5)
+        self.advance(4)
+        self.assertNoResult(drained)
+        self.advance(2)
+        self.failed(drained, StoreError)
+        self.flushLoggedErrors(StoreError)
         self.assertFalse(self.bob.is_draining)
         self.done(self.bob.accept(key))
+
+    def test_store_fails_once(self) -> None:
+        """A read or a write that fails once delays a drain, and no more."""
+        for method in ("due", "apply", "owed_peers"):
+            store = FaultyTaskStore()
+            self.stop(self.bob)
+            self.bob = self.make_node(BOB, ALICE, store=store)
+            self.executing()
+            drained = self.bob.drain(10)
+            store.fail(method)
+            self.advance(11)
+            self.assertEqual(self.successResultOf(drained), Drained(1, 0), method)
+        self.flushLoggedErrors(StoreError)
 
     def test_stopped_meanwhile(self) -> None:
         """A node that is stopped does not go on with its drain."""

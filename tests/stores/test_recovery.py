@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from attrs import evolve
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
 from tasksubmit.lifecycle.change import Change
 from tasksubmit.lifecycle.task import Task
-from tasksubmit.stores import retention
+from tasksubmit.stores import retention, sqlite
 from tasksubmit.stores.batches import each
 from tasksubmit.stores.results import INCOMING, ResultFiles
 from tasksubmit.testing.contracts.samples import START, new_task
@@ -152,6 +153,33 @@ class ReopenTests(DirectoryCase):
         self.assertEqual(self.connection().execute("PRAGMA journal_mode").fetchone(), ("wal",))
         self.assertEqual(self.connection().execute("PRAGMA synchronous").fetchone(), (2,))
         await self.reopen()
+        self.assertEqual(len(await self.store.list_tasks()), 2)
+
+    async def test_confirm(self) -> None:
+        """`confirm` connects again; the database file then has all that reads show, and the log nothing."""
+        task, _ = await self.store.create(new_task("before"), [])
+        await self.lose()
+        await self.store.confirm()
+        self.assertIsNotNone(self.connection())
+        self.assertEqual(Path(f"{self.path}-wal").read_bytes(), b"")
+        self.assertEqual(await self.store.get(task.key), task)
+
+    async def test_read_by_another_program(self) -> None:
+        """Nothing is confirmed while a program reads an older state of the database, whose log is needed then."""
+        self.patch(sqlite, "_BUSY_SECONDS", 0.01)
+        await self.store.create(new_task("before"), [])
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as backup:
+            backup.execute("BEGIN")
+            backup.execute("SELECT count(*) FROM tasks").fetchone()
+            await self.store.create(new_task("after"), [])
+            await self.lose()
+            for ask in (self.store.confirm, lambda: self.store.create(new_task("during"), [])):
+                with self.assertRaisesRegex(
+                    StoreError, f"{self.path} cannot be written to .* another program reads it"
+                ):
+                    await ask()
+            self.assertEqual(len(await self.store.list_tasks()), 2)
+        await self.store.confirm()
         self.assertEqual(len(await self.store.list_tasks()), 2)
 
     async def test_damaged(self) -> None:

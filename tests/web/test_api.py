@@ -44,6 +44,7 @@ class NodeRoutesTests(ApiTestCase):
             "connections": 0,
             "waiting": 1,
             "owed_to": 2,
+            "retrying": {},
             "peers": self.ask("GET", "/v1/peers"),
         }
         self.assertEqual(self.ask("GET", "/v1/status"), expected)

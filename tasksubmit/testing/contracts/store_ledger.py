@@ -78,6 +78,16 @@ class LedgerContract(StoreCase):
             ],
         )
 
+    async def test_load_in_its_place(self) -> None:
+        """The load is counted between the changes that were asked for before it and those after it."""
+        first = self.store.create(new_task("t-1", description="abc"), [])
+        load = self.store.load()
+        second = self.store.create(new_task("t-2", description="abc"), [])
+        self.assertEqual(await load, [(PEER, TaskStatus.NEW, 1, 3)])
+        self.assertTrue(first.called)
+        await second
+        self.assertEqual(await self.store.load(), [(PEER, TaskStatus.NEW, 2, 6)])
+
     async def test_notes(self) -> None:
         """A note is kept under its name, in place of an earlier one, also when reopened."""
         self.assertEqual(await self.store.note("disabled"), "")

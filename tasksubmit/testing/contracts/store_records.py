@@ -183,17 +183,30 @@ class RecordContract(StoreCase):
         )
         return [outcome if is_success else outcome.value for is_success, outcome in asked]
 
+    async def test_confirm(self) -> None:
+        """With nothing in doubt `confirm` fires after the changes that were asked for before, and changes nothing."""
+        created = self.store.create(new_task(), [])
+        await self.store.confirm()
+        self.assertTrue(created.called)
+        task, _ = await created
+        await self.store.confirm()
+        await self.reopen()
+        await self.store.confirm()
+        self.assertEqual(await self.get(task.key), task)
+
     async def test_closed(self) -> None:
         """A closed store refuses everything with `StoreClosed`; closing it again does nothing."""
         task = await self.create(new_task())
         await self.store.close()
         await self.store.close()
         for call in (
+            lambda: self.store.confirm(),
             lambda: self.store.create(task, []),
             lambda: self.store.apply(step(task, Event.ACCEPT, 0)),
             lambda: self.store.postpone(owed(task), told("failed"), START, ""),
             lambda: self.store.leave_tombstone(Tombstone.of(task, START)),
             lambda: self.store.shift_times(timedelta(seconds=1)),
+            lambda: self.store.load(),
             lambda: self.store.end_bound_leases(),
             lambda: self.store.forget(task, START),
             lambda: self.store.drop_tombstones(START, 1),

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import evolve
 
+from tasksubmit.interfaces import SHIFTED
 from tasksubmit.lifecycle.change import Change
 from tasksubmit.lifecycle.table import DEADLINES, LEASE_LOST, Event, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, from_milliseconds
@@ -122,6 +123,7 @@ class TimeContract(StoreCase):
         self.assertEqual(await self.get(task.key), evolve(self.under_way(3), number=task.number, revision=1))
         await self.store.shift_times(-5 * HOUR)
         self.assertEqual(await self.get(task.key), evolve(self.under_way(-2), number=task.number, revision=2))
+        self.assertEqual(await self.store.note(SHIFTED), str(-2 * HOUR_MS))
 
     async def test_shift_leaves_unset(self) -> None:
         """A time that is not set stays unset, whatever the clock does."""
