@@ -11,6 +11,7 @@ clean_up() {
     exit "$on_term"
 }
 trap clean_up TERM
+trap '' PIPE # a node that is gone reads no progress; the work goes on until it is ended
 # Every process of this execution has the lock: whoever gets it knows that nothing of an earlier one lives.
 exec 9>> "$CHAOS_LOCKS/$TASKSUBMIT_FROM-$TASKSUBMIT_TASK_ID"
 flock -n 9 || note overlap
