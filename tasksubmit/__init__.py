@@ -18,8 +18,11 @@ from tasksubmit.interfaces import (
     ICountingAdmissionPolicy,
     IExecutor,
     IExecutorMaker,
+    ILoad,
+    ILoadAdmissionPolicy,
     IPeers,
     IPureAdmissionPolicy,
+    IReloadable,
     IScoreBook,
     ITaskHandler,
     ITaskStore,
@@ -27,9 +30,11 @@ from tasksubmit.interfaces import (
     Refusal,
     ResultFile,
 )
+from tasksubmit.lifecycle.change import Booking, Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.polo import PoloScoreBreakdown, ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import ALLOWED_RESULT_EXTENSIONS, FORBIDDEN_RESULT_EXTENSIONS
-from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, Lease, TaskStatus, Timeouts
+from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, Lease, Side, TaskStatus, Timeouts
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.wire import (
     DEFAULT_TCP_PORT,
     MAX_FRAME,
@@ -52,6 +57,8 @@ from tasksubmit.wire import (
 
 if TYPE_CHECKING:
     from tasksubmit.node.acceptance import AcceptAll
+    from tasksubmit.node.clock import use_steady_timers
+    from tasksubmit.node.drain import Drained
     from tasksubmit.node.executors.process import ProcessExecutor
     from tasksubmit.node.executors.python import CallableExecutor
     from tasksubmit.node.fanout import FanOut, Finished
@@ -69,8 +76,12 @@ if TYPE_CHECKING:
         ScoreGate,
         SizeLimit,
     )
+    from tasksubmit.node.retention import Retention
     from tasksubmit.node.service import Node
+    from tasksubmit.node.story import Story
     from tasksubmit.node.submitted import SubmittedTask
+    from tasksubmit.node.tuning import allow_files, tune_interpreter
+    from tasksubmit.protocol.bounds import Bounds
     from tasksubmit.protocol.client import Client, connect
     from tasksubmit.protocol.factory import TaskSubmitFactory
     from tasksubmit.protocol.framing import TaskSubmitProtocol
@@ -84,21 +95,28 @@ _POLICIES = ("AllOf", "Allow", "Deny", "PeerQuota", "PeersOnly", "QueueLimit", "
 _ON_TWISTED = {
     **dict.fromkeys(_POLICIES, "tasksubmit.node.policy"),
     "AcceptAll": "tasksubmit.node.acceptance",
+    "Bounds": "tasksubmit.protocol.bounds",
     "CallableExecutor": "tasksubmit.node.executors.python",
     "Client": "tasksubmit.protocol.client",
     "Credentials": "tasksubmit.tls.credentials",
+    "Drained": "tasksubmit.node.drain",
     "FanOut": "tasksubmit.node.fanout",
     "Finished": "tasksubmit.node.fanout",
     "Load": "tasksubmit.node.load",
     "MutualTLS": "tasksubmit.node.mutual",
     "Node": "tasksubmit.node.service",
     "ProcessExecutor": "tasksubmit.node.executors.process",
+    "Retention": "tasksubmit.node.retention",
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
     "StaticPeers": "tasksubmit.node.peers",
+    "Story": "tasksubmit.node.story",
     "SubmittedTask": "tasksubmit.node.submitted",
     "TaskSubmitFactory": "tasksubmit.protocol.factory",
     "TaskSubmitProtocol": "tasksubmit.protocol.framing",
+    "allow_files": "tasksubmit.node.tuning",
     "connect": "tasksubmit.protocol.client",
+    "tune_interpreter": "tasksubmit.node.tuning",
+    "use_steady_timers": "tasksubmit.node.clock",
 }
 
 __all__ = [
@@ -113,10 +131,14 @@ __all__ = [
     "Address",
     "AllOf",
     "Allow",
+    "Booking",
+    "Bounds",
     "CallableExecutor",
     "Client",
-    "Deny",
     "Credentials",
+    "Delivery",
+    "Deny",
+    "Drained",
     "Execution",
     "ExecutionFailed",
     "FanOut",
@@ -130,8 +152,11 @@ __all__ = [
     "IAuthenticator",
     "IExecutor",
     "IExecutorMaker",
+    "ILoad",
+    "ILoadAdmissionPolicy",
     "IPeers",
     "IPureAdmissionPolicy",
+    "IReloadable",
     "IScoreBook",
     "ITaskHandler",
     "ITaskStore",
@@ -149,15 +174,21 @@ __all__ = [
     "Refusal",
     "ResponseStatus",
     "ResultFile",
+    "Retention",
     "SQLiteTaskStore",
     "ScoreFormula",
     "ScoreGate",
+    "Side",
     "SizeLimit",
     "StaticPeers",
+    "Story",
     "SubmitRequest",
     "SubmitResponse",
     "SubmittedTask",
+    "Task",
+    "TaskEvent",
     "TaskFile",
+    "TaskKey",
     "TaskResult",
     "TaskResultMessage",
     "TaskStatus",
@@ -166,11 +197,15 @@ __all__ = [
     "TaskSubmitFactory",
     "TaskSubmitProtocol",
     "Timeouts",
+    "Tombstone",
+    "allow_files",
     "connect",
     "generate_task_id",
     "parse_time",
     "polo_score",
+    "tune_interpreter",
     "type_name",
+    "use_steady_timers",
 ]
 
 

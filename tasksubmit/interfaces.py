@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from attrs import field, frozen, validators
+from attrs import define, field, frozen
 from zope.interface import Attribute, Interface
+
+from tasksubmit.lifecycle.task import Task
+from tasksubmit.validation import BYTES, FUNCTION, SIZE, TEXT, instance_of
+from tasksubmit.wire.address import Address, to_address_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Sequence
@@ -17,8 +21,7 @@ if TYPE_CHECKING:
 
     from tasksubmit.lifecycle.change import Booking, Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
     from tasksubmit.lifecycle.table import Deadline, Lease, Side, TaskStatus
-    from tasksubmit.lifecycle.task import Task, TaskKey
-    from tasksubmit.wire.address import Address
+    from tasksubmit.lifecycle.task import TaskKey
     from tasksubmit.wire.messages import (
         SubmitRequest,
         SubmitResponse,
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
         TaskResultMessage,
         TaskStatusUpdate,
     )
+
+
+def _to_address(value: Address | str | None) -> Address | None:
+    return to_address_or_none(value, "address")
 
 
 @frozen
@@ -37,8 +44,8 @@ class Peer:
     :ivar transport: where the connection comes from, printable, for logs; no two of its forms need be alike.
     """
 
-    address: Address | None
-    transport: str
+    address: Address | None = field(converter=_to_address)
+    transport: str = field(validator=TEXT)
 
 
 @frozen
@@ -50,9 +57,9 @@ class Refusal:
     :ivar retry_after_s: a hint in seconds when trying again later makes sense; 0 when it does not.
     """
 
-    code: str
-    message: str
-    retry_after_s: int = 0
+    code: str = field(validator=TEXT)
+    message: str = field(validator=TEXT)
+    retry_after_s: int = field(default=0, validator=SIZE)
 
 
 SendResult: TypeAlias = "Callable[[TaskResult], None]"
@@ -253,12 +260,24 @@ class ITaskStore(Interface):
     def end_bound_leases() -> Deferred[None]:
         """Let every lease run out that does not outlive its node: the node has just been started."""
 
-    def shift_times(by: timedelta) -> Deferred[None]:
+    def limit_waits(now: datetime) -> Deferred[None]:
+        """Limit every wait to its maximum, because the clock may have been set back since the times were stored.
+
+        A delivery waits `LONGEST_WAIT` at most, and not at all if the clock was certainly set back: if the delivery, or
+        what last happened to its task, lies ahead of ``now``. A lease lasts at most as long as a new one. The head of
+        the queue waits from ``now`` on at the latest, and so does a NEW task that was received. To be called when the
+        node was started.
+        """
+
+    def shift_times(by: timedelta, now: datetime | None = None) -> Deferred[None]:
         """Move the times of what is under way, and those from which ages are counted: the clock was set by so much.
 
         Times that were agreed on (``expires_at``, ``result_due_at``, ``deliver_by``) stay, and so do the stamps of
         what has ended. The sum of all shifts is kept in the note `SHIFTED`, in milliseconds, so that a shift whose
-        commit was in doubt is not made twice.
+        commit was in doubt is not made twice. No time leaves the years 1900 to 9000.
+
+        :param now: the time before the clock was set. Times that lie ahead of it were stored by another setting of the
+            clock, and stay. None moves all of them.
         """
 
     def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
@@ -362,6 +381,33 @@ class IPureAdmissionPolicy(IAdmissionPolicy):
     """
 
 
+@define
+class Waiting:
+    """The tasks of one submitter that are NEW, and the bytes of UTF-8 in their descriptions."""
+
+    tasks: int = 0
+    description_bytes: int = 0
+
+
+class ILoad(Interface):
+    """Counts of the tasks that a node has received and not started, kept by the node without asking its store."""
+
+    queued: int = Attribute("Number of tasks in the queue.")
+
+    def new(address: Address) -> Waiting:
+        """Return the counts of the tasks of a submitter that are NEW, those on their way to the disk among them."""
+
+
+class ILoadAdmissionPolicy(IAdmissionPolicy):
+    """A policy that decides by the load of its node. A policy that asks others has to pass the load on to them."""
+
+    def with_load(load: ILoad) -> IAdmissionPolicy:
+        """Return the policy that a node asks, which counts its tasks in ``load``; this one stays as it is.
+
+        A node calls it once, when it is made. The same policy may so be given to several nodes.
+        """
+
+
 class ICountingAdmissionPolicy(IAdmissionPolicy):
     """A policy that wants to know what became of what it admitted."""
 
@@ -454,8 +500,8 @@ class ResultFile:
     :ivar name: what it is called between the parties; its extension tells what it is (wire.md, section 5).
     """
 
-    name: str = field(validator=validators.instance_of(str))
-    content: bytes = field(validator=validators.instance_of(bytes))
+    name: str = field(validator=TEXT)
+    content: bytes = field(validator=BYTES)
 
 
 ExecutionResult: TypeAlias = "str | ResultFile"
@@ -477,8 +523,8 @@ class Execution:
         is something to tell: only the newest is told. Never fails.
     """
 
-    task: Task
-    progress: Callable[[str], None]
+    task: Task = field(validator=instance_of(Task, "a Task: the record of the attempt"))
+    progress: Callable[[str], None] = field(validator=FUNCTION)
 
     @property
     def description(self) -> str:

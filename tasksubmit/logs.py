@@ -38,7 +38,7 @@ def json_observer(stream: TextIO | None = None) -> ILogObserver:
 
     It can be given to any twistd: ``twistd --logger tasksubmit.logs.json_observer ...``.
     """
-    return FileLogObserver(stream or sys.stdout, lambda event: json.dumps(flat_event(event)) + "\n")
+    return FileLogObserver(sys.stdout if stream is None else stream, lambda event: json.dumps(flat_event(event)) + "\n")
 
 
 def text_observer(stream: TextIO | None = None) -> ILogObserver:
@@ -47,7 +47,7 @@ def text_observer(stream: TextIO | None = None) -> ILogObserver:
     Twisted's own writes what it is given: here what a terminal would obey, what turns the direction of writing, and
     what others take for the end of a line comes out as an escape. Lines after the first of an event begin with a tab.
     """
-    return FileLogObserver(stream or sys.stdout, _text)
+    return FileLogObserver(sys.stdout if stream is None else stream, _text)
 
 
 def _text(event: LogEvent) -> str | None:

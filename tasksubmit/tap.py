@@ -41,7 +41,6 @@ from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.clock import use_steady_timers
 from tasksubmit.node.executors import executor_makers, make_executor
 from tasksubmit.node.listener import Listener
-from tasksubmit.node.load import Load
 from tasksubmit.node.mutual import MutualTLS
 from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.policy import AllOf, Deny, PeerQuota, PeersOnly, QueueLimit, RateLimit, ScoreGate
@@ -274,7 +273,7 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
     }
     if not settings.has_tls:
         return StaticPeers(endpoints)
-    credentials = Credentials.of_directory(settings.state_dir)
+    credentials = Credentials.of_directory(settings.state_dir, str(settings.address))
     credentials.load()
     claimed = claimed_addresses(credentials.identity.certificate)
     if claimed and settings.address not in claimed:
@@ -309,13 +308,13 @@ def _executor(settings: Settings, reactor: object) -> IExecutor | None:
         raise ConfigurationError(f"--executor {settings.executor}: {error}") from None
 
 
-def _policy(settings: Settings, peers: IPeers, store: ITaskStore, load: Load, clock: IReactorTime) -> AllOf:
+def _policy(settings: Settings, peers: IPeers, store: ITaskStore, clock: IReactorTime) -> AllOf:
     """Who may submit; what costs least is asked first."""
-    policies: list[IAdmissionPolicy] = [PeersOnly(peers), PeerQuota(load, settings.peer_tasks, settings.peer_bytes)]
+    policies: list[IAdmissionPolicy] = [PeersOnly(peers), PeerQuota(settings.peer_tasks, settings.peer_bytes)]
     if settings.deny:
         policies.append(Deny(frozenset(settings.deny)))
     if settings.queue_limit is not None:
-        policies.append(QueueLimit(load, settings.queue_limit))
+        policies.append(QueueLimit(settings.queue_limit))
     policies.append(RateLimit(clock, settings.peer_rate, settings.peer_burst))
     if settings.score_gate:
         policies.append(ScoreGate(settings.address, store.score))
@@ -326,7 +325,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
     """The node that `settings` describe, not yet started."""
     endpoints = _server_endpoints(settings, reactor)
     endpoints.pop(settings.control)
-    store, peers, load = SQLiteTaskStore(settings.state_dir, reactor), _peers(settings, reactor), Load()
+    store, peers = SQLiteTaskStore(settings.state_dir, reactor), _peers(settings, reactor)
     authenticator = peers if isinstance(peers, MutualTLS) else None
     if authenticator is not None:
         for text, endpoint in endpoints.items():
@@ -340,8 +339,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         clock=reactor,
         wall=time.time,
         listen=endpoints,
-        policy=_policy(settings, peers, store, load, reactor),
-        load=load,
+        policy=_policy(settings, peers, store, reactor),
         acceptance=AcceptAll(but=frozenset(settings.quarantine)) if settings.accept == "all" else None,
         is_fair=settings.fair_share,
         executor=_executor(settings, reactor),

@@ -27,6 +27,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver
 from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
@@ -43,6 +44,8 @@ from tasksubmit.interfaces import (
     ICountingAdmissionPolicy,
     IExecutor,
     IExecutorMaker,
+    ILoad,
+    ILoadAdmissionPolicy,
     IPeers,
     IPureAdmissionPolicy,
     IReloadable,
@@ -113,7 +116,7 @@ def function_handler() -> ITaskHandler:
 
 PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (ITaskStore, lambda: SQLiteTaskStore(None)),
-    (ITaskStore, lambda: SQLiteTaskStore(Path("state"))),
+    (ITaskStore, lambda: SQLiteTaskStore(Path("state"), MemoryReactorClock())),
     (ITaskHandler, node),
     (ITaskHandler, function_handler),
     (ITaskHandler, WaitingHandler),
@@ -122,11 +125,15 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IPureAdmissionPolicy, lambda: Allow([])),
     (IPureAdmissionPolicy, lambda: Deny([])),
     (IPureAdmissionPolicy, lambda: SizeLimit(1)),
-    (IPureAdmissionPolicy, lambda: PeerQuota(Load(), 1, 1)),
-    (IPureAdmissionPolicy, lambda: QueueLimit(Load(), 1)),
+    (IPureAdmissionPolicy, lambda: PeerQuota(1, 1)),
+    (IPureAdmissionPolicy, lambda: QueueLimit(1)),
     (IPureAdmissionPolicy, lambda: RateLimit(CLOCK, 1, 1)),
     (ICountingAdmissionPolicy, lambda: RateLimit(CLOCK, 1, 1)),
     (ICountingAdmissionPolicy, lambda: AllOf([])),
+    (ILoadAdmissionPolicy, lambda: AllOf([])),
+    (ILoadAdmissionPolicy, lambda: PeerQuota(1)),
+    (ILoadAdmissionPolicy, lambda: QueueLimit(1)),
+    (ILoad, Load),
     (IAdmissionPolicy, lambda: ScoreGate(OWN, SQLiteTaskStore(None).score)),
     (IPeers, lambda: PEERS),
     (IAuthenticator, BelieveAll),

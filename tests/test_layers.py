@@ -22,6 +22,7 @@ FLOORS = {
     "interfaces": GROUND,
     "errors": GROUND,
     "pieces": GROUND,
+    "validation": GROUND,
     "protocol": EDGES,
     "logs": EDGES,
     "stores": EDGES,

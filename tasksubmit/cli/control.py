@@ -240,17 +240,27 @@ class Control:
     async def _ask(
         self, method: str, path: str, query: Mapping[str, object] | None, body: object, allow_seconds: float
     ) -> Any:
-        from twisted.internet.defer import Deferred, TimeoutError
+        from twisted.internet.defer import Deferred
         from twisted.internet.error import ConnectError, ConnectionClosed
+        from twisted.internet.error import TimeoutError as ConnectTimedOut
+        from twisted.python.failure import Failure
         from twisted.web.client import RequestTransmissionFailed, ResponseFailed
+
+        def timed_out(result: Any, seconds: float) -> Any:
+            # Cancelling a request ends it with an error of the HTTP client, as if the node had closed the connection.
+            if isinstance(result, Failure):
+                raise AnswerLost(
+                    f"timed out: the node at {self.where} did not answer within {seconds:g} s (is it stopped?)"
+                ) from None
+            return result
 
         exchange = Deferred.fromCoroutine(self._exchange(method, path, query, body))
         try:
-            content = await exchange.addTimeout(allow_seconds, self.clock)
+            content = await exchange.addTimeout(allow_seconds, self.clock, timed_out)
+        except ConnectTimedOut as error:
+            raise NodeUnreachable(f"timed out: no connection to the node at {self.where} could be made") from error
         except ConnectError as error:
             raise NodeUnreachable(f"no node can be reached at {self.where} ({_reason(error)})") from error
-        except TimeoutError as error:
-            raise AnswerLost(f"the node at {self.where} did not answer within {allow_seconds:g} s") from error
         except (ConnectionClosed, RequestTransmissionFailed, ResponseFailed) as error:
             raise AnswerLost(f"the node at {self.where} closed the connection without an answer") from error
         return self._data(content)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from hashlib import sha256
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import NO_REASON, Reason, Task, TaskKey
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import INTEGER, TEXT
+from tasksubmit.wire.address import Address, to_address
+
+LONGEST_WAIT = timedelta(hours=1)
+"""The longest time between two attempts to deliver a message: what a peer may ask for (wire.md, section 6)."""
 
 
 class DeliveryKind(str, Enum):
@@ -45,13 +49,17 @@ class Delivery:
     id: int = 0
 
 
+def _to_party(value: Address | str) -> Address:
+    return to_address(value, "party")
+
+
 @frozen
 class Booking:
     """Points for one party of a task, booked at most once for each task, side and party."""
 
-    party: Address
-    points: int
-    reason: str
+    party: Address = field(converter=_to_party)
+    points: int = field(validator=INTEGER)
+    reason: str = field(validator=TEXT)
 
 
 @frozen

@@ -9,6 +9,7 @@ from typing import Protocol
 from attrs import frozen
 from typing_extensions import override
 
+from tasksubmit.validation import is_integer, to_member, wrong_type
 from tasksubmit.wire.records import Record, double, integer
 
 _BASE = 1.0
@@ -78,13 +79,19 @@ class PoloScoreBreakdown(Record):
     final_reward: int = integer()
 
 
-def polo_score(task: Timed, formula: ScoreFormula = ScoreFormula.DOCUMENTED) -> PoloScoreBreakdown:
+def polo_score(task: Timed, formula: ScoreFormula | str = ScoreFormula.DOCUMENTED) -> PoloScoreBreakdown:
     """Work out what a completed task earns.
 
     :param task: whose durations count: a record, a task file or a results message.
-    :param formula: the reading of the factors.
+    :param formula: the reading of the factors, or its word.
     :returns: the reward, ``final_reward``, and its parts.
+    :raises TypeError: the task has not the three durations.
+    :raises ValueError: there is no formula of that name.
     """
+    formula = to_member(formula, "formula", ScoreFormula)
+    for name in ("time_idle_ms", "time_staged_ms", "time_cpu_ms"):
+        if not is_integer(getattr(task, name, None)):
+            raise wrong_type("task", "a record, a task file or a results message: three durations in whole ms", task)
     cpu_minutes = max(task.time_cpu_ms, 0) / _MS_PER_MINUTE
     cpu_bonus = math.log2(1 + cpu_minutes)
     idle_factor = _factor(task.time_idle_ms, _FULL_IDLE_SECONDS, formula)

@@ -88,6 +88,11 @@ def disk_name(task_id: str, filename: str) -> str:
     return stem.encode("utf-8")[:room].decode("utf-8", "ignore") + extension
 
 
+def plain_disk_name(task_id: str, filename: str) -> str:
+    """Give the name under which a result is kept where the disk does not accept its own: ``<task_id>.<ext>``."""
+    return task_id + splitext(filename)[1].lower()
+
+
 def numbered(name: str, n: int) -> str:
     """Give another name for a file whose own is taken.
 

@@ -12,9 +12,10 @@ from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tasksubmit.errors import IllegalTransition
+from tasksubmit.validation import COUNT, DURATION, FLAG
 
 ACCEPT_TIMEOUT = timedelta(minutes=1)
 """The longest stay of a received task in NEW."""
@@ -448,13 +449,13 @@ DEADLINES = (
 class Timeouts:
     """The limits that `DEADLINES` names."""
 
-    accept_timeout: timedelta = ACCEPT_TIMEOUT
-    queue_head_timeout: timedelta = QUEUE_HEAD_TIMEOUT
-    answer_timeout: timedelta = ANSWER_TIMEOUT
-    silence_timeout: timedelta = SILENCE_TIMEOUT
-    delivery_timeout: timedelta = DELIVERY_TIMEOUT
-    result_timeout: timedelta = RESULT_TIMEOUT
-    news_timeout: timedelta = NEWS_TIMEOUT
+    accept_timeout: timedelta = field(default=ACCEPT_TIMEOUT, validator=DURATION)
+    queue_head_timeout: timedelta = field(default=QUEUE_HEAD_TIMEOUT, validator=DURATION)
+    answer_timeout: timedelta = field(default=ANSWER_TIMEOUT, validator=DURATION)
+    silence_timeout: timedelta = field(default=SILENCE_TIMEOUT, validator=DURATION)
+    delivery_timeout: timedelta = field(default=DELIVERY_TIMEOUT, validator=DURATION)
+    result_timeout: timedelta = field(default=RESULT_TIMEOUT, validator=DURATION)
+    news_timeout: timedelta = field(default=NEWS_TIMEOUT, validator=DURATION)
 
     def limit(self, deadline: Deadline) -> timedelta:
         """How long after ``deadline.since`` it falls due."""
@@ -470,6 +471,6 @@ class Lease:
     :ivar ends_with_node: the work does not outlive the node: a start finds its lease run out.
     """
 
-    duration: timedelta = LEASE
-    max_attempts: int = 1
-    ends_with_node: bool = False
+    duration: timedelta = field(default=LEASE, validator=DURATION)
+    max_attempts: int = field(default=1, validator=COUNT)
+    ends_with_node: bool = field(default=False, validator=FLAG)

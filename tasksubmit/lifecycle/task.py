@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from attrs import NOTHING, fields, frozen
+from attrs import NOTHING, Attribute, field, fields, frozen
 
 from tasksubmit.lifecycle.table import (
     CANCELLATION_REQUESTS,
@@ -19,7 +19,8 @@ from tasksubmit.lifecycle.table import (
     Timeouts,
     Transition,
 )
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import FLAG, INTEGER, MOMENT, TEXT, Kind, checked, instance_of, optional, to_member, to_texts
+from tasksubmit.wire.address import Address, to_address
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 END_OF_TIME = datetime.max.replace(tzinfo=timezone.utc)
@@ -41,13 +42,34 @@ def milliseconds_between(start: datetime | None, end: datetime) -> int:
     return max(0, (end - start) // _MILLISECOND) if start else 0
 
 
+# Spelt out where nothing is to be converted: there is a key for every look at a record.
+
+
+def _to_side(value: Side | str) -> Side:
+    return value if isinstance(value, Side) else to_member(value, "side", Side)
+
+
+def _to_peer(value: Address | str) -> Address:
+    return value if isinstance(value, Address) else to_address(value, "peer")
+
+
+def _to_task_id(value: str) -> str:
+    if not isinstance(value, str):
+        TEXT.check("task_id", value)
+    return value
+
+
 @frozen(cache_hash=True)
 class TaskKey:
-    """What a task is known by: whose record it is, who the other party is, and the id that the submitter made."""
+    """What a task is known by: whose record it is, who the other party is, and the id that the submitter made.
 
-    side: Side
-    peer: Address
-    task_id: str
+    :ivar side: or its word, ``receiver`` or ``submitter``.
+    :ivar peer: or the string of its address.
+    """
+
+    side: Side = field(converter=_to_side)
+    peer: Address = field(converter=_to_peer)
+    task_id: str = field(converter=_to_task_id)
 
 
 @frozen
@@ -61,8 +83,26 @@ class Reason:
 
 NO_REASON = Reason()
 
+_KINDS: Mapping[str, Kind[Any]] = {
+    "Side": instance_of(Side),
+    "Address": instance_of(Address),
+    "TaskStatus": instance_of(TaskStatus),
+    "str": TEXT,
+    "int": INTEGER,
+    "int | None": optional(INTEGER),
+    "bool": FLAG,
+    "datetime": MOMENT,
+    "datetime | None": optional(MOMENT),
+    "tuple[str, ...]": Kind("a tuple of strings", lambda value: isinstance(value, tuple)),
+}
+"""What the fields of a record take, by their types."""
 
-@frozen(kw_only=True, slots=False, eq=False)
+
+def _validated(_: type, attributes: list[Attribute[Any]]) -> list[Attribute[Any]]:
+    return [attribute.evolve(validator=_KINDS[str(attribute.type)]) for attribute in attributes]
+
+
+@frozen(kw_only=True, slots=False, eq=False, field_transformer=_validated)
 class Task:
     """One side's record of a task. Times are aware UTC datetimes in whole milliseconds of the node's own clock.
 
@@ -70,7 +110,8 @@ class Task:
     belong to the store and are 0 until it has the record.
 
     There are many of them, and mostly little is set: a record keeps what it was made with in a dictionary, which is
-    copied sooner than so many fields are set, and has the class's defaults for the rest.
+    copied sooner than so many fields are set, and has the class's defaults for the rest. The constructor is for others
+    than the node, and refuses values of wrong types.
     """
 
     side: Side
@@ -169,10 +210,17 @@ class Task:
         return TaskKey(self.side, self.peer, self.task_id)
 
     @staticmethod
+    @checked(
+        task_id=TEXT,
+        description=TEXT,
+        created_at=MOMENT,
+        expires_at=optional(MOMENT),
+        result_due_at=optional(MOMENT),
+    )
     def new(
         *,
-        side: Side,
-        peer: Address,
+        side: Side | str,
+        peer: Address | str,
         task_id: str,
         description: str,
         created_at: datetime,
@@ -180,13 +228,13 @@ class Task:
         result_due_at: datetime | None = None,
         deliver_by: datetime | None = None,
         submission_begun_at: datetime | None = None,
-        features: tuple[str, ...] = (),
+        features: Iterable[str] = (),
     ) -> Task:
         """The record of a task that was just submitted."""
         return _keeping(
             {
-                "side": side,
-                "peer": peer,
+                "side": _to_side(side),
+                "peer": _to_peer(peer),
                 "task_id": task_id,
                 "description": description,
                 "justification": "A new task was created",
@@ -195,7 +243,7 @@ class Task:
                 "result_due_at": result_due_at,
                 "deliver_by": deliver_by,
                 "submission_begun_at": submission_begun_at,
-                "features": features,
+                "features": to_texts(features, "features"),
             }
         )
 
@@ -305,8 +353,8 @@ class Task:
         return self.requested(event) if event in CANCELLATION_REQUESTS else (event,)
 
 
-_NAMES = frozenset(field.name for field in fields(Task))
-_DEFAULTS = {field.name: field.default for field in fields(Task) if field.default is not NOTHING}
+_NAMES = frozenset(attribute.name for attribute in fields(Task))
+_DEFAULTS = {attribute.name: attribute.default for attribute in fields(Task) if attribute.default is not NOTHING}
 for _name, _default in _DEFAULTS.items():
     setattr(Task, _name, _default)  # attrs has taken them off
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -23,11 +23,15 @@ from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.load import Load
 from tasksubmit.node.periodic import Periodic, Streak
 from tasksubmit.node.records import Records
-from tasksubmit.wire.address import Address
+from tasksubmit.wire.address import Address, to_addresses
 
 _AT_ONCE = 1000
 _DECIDED_AT_ONCE = 32
 """Each of these may have a description of a mebibyte, or what it was told to take."""
+
+
+def _to_addresses(value: Iterable[Address | str]) -> frozenset[Address]:
+    return to_addresses(value, "but")
 
 
 @implementer(IAcceptancePolicy)
@@ -35,10 +39,11 @@ _DECIDED_AT_ONCE = 32
 class AcceptAll:
     """Accepts every task that was admitted.
 
-    :ivar but: submitters in quarantine, whose tasks are left to somebody else.
+    :ivar but: submitters in quarantine, whose tasks are left to somebody else; given as any iterable of addresses, or
+        of strings such as ``0:0000.0000.0002``.
     """
 
-    but: Collection[Address] = ()
+    but: frozenset[Address] = field(default=frozenset(), converter=_to_addresses)
 
     def decide(self, task: Task) -> bool:
         """See `IAcceptancePolicy.decide`."""

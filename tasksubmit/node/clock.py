@@ -11,6 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.runtime import seconds as wall_seconds
 
 from tasksubmit.lifecycle.task import from_milliseconds
+from tasksubmit.protocol.arguments import CLOCK
+from tasksubmit.validation import checked
 
 TOLERANCE = timedelta(seconds=1)
 """By how much the wall clock may differ without having been set."""
@@ -29,7 +31,7 @@ class NodeClock:
 
     def __init__(self, timers: IReactorTime, wall: Callable[[], float] | None = None) -> None:
         self._timers = timers
-        self._wall = wall or timers.seconds
+        self._wall = timers.seconds if wall is None else wall
         self._offset = 0.0
         self.adopt()
 
@@ -59,6 +61,7 @@ def steady_seconds() -> float:
     return time.monotonic()
 
 
+@checked(reactor=CLOCK)
 def use_steady_timers(reactor: Any) -> None:
     """Have the reactor's timers measure the time that passes.
 

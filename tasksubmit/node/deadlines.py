@@ -74,7 +74,10 @@ class Deadlines(Service):
         return is_outside and now < self._started_at + timedelta(milliseconds=task.lease_ms)
 
     async def _follow_clock(self) -> None:
-        """When the wall clock was set, set the times of what is under way as well: no deadline comes nearer by that."""
+        """When the wall clock was set, set the times of what is under way as well: no deadline comes nearer by that.
+
+        Times that lie ahead of the clock were stored before a start, by a clock that was right then: they stay.
+        """
         if self._doubtful_shift is not None:
             await self._resolve_shift(*self._doubtful_shift)
         by = self._clock.jump()
@@ -84,9 +87,10 @@ class Deadlines(Service):
         self._log.warn("the clock was set by {seconds} s; what is under way goes with it", seconds=by.total_seconds())
         shifted = await self._records.store.note(SHIFTED)
         # The clock goes first: a change that is planned on a record as it was before is then refused as stale.
+        before = self._records.now()
         self._move(by)
         try:
-            await self._records.store.shift_times(by)
+            await self._records.store.shift_times(by, before)
         except BaseException as error:
             self._move(-by)
             if not isinstance(error, StoreUncertain):

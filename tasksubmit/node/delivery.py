@@ -234,6 +234,8 @@ class DeliveryService(Service):
     # --- when ----------------------------------------------------------------------------------------------------
 
     async def _read_what_is_owed(self) -> None:
+        # The clock may have been set while the node was stopped. No wait exceeds its maximum because of that.
+        await self._store.limit_waits(self._records.now())
         self._clients.remember(await self._store.peer_features())
         for address in await self._store.owed_peers():
             self.owed(address)

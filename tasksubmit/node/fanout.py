@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from typing_extensions import Self
 
 from tasksubmit.node.ending import to_its_end
 from tasksubmit.node.submitted import SubmittedTask
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import (
+    COUNT,
+    FUNCTION,
+    SIZE,
+    TEXT,
+    Kind,
+    checked,
+    instance_of,
+    iterable,
+    optional,
+    wrong_type,
+)
+from tasksubmit.wire.address import Address, to_address
 from tasksubmit.wire.messages import TaskResultMessage
+
+_OUTCOME: Kind[TaskResultMessage | Exception] = Kind(
+    "the results, a TaskResultMessage, or an exception", lambda value: isinstance(value, TaskResultMessage | Exception)
+)
+
+
+def _to_address(value: Address | str) -> Address:
+    return to_address(value, "to")
 
 
 @frozen
@@ -25,11 +45,11 @@ class Finished:
     :ivar outcome: its results, or what `Node.submit` or `SubmittedTask.result` failed with.
     """
 
-    index: int
-    to: Address
-    description: str
-    task: SubmittedTask | None
-    outcome: TaskResultMessage | Exception
+    index: int = field(validator=SIZE)
+    to: Address = field(converter=_to_address)
+    description: str = field(validator=TEXT)
+    task: SubmittedTask | None = field(validator=optional(instance_of(SubmittedTask)))
+    outcome: TaskResultMessage | Exception = field(validator=_OUTCOME)
 
     def result(self) -> TaskResultMessage:
         """The results; raises the error if there are none."""
@@ -38,24 +58,37 @@ class Finished:
         return self.outcome
 
 
+def _pairs(tasks: Iterable[tuple[Address | str, str]]) -> Iterator[tuple[int, Address, str]]:
+    """The items of an iterable with their indexes.
+
+    :raises TypeError: one of them is no pair of an address and a description.
+    :raises InvalidAddress: its address is a string of another form.
+    """
+    for index, pair in enumerate(tasks):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise wrong_type(f"tasks: item {index}", "a pair (receiver, description)", pair)
+        to, description = pair
+        TEXT.check(f"tasks: the description of item {index}", description)
+        yield index, to_address(to, f"tasks: the receiver of item {index}"), description
+
+
 class FanOut:
     """Submits tasks, so many at a time, and gives each when it is finished: to ``async for``, or to `next`.
 
     It takes from its iterable only what it can begin, so that may be long, or without end. What is finished and not
-    taken counts as under way: whoever does not take results holds up the rest. An error of the iterable itself is given
-    when what was begun before it has finished.
+    taken counts as under way: whoever does not take results holds up the rest. An error of the iterable itself, or an
+    item that is no pair of an address and a description, is given when what was begun before it has finished.
     """
 
+    @checked(submit=FUNCTION, concurrency=COUNT)
     def __init__(
         self,
         submit: Callable[[Address, str], Deferred[SubmittedTask]],
-        tasks: Iterable[tuple[Address, str]],
+        tasks: Iterable[tuple[Address | str, str]],
         concurrency: int,
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"a concurrency of {concurrency}: there has to be one task at a time at least")
         self._submit = submit
-        self._tasks = enumerate(tasks)
+        self._tasks = _pairs(iterable(tasks, "tasks", "an iterable of pairs (receiver, description)"))
         self._concurrency = concurrency
         self._under_way: dict[int, Deferred[Any]] = {}
         self._finished: deque[Finished] = deque()
@@ -119,7 +152,7 @@ class FanOut:
         self._is_beginning = True
         while self._has_more and len(self._under_way) + len(self._finished) < self._concurrency:
             try:
-                index, (to, description) = next(self._tasks)
+                index, to, description = next(self._tasks)
             except StopIteration:
                 self._has_more = False
             except Exception as error:

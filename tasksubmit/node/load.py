@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attrs import define
+from zope.interface import implementer
 
+from tasksubmit.interfaces import ILoad, Waiting
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.wire.address import Address
 
 
-@define
-class Waiting:
-    """The tasks of one submitter that are NEW, and the bytes of UTF-8 in their descriptions."""
-
-    tasks: int = 0
-    description_bytes: int = 0
-
-
+@implementer(ILoad)
 class Load:
     """The tasks received that are NEW, by submitter, with those on their way to the disk; and how many are ACCEPTED.
 
@@ -38,8 +32,9 @@ class Load:
         return sum(waiting.tasks for waiting in self._new.values()) - len(self._begun)
 
     def new(self, address: Address) -> Waiting:
-        """What of a submitter waits to be decided on."""
-        return self._new.get(address) or Waiting()
+        """See `ILoad.new`."""
+        waiting = self._new.get(address)
+        return Waiting() if waiting is None else waiting
 
     def count(self, found: Iterable[tuple[Address, TaskStatus, int, int]]) -> None:
         """Add what the store had when the node was started; see `ITaskStore.load`."""

@@ -20,9 +20,13 @@ from zope.interface import implementer
 from tasksubmit.errors import CertificateRefused, ConfigurationError, InvalidAddress, PeerUnreachable, UnknownPeer
 from tasksubmit.interfaces import Credential, IPeers, IReloadable
 from tasksubmit.node.identity import BelieveAll
+from tasksubmit.node.peers import to_endpoints
+from tasksubmit.node.policy import PEERS
+from tasksubmit.protocol.arguments import CLOCK, SERVER_ENDPOINT, checked_later
 from tasksubmit.tls.credentials import Credentials
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint, MutualTLSServerEndpoint
 from tasksubmit.tls.trust import Trust
+from tasksubmit.validation import FUNCTION, checked, instance_of, optional, provides
 from tasksubmit.wire.address import Address
 
 
@@ -40,6 +44,13 @@ class MutualTLS(BelieveAll):
 
     _log = Logger()
 
+    @checked(
+        credentials=instance_of(Credentials, "Credentials, such as Credentials.of_directory(state_dir)"),
+        dial=FUNCTION,
+        clock=CLOCK,
+        wall=FUNCTION,
+        unproved=optional(PEERS),
+    )
     def __init__(
         self,
         credentials: Credentials,
@@ -47,14 +58,14 @@ class MutualTLS(BelieveAll):
         clock: IReactorTime,
         wall: Callable[[], float],
         *,
-        endpoints: Mapping[Address, IStreamClientEndpoint] | None = None,
+        endpoints: Mapping[Address, IStreamClientEndpoint] | Mapping[str, IStreamClientEndpoint] | None = None,
         unproved: IPeers | None = None,
     ) -> None:
         self._credentials = credentials
         self._dial = dial
         self._clock = clock
         self._wall = wall
-        self._endpoints = dict(endpoints or {})
+        self._endpoints = {} if endpoints is None else to_endpoints(endpoints, "endpoints")
         self._unproved = unproved
         self._known: tuple[Trust, Collection[Address]] | None = None
 
@@ -65,7 +76,9 @@ class MutualTLS(BelieveAll):
         trust = self._credentials.trust
         if self._known is None or self._known[0] is not trust:
             found = {address for name in trust.peers if (address := _address(name)) is not None}
-            self._known = trust, frozenset(found.union(self._unproved.addresses() if self._unproved else ()))
+            if self._unproved is not None:
+                found.update(self._unproved.addresses())
+            self._known = trust, frozenset(found)
         return self._known[1]
 
     def endpoint(self, address: Address) -> IStreamClientEndpoint:
@@ -76,6 +89,7 @@ class MutualTLS(BelieveAll):
             return self._unproved.endpoint(address)
         raise UnknownPeer(f"{address} is not a peer of this node; add it with `tasksubmit trust add {address}`")
 
+    @checked(address=instance_of(Address))
     def inner(self, address: Address) -> IStreamClientEndpoint:
         """What is under the TLS to a trusted peer, as the file now has it.
 
@@ -96,6 +110,7 @@ class MutualTLS(BelieveAll):
         except Exception as error:  # parsers are plugins, and raise what they like
             raise PeerUnreachable(f"{address} is trusted at {peer.endpoint!r}, which is no endpoint: {error}") from None
 
+    @checked_later(address=instance_of(Address), factory=provides(IProtocolFactory))
     def connect(self, address: Address, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Dial a trusted peer; see `MutualTLSClientEndpoint.connect`."""
         self._credentials.refresh()
@@ -128,6 +143,7 @@ class MutualTLS(BelieveAll):
 
     # --- besides ------------------------------------------------------------------------------------------------------
 
+    @checked(endpoint=SERVER_ENDPOINT)
     def protect(self, endpoint: IStreamServerEndpoint) -> MutualTLSServerEndpoint:
         """The same endpoint, for trusted peers only."""
         return MutualTLSServerEndpoint(endpoint, self._credentials, self._clock)

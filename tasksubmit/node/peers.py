@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -10,20 +11,43 @@ from zope.interface import implementer
 
 from tasksubmit.errors import UnknownPeer
 from tasksubmit.interfaces import IPeers
+from tasksubmit.protocol.arguments import CLIENT_ENDPOINT
 from tasksubmit.protocol.client import Client
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import wrong_type
+from tasksubmit.wire.address import Address, to_address
 from tasksubmit.wire.messages import ACK, FEATURES
 
 MAX_ANSWER_BYTES = 256 * 1024
 """The largest answer that a peer may give. Those of well-behaved ones have a few hundred bytes."""
 
 
+def to_endpoints(value: Mapping[Any, Any], name: str) -> dict[Address, IStreamClientEndpoint]:
+    """Return the endpoints of peers, whose addresses may be given as strings.
+
+    :raises TypeError: it is no such mapping. The error says how a string becomes an endpoint.
+    :raises InvalidAddress: a key is a string of another form.
+    """
+    if not isinstance(value, Mapping):
+        raise wrong_type(name, "a mapping of addresses to endpoints", value)
+    endpoints: dict[Address, IStreamClientEndpoint] = {}
+    for key, endpoint in value.items():
+        address = to_address(key, f"{name}: each key")
+        CLIENT_ENDPOINT.check(f"{name}: the endpoint of {address}", endpoint)
+        endpoints[address] = endpoint
+    return endpoints
+
+
 @implementer(IPeers)
 class StaticPeers:
-    """The peers of a table that does not change."""
+    """The peers of a table that does not change.
 
-    def __init__(self, endpoints: Mapping[Address, IStreamClientEndpoint]) -> None:
-        self._endpoints = dict(endpoints)
+    :param endpoints: each peer, or the string of its address, with the endpoint that leads to it.
+    """
+
+    def __init__(
+        self, endpoints: Mapping[Address, IStreamClientEndpoint] | Mapping[str, IStreamClientEndpoint]
+    ) -> None:
+        self._endpoints = to_endpoints(endpoints, "endpoints")
 
     def addresses(self) -> Collection[Address]:
         """See `IPeers.addresses`."""

@@ -6,11 +6,11 @@ wire.md, section 6). What is known already is answered all the same, whatever a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from math import ceil
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import alsoProvides, implementer
@@ -18,16 +18,23 @@ from zope.interface import alsoProvides, implementer
 from tasksubmit.interfaces import (
     IAdmissionPolicy,
     ICountingAdmissionPolicy,
+    ILoad,
+    ILoadAdmissionPolicy,
     IPeers,
     IPureAdmissionPolicy,
     Peer,
     Refusal,
 )
-from tasksubmit.node.load import Load
-from tasksubmit.wire.address import Address
+from tasksubmit.protocol.arguments import CLOCK
+from tasksubmit.validation import COUNT, FUNCTION, MAX_SECONDS, RATE, optional, provides, to_tuple
+from tasksubmit.wire.address import Address, to_address, to_addresses
 from tasksubmit.wire.messages import SubmitRequest
 
 _RETRY_QUOTA_SECONDS = 60
+
+POLICY = provides(IAdmissionPolicy, "such as PeersOnly")
+PEERS = provides(IPeers, "such as StaticPeers")
+_LOAD = optional(provides(ILoad, "a node gives its own to its policy"))
 
 
 def submitter(request: SubmitRequest) -> Address:
@@ -45,15 +52,38 @@ def eventual(answer: Answer) -> Refusal | Deferred[Refusal | None] | None:
     return Deferred.fromCoroutine(answer)
 
 
-@implementer(ICountingAdmissionPolicy)
-class AllOf:
-    """Admits what all of several policies admit; the first that refuses is the answer."""
+def with_load(policy: IAdmissionPolicy, load: ILoad) -> IAdmissionPolicy:
+    """Return the policy that decides by ``load``, if it decides by one; else the policy itself."""
+    if ILoadAdmissionPolicy.providedBy(policy):
+        counted: IAdmissionPolicy = policy.with_load(load)
+        return counted
+    return policy
 
-    def __init__(self, policies: Sequence[IAdmissionPolicy]) -> None:
-        self._policies = policies
-        self._counting = [policy for policy in policies if ICountingAdmissionPolicy.providedBy(policy)]
-        if all(IPureAdmissionPolicy.providedBy(policy) for policy in policies):
+
+def _to_addresses(value: Iterable[Address | str]) -> frozenset[Address]:
+    return to_addresses(value, "addresses")
+
+
+def _to_own(value: Address | str) -> Address:
+    return to_address(value, "own")
+
+
+@implementer(ICountingAdmissionPolicy, ILoadAdmissionPolicy)
+class AllOf:
+    """Admits what all of several policies admit; the first that refuses is the answer.
+
+    :param policies: in the order of asking.
+    """
+
+    def __init__(self, policies: Iterable[IAdmissionPolicy]) -> None:
+        self._policies = to_tuple(policies, "policies", POLICY)
+        self._counting = [policy for policy in self._policies if ICountingAdmissionPolicy.providedBy(policy)]
+        if all(IPureAdmissionPolicy.providedBy(policy) for policy in self._policies):
             alsoProvides(self, IPureAdmissionPolicy)
+
+    def with_load(self, load: ILoad) -> AllOf:
+        """See `ILoadAdmissionPolicy.with_load`."""
+        return AllOf(with_load(policy, load) for policy in self._policies)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | Deferred[Refusal | None] | None:
         """See `IAdmissionPolicy.admit`."""
@@ -76,7 +106,7 @@ class AllOf:
                 break
             answer = policy.admit(peer, request)
             refusal = answer if answer is None or isinstance(answer, Refusal) else await answer
-        return refusal or self._ask_again(peer, request)
+        return self._ask_again(peer, request) if refusal is None else refusal
 
     def _ask_again(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """What those say by now that answer at once: others may have been admitted while a slow one was waited for."""
@@ -98,7 +128,7 @@ class AllOf:
 class PeersOnly:
     """Admits submissions from the peers that are known, and from nobody else."""
 
-    peers: IPeers
+    peers: IPeers = field(validator=PEERS)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
@@ -110,9 +140,12 @@ class PeersOnly:
 @implementer(IPureAdmissionPolicy)
 @frozen
 class Allow:
-    """Admits submissions from some addresses, and from nobody else."""
+    """Admits submissions from some addresses, and from nobody else.
 
-    addresses: Collection[Address]
+    :ivar addresses: given as any iterable of addresses, or of strings such as ``0:0000.0000.0002``.
+    """
+
+    addresses: frozenset[Address] = field(converter=_to_addresses)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
@@ -124,9 +157,12 @@ class Allow:
 @implementer(IPureAdmissionPolicy)
 @frozen
 class Deny:
-    """Refuses submissions from some addresses."""
+    """Refuses submissions from some addresses.
 
-    addresses: Collection[Address]
+    :ivar addresses: given as any iterable of addresses, or of strings such as ``0:0000.0000.0002``.
+    """
+
+    addresses: frozenset[Address] = field(converter=_to_addresses)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
@@ -140,7 +176,7 @@ class Deny:
 class SizeLimit:
     """Refuses descriptions that are longer than so many bytes of UTF-8."""
 
-    limit: int
+    limit: int = field(validator=COUNT)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
@@ -159,8 +195,8 @@ class ScoreGate:
     :ivar score: fires with the score of an address; see `Node.score`.
     """
 
-    own: Address
-    score: Callable[[Address], Deferred[int]]
+    own: Address = field(converter=_to_own)
+    score: Callable[[Address], Deferred[int]] = field(validator=FUNCTION)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Deferred[Refusal | None]:
         """See `IAdmissionPolicy.admit`."""
@@ -176,24 +212,45 @@ class ScoreGate:
 # --- how much: these look at what is there, so that asking them has no effect ----------------------------------------
 
 
-@implementer(IPureAdmissionPolicy)
+def _counted(load: ILoad | None, policy: str) -> ILoad:
+    """The counts that a policy decides by.
+
+    :raises RuntimeError: no node has given it any.
+    """
+    if load is None:
+        raise RuntimeError(
+            f"{policy} has no counts to decide by: give it to a Node as its policy, by itself or in AllOf; a policy"
+            " that asks others has to provide ILoadAdmissionPolicy"
+        )
+    return load
+
+
+@implementer(IPureAdmissionPolicy, ILoadAdmissionPolicy)
 @frozen
 class PeerQuota:
-    """Refuses a peer that has so many tasks which nobody has decided on, or so many bytes of descriptions in them.
+    """Refuses a peer that has so many undecided tasks, or so many bytes of descriptions in them.
 
-    What is on its way to the disk counts as well.
+    Tasks on their way to the disk count as well.
+
+    :ivar tasks: the number of undecided tasks at which a peer is refused.
+    :ivar description_bytes: the number of bytes at which a peer is refused; None for no such limit.
+    :ivar load: the counts of the node, which gives them to its policy.
     """
 
-    load: Load
-    tasks: int
-    description_bytes: int
+    tasks: int = field(validator=COUNT)
+    description_bytes: int | None = field(default=None, validator=optional(COUNT))
+    load: ILoad | None = field(default=None, kw_only=True, repr=False, validator=_LOAD)
+
+    def with_load(self, load: ILoad) -> PeerQuota:
+        """See `ILoadAdmissionPolicy.with_load`."""
+        return evolve(self, load=load)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        waiting = self.load.new(submitter(request))
+        waiting = _counted(self.load, "PeerQuota").new(submitter(request))
         if waiting.tasks >= self.tasks:
             why = f"{waiting.tasks} of your tasks wait to be decided on; the quota is {self.tasks}"
-        elif waiting.description_bytes >= self.description_bytes:
+        elif self.description_bytes is not None and waiting.description_bytes >= self.description_bytes:
             why = (
                 f"those of your tasks that wait to be decided on have {waiting.description_bytes} bytes of"
                 f" descriptions; the quota is {self.description_bytes}"
@@ -203,23 +260,43 @@ class PeerQuota:
         return Refusal("quota", f"{why}: try again when some are decided on", _RETRY_QUOTA_SECONDS)
 
 
-@implementer(IPureAdmissionPolicy)
+@implementer(IPureAdmissionPolicy, ILoadAdmissionPolicy)
 @frozen
 class QueueLimit:
-    """Refuses everybody while so many tasks wait in the queue."""
+    """Refuses everybody while so many tasks wait in the queue.
 
-    load: Load
-    tasks: int
+    :ivar tasks: the length of the queue at which tasks are refused.
+    :ivar load: the counts of the node, which gives them to its policy.
+    """
+
+    tasks: int = field(validator=COUNT)
+    load: ILoad | None = field(default=None, kw_only=True, repr=False, validator=_LOAD)
+
+    def with_load(self, load: ILoad) -> QueueLimit:
+        """See `ILoadAdmissionPolicy.with_load`."""
+        return evolve(self, load=load)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        if self.load.queued < self.tasks:
+        queued = _counted(self.load, "QueueLimit").queued
+        if queued < self.tasks:
             return None
-        why = f"the queue has {self.load.queued} tasks, and takes no more than {self.tasks}"
+        why = f"the queue has {queued} tasks, and takes no more than {self.tasks}"
         return Refusal("quota", f"{why}: try again later", _RETRY_QUOTA_SECONDS)
 
 
 _FEW = 1024
+
+_TOLERANCE_SECONDS = 1e-6
+"""How much too early a peer may be: a clock of this century rounds its seconds to a quarter of a microsecond."""
+
+
+@frozen
+class _Used:
+    """What a peer had used of its burst at some time: a number of tasks, which falls with time."""
+
+    tasks: float
+    at: float
 
 
 @implementer(IPureAdmissionPolicy, ICountingAdmissionPolicy)
@@ -227,37 +304,41 @@ _FEW = 1024
 class RateLimit:
     """Lets each peer submit so many tasks a second, and so many at once before that holds.
 
-    It is the generic cell rate algorithm: of each peer is kept when it will have been idle for long enough to have its
-    whole burst again, and of those who have it nothing. What is under way to the disk is not counted yet: who sends
-    many at once may have those as well, and waits for longer afterwards.
+    It is a leaky bucket. For each peer the number of tasks in its bucket is kept, which falls by `rate` a second, and
+    nothing for peers whose bucket is empty. What is under way to the disk is not counted yet: who sends many at once
+    may have those as well, and waits for longer afterwards.
 
     :ivar clock: gives the time; its ``seconds`` are looked up each time, for a reactor's may be made steady later.
+    :ivar rate: tasks a second.
+    :ivar burst: tasks at once; at one instant, a peer that was idle may submit exactly so many.
     """
 
-    clock: IReactorTime
-    rate: float
-    burst: int
-    _full_at: dict[Address, float] = field(factory=dict, init=False)
+    clock: IReactorTime = field(validator=CLOCK)
+    rate: float = field(validator=RATE)
+    burst: int = field(validator=COUNT)
+    _used: dict[Address, _Used] = field(factory=dict, init=False)
     _most: int = field(default=_FEW, init=False)
+
+    def _used_by(self, address: Address, now: float) -> float:
+        # Whole numbers as long as no time passes, hence exact: each task adds 1.
+        used = self._used.get(address)
+        return 0.0 if used is None else max(0.0, used.tasks - max(0.0, now - used.at) * self.rate)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        full_at = self._full_at.get(submitter(request))
-        if full_at is None:
-            return None
-        too_early = full_at - self.clock.seconds() - (self.burst - 1) / self.rate
-        if too_early <= 0:
+        too_many = self._used_by(submitter(request), self.clock.seconds()) - (self.burst - 1)
+        if too_many <= _TOLERANCE_SECONDS * max(1.0, self.rate):
             return None
         return Refusal(
             "rate_limited",
             f"you submit more than {self.rate:g} tasks a second, {self.burst} at once: slow down",
-            ceil(too_early),
+            ceil(min(too_many / self.rate, MAX_SECONDS)),
         )
 
     def created(self, peer: Peer, request: SubmitRequest) -> None:
         """See `ICountingAdmissionPolicy.created`."""
         address, now = submitter(request), self.clock.seconds()
-        self._full_at[address] = max(self._full_at.get(address, now), now) + 1 / self.rate
-        if len(self._full_at) > self._most:
-            self._full_at = {one: full_at for one, full_at in self._full_at.items() if full_at > now}
-            self._most = max(_FEW, 2 * len(self._full_at))
+        self._used[address] = _Used(self._used_by(address, now) + 1, now)
+        if len(self._used) > self._most:
+            self._used = {one: used for one, used in self._used.items() if self._used_by(one, now) > 0}
+            self._most = max(_FEW, 2 * len(self._used))

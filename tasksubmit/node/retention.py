@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -19,6 +19,7 @@ from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.periodic import Periodic
 from tasksubmit.node.room import ResultRoom
+from tasksubmit.validation import COUNT, DURATION, optional
 
 RETENTION = timedelta(days=30)
 
@@ -36,8 +37,8 @@ class Retention:
         may, no more results are taken. None for no limit.
     """
 
-    keep: timedelta = RETENTION
-    max_result_bytes: int | None = None
+    keep: timedelta = field(default=RETENTION, validator=DURATION)
+    max_result_bytes: int | None = field(default=None, validator=optional(COUNT))
 
 
 class RetentionService(Service):

@@ -19,6 +19,7 @@ from tasksubmit.errors import (
     AmbiguousTask,
     IllegalTransition,
     InvalidMessage,
+    InvalidTime,
     NotAccepting,
     TaskConflict,
     UnknownTask,
@@ -55,7 +56,7 @@ from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
 from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.periodic import Retrier
-from tasksubmit.node.policy import PeersOnly
+from tasksubmit.node.policy import PEERS, POLICY, PeersOnly, with_load
 from tasksubmit.node.records import Records
 from tasksubmit.node.retention import Retention, RetentionService
 from tasksubmit.node.room import ResultRoom
@@ -64,11 +65,30 @@ from tasksubmit.node.scores import ScoreKeeper
 from tasksubmit.node.story import Stories, Story
 from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.node.workers import Workers
+from tasksubmit.protocol.arguments import CLIENT_ENDPOINT, CLOCK, SERVER_ENDPOINT, checked_later
 from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.elsewhere import do_elsewhere
 from tasksubmit.protocol.factory import TaskSubmitFactory
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import (
+    BYTES,
+    COUNT,
+    DELAY,
+    DURATION,
+    FLAG,
+    FUNCTION,
+    SECONDS,
+    TEXT,
+    checked,
+    instance_of,
+    mapping_of,
+    optional,
+    provides,
+    to_member,
+    whole_number,
+)
+from tasksubmit.wire.address import Address, to_address, to_address_or_none
+from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.messages import (
     MAX_DESCRIPTION_BYTES,
     SubmitRequest,
@@ -92,6 +112,9 @@ _END_LEASES = "end the leases of the last run"
 _FOLLOW_UP = "follow up commits that were in doubt"
 """Steps that are retried until they succeed."""
 
+_KEY = instance_of(TaskKey, "a TaskKey, such as task.key of a record or of what submit gave")
+_TIME = optional(instance_of(datetime, "a datetime.datetime with a time zone"))
+
 
 @implementer(ITaskHandler)
 class Node(MultiService):
@@ -108,7 +131,6 @@ class Node(MultiService):
     :param listen: what to listen on for peers, by the name that errors give it.
     :param authenticator: who is at the other end of a connection; by default whoever it claims to be.
     :param policy: who may submit; by default the peers.
-    :param load: what a policy measures quotas by, kept by the node.
     :param acceptance: which of the tasks that were submitted are accepted; by default whoever calls `accept` decides.
     :param executor: what does accepted tasks; by default whoever calls `execute`.
     :param concurrency: how many tasks the executor is given at once.
@@ -125,13 +147,39 @@ class Node(MultiService):
     :param max_description_bytes: the longest description to take, in bytes of UTF-8.
     :param bounds: what all connections of peers together may be and hold.
     :param random: spreads attempts to deliver, and makes task ids.
+    :ivar load: what has been received and not begun, by which policies measure quotas: the node gives it to its own.
+    :raises TypeError: when an argument is of another type; a component counts as left out only when it is None.
+    :raises ValueError: when an argument is out of its range.
     """
 
     _log = Logger()
 
+    @checked(
+        store=provides(ITaskStore, "such as SQLiteTaskStore"),
+        peers=PEERS,
+        clock=CLOCK,
+        wall=optional(FUNCTION),
+        listen=optional(mapping_of(TEXT, SERVER_ENDPOINT)),
+        authenticator=optional(provides(IAuthenticator)),
+        policy=optional(POLICY),
+        acceptance=optional(provides(IAcceptancePolicy, "such as AcceptAll")),
+        executor=optional(provides(IExecutor, "such as CallableExecutor")),
+        concurrency=COUNT,
+        is_fair=FLAG,
+        score_book=optional(provides(IScoreBook)),
+        timeouts=optional(instance_of(Timeouts)),
+        lease=optional(instance_of(Lease)),
+        delivery_age_limit=DURATION,
+        retention=optional(instance_of(Retention)),
+        tick_seconds=SECONDS,
+        idle_timeout_seconds=SECONDS,
+        max_description_bytes=whole_number(1, MAX_FRAME),
+        bounds=instance_of(Bounds),
+        random=optional(instance_of(Random)),
+    )
     def __init__(
         self,
-        address: Address,
+        address: Address | str,
         store: ITaskStore,
         peers: IPeers,
         *,
@@ -140,7 +188,6 @@ class Node(MultiService):
         listen: Mapping[str, IStreamServerEndpoint] | None = None,
         authenticator: IAuthenticator | None = None,
         policy: IAdmissionPolicy | None = None,
-        load: Load | None = None,
         acceptance: IAcceptancePolicy | None = None,
         executor: IExecutor | None = None,
         concurrency: int = 1,
@@ -150,7 +197,7 @@ class Node(MultiService):
         lease: Lease | None = None,
         delivery_age_limit: timedelta = DELIVERY_AGE_LIMIT,
         retention: Retention | None = None,
-        formula: ScoreFormula = ScoreFormula.DOCUMENTED,
+        formula: ScoreFormula | str = ScoreFormula.DOCUMENTED,
         tick_seconds: float = 1.0,
         idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
         max_description_bytes: int = MAX_DESCRIPTION_BYTES,
@@ -158,21 +205,23 @@ class Node(MultiService):
         random: Random | None = None,
     ) -> None:
         super().__init__()
+        address = to_address(address, "address")
+        formula = to_member(formula, "formula", ScoreFormula)
         self.setName(f"tasksubmit {address}")  # several may have the same parent
-        timeouts = timeouts or Timeouts()
+        timeouts = Timeouts() if timeouts is None else timeouts
         self.address = address
         self.store = store
         self.peers = peers
-        self.authenticator: IAuthenticator = authenticator or BelieveAll()
+        self.authenticator: IAuthenticator = BelieveAll() if authenticator is None else authenticator
         self._max_description_bytes = max_description_bytes
-        self._random = random or SystemRandom()
-        self._lease = lease or Lease()
+        self._random = SystemRandom() if random is None else random
+        self._lease = Lease() if lease is None else lease
         self._live = LiveTasks(lambda key: self._records.get(key))
         self._clock = NodeClock(clock, wall)
-        self.load = load or Load()
+        self.load = Load()
         self._score_book = score_book
-        self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book else None
-        retention = retention or Retention()
+        self._scores = ScoreKeeper(store, score_book, tick_seconds, clock) if score_book is not None else None
+        retention = Retention() if retention is None else retention
         room = ResultRoom(retention.max_result_bytes)
         self._retrier = Retrier(clock)
         doubts = Doubts(store, self._retrier)
@@ -185,16 +234,16 @@ class Node(MultiService):
             doubts,
             room,
             partial(do_elsewhere, clock),
-            self._scores.booked if self._scores else None,
+            self._scores.booked if self._scores is not None else None,
             is_fair,
         )
         self._inbox = Inbox(
             self._records,
-            policy or PeersOnly(peers),
+            PeersOnly(peers) if policy is None else with_load(policy, self.load),
             self.load,
             timeouts,
             lambda peer, features: self._delivery.announced(peer, features),
-            lambda task: self._acceptance.created(task) if self._acceptance else None,
+            lambda task: self._acceptance.created(task) if self._acceptance is not None else None,
             self._may_speak_for,
             lambda: DeferredList([self._retrier.attempt(step) for step in (_COUNT, _READ_DISABLED)]),
             lambda: self._retrier.wait(_END_LEASES),
@@ -225,11 +274,17 @@ class Node(MultiService):
             bounds=bounds,
             identify=self.authenticator.authenticate,
         )
+        if executor is not None:
+            instance_of(Lease).check("executor.lease", executor.lease)
         self._acceptance = (
-            Acceptance(self._records, self._inbox, acceptance, self.load, tick_seconds, clock) if acceptance else None
+            Acceptance(self._records, self._inbox, acceptance, self.load, tick_seconds, clock)
+            if acceptance is not None
+            else None
         )
         self.workers = (
-            Workers(self._inbox, self._live, executor, concurrency, tick_seconds, clock) if executor else None
+            Workers(self._inbox, self._live, executor, concurrency, tick_seconds, clock)
+            if executor is not None
+            else None
         )
         self._delivery.setServiceParent(self)
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
@@ -243,7 +298,9 @@ class Node(MultiService):
                 service.setServiceParent(self)
         self._unresolved: set[TaskKey] = set()
         doubts.on_resolved(self._look_again)
-        self.listeners = [Listener(name, endpoint, self.factory) for name, endpoint in (listen or {}).items()]
+        self.listeners = [
+            Listener(name, endpoint, self.factory) for name, endpoint in ({} if listen is None else listen).items()
+        ]
         for listener in self.listeners:
             listener.setServiceParent(self)
 
@@ -321,6 +378,7 @@ class Node(MultiService):
         self._live.stop()
         await self.store.close()
 
+    @checked_later(timeout_seconds=DELAY)
     def drain(self, timeout_seconds: float = DRAIN_SECONDS) -> Deferred[Drained]:
         """Take nothing new, let what runs finish or put it back, and deliver what is owed; fires with what is left.
 
@@ -339,6 +397,7 @@ class Node(MultiService):
         for drained in drains:
             drained.callback(result)  # a Failure starts the errback chain
 
+    @checked_later(is_enabled=FLAG)
     def set_enabled(self, is_enabled: bool) -> Deferred[None]:
         """Take new tasks from peers again, or take none until told otherwise, also after a restart.
 
@@ -433,9 +492,10 @@ class Node(MultiService):
 
     # --- what the submitter does ---------------------------------------------------------------------------------
 
+    @checked_later(description=TEXT, task_id=optional(TEXT), expires_at=_TIME, result_due_at=_TIME, deliver_by=_TIME)
     def submit(
         self,
-        to: Address,
+        to: Address | str,
         description: str,
         *,
         task_id: str | None = None,
@@ -445,28 +505,31 @@ class Node(MultiService):
     ) -> Deferred[SubmittedTask]:
         """Submit a task; fires with a handle once it is recorded, and goes on to send it for as long as it takes.
 
+        :param to: the receiver, or the string of its address.
         :param task_id: makes it safe to repeat the call; made up if it is left out.
         :param expires_at: a task not begun by then is cancelled by the receiver.
         :param result_due_at: when to cancel a task whose results did not arrive.
         :param deliver_by: until when to try to deliver the submission; by default for `Timeouts.delivery_timeout`, and
             never after ``expires_at``.
 
-        Fails with `UnknownPeer`, with `InvalidMessage` for an id or a description that may not be sent, with
-        `InvalidTime` for a time without a zone, and with `TaskConflict` when the id is taken by a task with another
-        description, or by an open task with another peer whose messages could not be told from those of this one.
+        Fails with `UnknownPeer`, with `InvalidAddress` for a string that is no address, with `InvalidMessage` for an id
+        or a description that may not be sent, with `InvalidTime` for a time without a zone, and with `TaskConflict`
+        when the id is taken by a task with another description, or by an open task with another peer whose messages
+        could not be told from those of this one.
         """
         return _command(self._submit(to, description, task_id, expires_at, result_due_at, deliver_by))
 
     async def _submit(
         self,
-        to: Address,
+        to: Address | str,
         description: str,
         task_id: str | None,
         expires_at: datetime | None,
         result_due_at: datetime | None,
         deliver_by: datetime | None,
     ) -> SubmittedTask:
-        self.peers.endpoint(to)
+        to = to_address(to, "to")
+        CLIENT_ENDPOINT.check(f"what peers.endpoint gives for {to}", self.peers.endpoint(to))
         if self._inbox.is_draining:
             raise NotAccepting("the node is being drained: it submits nothing new")
         is_own_id = task_id is not None
@@ -479,7 +542,7 @@ class Node(MultiService):
             ("result_due_at", result_due_at),
             ("deliver_by", deliver_by),
         ):
-            if deadline is not None and format_time(deadline) and deadline <= self._records.now():
+            if deadline is not None and _written(name, deadline) and deadline <= self._records.now():
                 await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), name, deadline)
         if is_own_id:
             await self._refuse_if_indistinguishable(to, task_id)
@@ -506,17 +569,20 @@ class Node(MultiService):
     async def _refuse_unless_known(self, key: TaskKey, name: str, deadline: datetime) -> None:
         """A task whose deadline has passed makes no sense; but the same task again is the one that there is."""
         if await self.store.get(key) is None:
-            raise InvalidMessage(f"{name}: {format_time(deadline)} has passed already", name)
+            raise InvalidMessage(f"the deadline {format_time(deadline)} has passed already", name)
 
-    def submit_many(self, tasks: Iterable[tuple[Address, str]], *, concurrency: int = 16) -> FanOut:
+    @checked(concurrency=COUNT)
+    def submit_many(self, tasks: Iterable[tuple[Address | str, str]], *, concurrency: int = 16) -> FanOut:
         """Submit a task for each receiver and description, so many at a time, and give each when it is finished.
 
         :param tasks: taken from when the next can be begun.
         :returns: for ``async for``, or see `FanOut.next` and `FanOut.all`.
         :raises ValueError: when ``concurrency`` is under 1.
+        :raises TypeError: when ``tasks`` cannot be iterated over. See `FanOut` for one of them that is no pair.
         """
         return FanOut(self.submit, tasks, concurrency)
 
+    @checked_later(key=_KEY, reason=TEXT)
     def cancel(self, key: TaskKey, reason: str = "Cancelled by the submitter") -> Deferred[Task]:
         """Ask for a submitted task to be withdrawn; fires with the record once that is owed to the receiver.
 
@@ -526,6 +592,7 @@ class Node(MultiService):
             return fail(IllegalTransition(f"task {key.task_id} was received here; only its submitter can cancel it"))
         return _command(self._outbox.cancel(key, reason))
 
+    @checked_later(key=_KEY)
     def result(self, key: TaskKey) -> Deferred[TaskResultMessage]:
         """Fires with the results of a task, once they are here; fails like `SubmittedTask.result`.
 
@@ -540,47 +607,59 @@ class Node(MultiService):
 
     # --- what the receiver does ----------------------------------------------------------------------------------
 
+    @checked_later(key=_KEY, justification=TEXT)
     def accept(self, key: TaskKey, justification: str = "Task accepted") -> Deferred[Task]:
         """Take a NEW task into the queue; see `Inbox.accept`."""
         return _command(self._inbox.accept(key, justification))
 
+    @checked_later(key=_KEY, justification=TEXT)
     def decline(self, key: TaskKey, justification: str) -> Deferred[Task]:
         """Turn a NEW task down; see `Inbox.decline`."""
         return _command(self._inbox.decline(key, justification))
 
+    @checked_later(key=optional(_KEY), lease=optional(instance_of(Lease)))
     def execute(self, key: TaskKey | None = None, lease: Lease | None = None) -> Deferred[Task]:
         """Begin the head of the queue; see `Inbox.execute`.
 
         :param lease: what to do when nothing more is heard of the execution; by default as the node was told.
         """
-        return _command(self._inbox.execute(key, lease or self._lease))
+        return _command(self._inbox.execute(key, self._lease if lease is None else lease))
 
+    @checked_later(key=_KEY, text=TEXT)
     def progress(self, key: TaskKey, text: str) -> Deferred[Task]:
         """Tell how far an execution is, which renews its lease; see `Inbox.progress`."""
         return _command(self._inbox.progress(key, text))
 
+    @checked_later(key=_KEY, reason=TEXT)
     def put_back(self, key: TaskKey, reason: str = "The task was put back") -> Deferred[Task]:
         """Have an execution begun again; see `Inbox.put_back`."""
         return _command(self._inbox.put_back(key, reason))
 
+    @checked_later(key=_KEY, error=TEXT)
     def fail(self, key: TaskKey, error: str) -> Deferred[Task]:
         """End an execution that cannot be done; see `Inbox.fail`."""
         return _command(self._inbox.fail(key, error))
 
+    @checked_later(key=_KEY, text=TEXT, filename=TEXT, content=BYTES)
     def send_results(self, key: TaskKey, text: str = "", *, filename: str = "", content: bytes = b"") -> Deferred[Task]:
         """Give the results of an EXECUTING task; see `Inbox.complete`."""
         return _command(self._inbox.complete(key, text, filename, content))
 
     # --- either side ---------------------------------------------------------------------------------------------
 
-    def resolve(self, task_id: str, *, side: Side | None = None, peer: Address | None = None) -> Deferred[Task]:
+    @checked_later(task_id=TEXT)
+    def resolve(
+        self, task_id: str, *, side: Side | str | None = None, peer: Address | str | None = None
+    ) -> Deferred[Task]:
         """Fires with the one record that has this id, and matches what else is given.
 
         Fails with `UnknownTask` when there is none, and with `AmbiguousTask` when there are several.
         """
         return Deferred.fromCoroutine(self._resolve(task_id, side, peer))
 
-    async def _resolve(self, task_id: str, side: Side | None, peer: Address | None) -> Task:
+    async def _resolve(self, task_id: str, side: Side | str | None, peer: Address | str | None) -> Task:
+        side = None if side is None else to_member(side, "side", Side)
+        peer = to_address_or_none(peer, "peer")
         tasks = await self.store.find(task_id)
         matching = [task for task in tasks if side in (None, task.side) and peer in (None, task.peer)]
         if not tasks:
@@ -595,18 +674,28 @@ class Node(MultiService):
             raise UnknownTask(f"task {task_id} was {held}: this is for tasks {wanted}")
         return _only(matching, task_id)
 
-    def score(self, address: Address) -> Deferred[int]:
+    def score(self, address: Address | str) -> Deferred[int]:
         """Fires with the polo score of an address, 0 if it has none: the score book's, or the ledger's."""
-        return (self._score_book or self.store).score(address)
+        return Deferred.fromCoroutine(self._score(address))
+
+    async def _score(self, address: Address | str) -> int:
+        score: int = await self._scored_by.score(to_address(address, "address"))
+        return score
 
     def scores(self) -> Deferred[list[tuple[Address, int]]]:
         """Fires with the polo score of every address that has one: the score book's, or the ledger's."""
-        return (self._score_book or self.store).scores()
+        return self._scored_by.scores()
 
+    @property
+    def _scored_by(self) -> IScoreBook | ITaskStore:
+        return self.store if self._score_book is None else self._score_book
+
+    @checked_later(key=_KEY)
     def story(self, key: TaskKey) -> Deferred[Story]:
         """Fires with all that happened to a task, and what it waits for; fails with `UnknownTask`."""
         return Deferred.fromCoroutine(self._stories.tell(key))
 
+    @checked_later(key=_KEY)
     def retry(self, key: TaskKey) -> Deferred[Task]:
         """Try to deliver again what was given up for a task; fires with the record once that is owed again.
 
@@ -614,12 +703,24 @@ class Node(MultiService):
         """
         return _command(self._records.retry(key))
 
+    @checked_later(key=_KEY, condition=FUNCTION)
     def wait(self, key: TaskKey, condition: Condition) -> Deferred[Task]:
         """Fires with the record of `key` as soon as ``condition(task)`` is true, which may be at once.
 
         Fails with `UnknownTask`, and with `StoreClosed` when the node stops meanwhile. Cancelling gives up the wait.
         """
         return Deferred.fromCoroutine(self._live.wait(key, condition))
+
+
+def _written(name: str, deadline: datetime) -> str:
+    """The text of a deadline.
+
+    :raises InvalidTime: it has none; the error names the parameter.
+    """
+    try:
+        return format_time(deadline)
+    except InvalidTime as error:
+        raise InvalidTime(f"{name}: {error}") from None
 
 
 def _command(work: Coroutine[Any, Any, T]) -> Deferred[T]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 
 from tasksubmit.errors import IllegalTransition, StoreError, UnknownTask
+from tasksubmit.interfaces import ITaskHandler
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.live import raise_if_ended
+from tasksubmit.protocol.arguments import checked_later
+from tasksubmit.validation import FUNCTION, TEXT, instance_of, optional, provides
 from tasksubmit.wire.messages import TaskResultMessage
 
 if TYPE_CHECKING:
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 class SubmittedTask:
     """A handle on a task that was submitted. It may be dropped at any time: the task goes on."""
 
-    node: Node
-    key: TaskKey
+    node: Node = field(validator=provides(ITaskHandler, "the Node that submitted it"))
+    key: TaskKey = field(validator=instance_of(TaskKey))
 
     @property
     def task_id(self) -> str:
@@ -39,6 +42,7 @@ class SubmittedTask:
         accepted = self.node.wait(self.key, lambda task: task.status is not TaskStatus.NEW)
         return accepted.addCallback(_unless_ended)
 
+    @checked_later(on_progress=optional(FUNCTION))
     def result(self, on_progress: Callable[[str], None] | None = None) -> Deferred[TaskResultMessage]:
         """Fires with the results; fails like `accepted`.
 
@@ -61,6 +65,7 @@ class SubmittedTask:
         """Cancel the task, if it is not too late for that, and do not ask what comes of it."""
         self.cancel().addErrback(lambda failure: failure.trap(IllegalTransition, UnknownTask, StoreError))
 
+    @checked_later(changed=FUNCTION)
     def watch(self, changed: Callable[[Task], None]) -> Deferred[Task]:
         """Call ``changed`` with the record as it is, and after each change; fires when nobody need wait any longer.
 
@@ -77,6 +82,7 @@ class SubmittedTask:
 
         return self.node.wait(self.key, look)
 
+    @checked_later(reason=TEXT)
     def cancel(self, reason: str = "Cancelled by the submitter") -> Deferred[Task]:
         """See `Node.cancel`."""
         return self.node.cancel(self.key, reason)

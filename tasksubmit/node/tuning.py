@@ -6,6 +6,8 @@ import gc
 import resource
 import sys
 
+from tasksubmit.validation import COUNT, checked
+
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long a thread that wants to go on waits for the one that runs: the store's threads want to often, for little."""
 
@@ -25,6 +27,7 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
+@checked(wanted=COUNT)
 def allow_files(wanted: int) -> int:
     """Let this process open so many files and connections, as far as it may decide that; returns how many it then may.
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IAddress, IReactorTime
 
+from tasksubmit.validation import COUNT, whole_number
 from tasksubmit.wire.frames import MAX_FRAME
 
 SMALL_BYTES = 64 * 1024
@@ -17,6 +18,9 @@ SMALL_BYTES = 64 * 1024
 
 MAX_IN_WORK = 2048
 """How many frames of all connections may be in work before others wait; a flood is then a fifth of a second long."""
+
+SHORTEST_SECONDS = 0.05
+"""The age from which on the speed of an unfinished frame is measured; a younger one counts as so old."""
 
 LEAST_BUFFERED_BYTES = 2 * MAX_FRAME
 """With less, the largest frame might find no room beside others."""
@@ -33,9 +37,9 @@ class Bounds:
         connection apart; at least `LEAST_BUFFERED_BYTES`.
     """
 
-    max_connections: int = 2000
-    max_connections_per_peer: int = 500
-    max_buffered_bytes: int = 128 * 1024 * 1024
+    max_connections: int = field(default=2000, validator=COUNT)
+    max_connections_per_peer: int = field(default=500, validator=COUNT)
+    max_buffered_bytes: int = field(default=128 * 1024 * 1024, validator=whole_number(LEAST_BUFFERED_BYTES))
 
 
 class Holder(Protocol):
@@ -71,6 +75,9 @@ class Intake:
     in work is not read from: they are done with before long. And when unfinished frames want more than is left, the
     slowest of them are dropped; those of one host first, if it holds more than half of all. So many slow senders do not
     keep a fast one out, nor does one fast host, and a peer that has nothing else in work never waits with a frame.
+
+    The speed that counts is a frame's own, divided by the number of unfinished frames of its host. A busy server reads
+    all connections equally fast, however fast their peers could send; then hosts with many frames lose some first.
     """
 
     clock: IReactorTime
@@ -165,12 +172,25 @@ class Intake:
         """Drop the slowest, a sixteenth of the room at once: each time, all have to be compared."""
         enough = self.bounds.max_buffered_bytes * 15 // 16
         now = self.clock.seconds()
-        held = {holder: part.size_bytes / max(now - part.since, 1.0) for holder, part in self._unfinished.items()}
-        for holder in sorted(self._of_greediest() or held, key=held.__getitem__):
+        of_hosts = Counter(holder.host for holder in self._unfinished)
+        speeds = {
+            holder: part.size_bytes / max(now - part.since, SHORTEST_SECONDS) / self._share(holder, of_hosts)
+            for holder, part in self._unfinished.items()
+        }
+        for holder in sorted(self._of_greediest() or speeds, key=speeds.__getitem__):
             if self._held_bytes <= enough:
                 break
+            share = self._share(holder, of_hosts)
             self.gone(holder)
-            holder.give_way(f"its unfinished frame came at {held[holder]:.0f} bytes/s, slower than those of others")
+            holder.give_way(
+                f"its unfinished frame came at {speeds[holder] * share:.0f} bytes/s, one of {share} from its host:"
+                " slower than those of others, or more than they have"
+            )
+
+    @staticmethod
+    def _share(holder: Holder, of_hosts: Counter[Hashable]) -> int:
+        """Return the number of unfinished frames that a holder's host has; 1 for a connection without a host."""
+        return 1 if holder.host is None else of_hosts[holder.host]
 
     def _of_greediest(self) -> list[Holder]:
         """The connections of the host that holds more than half of all; mostly there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from attrs import define, evolve, field
@@ -22,9 +22,21 @@ from tasksubmit.errors import (
     TooLarge,
 )
 from tasksubmit.logs import quiet_logger
+from tasksubmit.protocol.arguments import CLIENT_ENDPOINT, CLOCK, checked_later
 from tasksubmit.protocol.conversation import Conversation, ConversationFactory, Request
 from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import (
+    COUNT,
+    FLAG,
+    FUNCTION,
+    SECONDS,
+    TEXT,
+    instance_of,
+    optional,
+    to_texts,
+    whole_number,
+)
+from tasksubmit.wire.address import Address, to_address
 from tasksubmit.wire.frames import MAX_FRAME, Frame
 from tasksubmit.wire.messages import (
     ACK,
@@ -50,6 +62,14 @@ IDLE_TIMEOUT_SECONDS = 30.0
 
 MAX_UNCLAIMED_RESULTS = 16
 """Old synchronous results that are kept for `Client.next_result`; the oldest go first."""
+
+
+def _to_local_address(value: Address | str) -> Address:
+    return to_address(value, "local_address")
+
+
+def _to_features(value: Iterable[str]) -> frozenset[str]:
+    return value if type(value) is frozenset else frozenset(to_texts(value, "features"))
 
 
 @define(eq=False)
@@ -91,20 +111,22 @@ class Client:
     :ivar keeps_results: whether old synchronous results are kept until somebody asks for them.
     """
 
-    endpoint: IStreamClientEndpoint
-    local_address: Address
-    clock: IReactorTime
-    features: frozenset[str] = field(default=frozenset(), kw_only=True)
-    timeout: float = field(default=TIMEOUT_SECONDS, kw_only=True)
-    write_timeout: float = field(default=WRITE_TIMEOUT_SECONDS, kw_only=True)
-    connect_timeout: float = field(default=CONNECT_TIMEOUT_SECONDS, kw_only=True)
-    max_outstanding: int = field(default=256, kw_only=True)
-    max_frame: int = field(default=MAX_FRAME, kw_only=True)
-    idle_timeout: float | None = field(default=IDLE_TIMEOUT_SECONDS, kw_only=True)
-    on_features: Callable[[frozenset[str]], object] | None = field(default=None, kw_only=True)
-    name: str = field(default="the peer", kw_only=True)
-    keeps_results: bool = field(default=True, kw_only=True)
-    replaces_features: bool = field(default=False, kw_only=True)
+    endpoint: IStreamClientEndpoint = field(validator=CLIENT_ENDPOINT)
+    local_address: Address = field(converter=_to_local_address)
+    clock: IReactorTime = field(validator=CLOCK)
+    features: frozenset[str] = field(default=frozenset(), kw_only=True, converter=_to_features)
+    timeout: float = field(default=TIMEOUT_SECONDS, kw_only=True, validator=SECONDS)
+    write_timeout: float = field(default=WRITE_TIMEOUT_SECONDS, kw_only=True, validator=SECONDS)
+    connect_timeout: float = field(default=CONNECT_TIMEOUT_SECONDS, kw_only=True, validator=SECONDS)
+    max_outstanding: int = field(default=256, kw_only=True, validator=COUNT)
+    max_frame: int = field(default=MAX_FRAME, kw_only=True, validator=whole_number(1, MAX_FRAME))
+    idle_timeout: float | None = field(default=IDLE_TIMEOUT_SECONDS, kw_only=True, validator=optional(SECONDS))
+    on_features: Callable[[frozenset[str]], object] | None = field(
+        default=None, kw_only=True, validator=optional(FUNCTION)
+    )
+    name: str = field(default="the peer", kw_only=True, validator=TEXT)
+    keeps_results: bool = field(default=True, kw_only=True, validator=FLAG)
+    replaces_features: bool = field(default=False, kw_only=True, validator=FLAG)
 
     _queue: deque[Request] = field(factory=deque, init=False)
     _connection: Conversation | None = field(default=None, init=False)
@@ -118,6 +140,7 @@ class Client:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
+    @checked_later(description=TEXT, task_id=optional(TEXT))
     def submit_task(self, description: str, to: Address | str, task_id: str | None = None) -> Deferred[SubmitResponse]:
         """Submit a task that is described in words, and announce no features.
 
@@ -126,12 +149,13 @@ class Client:
         :returns: see `submit`.
         """
         try:
-            receiver = to if isinstance(to, Address) else Address.parse(to)
-        except InvalidAddress:
+            receiver = to_address(to, "to")
+        except (InvalidAddress, TypeError):
             return fail()
         task_id = generate_task_id() if task_id is None else task_id
         return self.submit(SubmitRequest(task_id, description, str(self.local_address), str(receiver)))
 
+    @checked_later(request=instance_of(SubmitRequest))
     def submit(self, request: SubmitRequest) -> Deferred[SubmitResponse]:
         """Submit a task.
 
@@ -139,10 +163,12 @@ class Client:
         """
         return cast("Deferred[SubmitResponse]", self._enqueue(request))
 
+    @checked_later(task_id=TEXT, status=TEXT, justification=TEXT)
     def send_status_update(self, task_id: str, status: str, justification: str) -> Deferred[SubmitResponse | None]:
         """Tell the peer where a task stands; see `update`."""
         return self.update(TaskStatusUpdate(task_id, status, justification))
 
+    @checked_later(update=instance_of(TaskStatusUpdate))
     def update(self, update: TaskStatusUpdate) -> Deferred[SubmitResponse | None]:
         """Tell the peer where a task stands, and ask for an acknowledgement.
 
@@ -151,6 +177,7 @@ class Client:
         """
         return self._enqueue(evolve(update, ack=True))
 
+    @checked_later(message=instance_of(TaskResultMessage))
     def send_results(self, message: TaskResultMessage) -> Deferred[SubmitResponse | None]:
         """Send the results of a task, and ask for an acknowledgement.
 
@@ -328,7 +355,7 @@ class Client:
         await connection.ready
 
     def _connect_timed_out(self, result: object, seconds: float) -> Failure:
-        return Failure(PeerUnreachable(f"{self.name} could not be reached within {seconds:g} s"))
+        return Failure(PeerUnreachable(f"timed out: {self.name} could not be reached within {seconds:g} s"))
 
     def _connected(self, _: None) -> None:
         self._dialling = None
@@ -376,16 +403,22 @@ class Client:
 
 def connect(
     endpoint: IStreamClientEndpoint,
-    local_address: Address,
+    local_address: Address | str,
     *,
     clock: IReactorTime,
-    features: frozenset[str] = frozenset(),
+    features: Iterable[str] = frozenset(),
     timeout: float = TIMEOUT_SECONDS,
     connect_timeout: float = CONNECT_TIMEOUT_SECONDS,
 ) -> Deferred[Client]:
     """Dial a peer; see `Client` for the parameters.
 
-    :returns: fires with a `Client` that is connected; fails with `PeerUnreachable`. Cancelling gives up.
+    :returns: fires with a `Client` that is connected; fails with `PeerUnreachable`, and with ``TypeError``,
+        ``ValueError`` or `InvalidAddress` for an argument that `Client` refuses. Cancelling gives up.
     """
-    client = Client(endpoint, local_address, clock, features=features, timeout=timeout, connect_timeout=connect_timeout)
+    try:
+        client = Client(
+            endpoint, local_address, clock, features=features, timeout=timeout, connect_timeout=connect_timeout
+        )
+    except (TypeError, ValueError, InvalidAddress):
+        return fail()
     return client.open()

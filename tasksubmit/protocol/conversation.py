@@ -207,10 +207,13 @@ class Conversation(TaskSubmitProtocol):
 
     def _not_taken(self, request: Request) -> None:
         seconds = self.client.write_timeout
-        self.give_up(PeerTimedOut(f"{self.client.name} did not take a request within {seconds:g} s"), first=request)
+        self.give_up(
+            PeerTimedOut(f"timed out: {self.client.name} did not take a request within {seconds:g} s"), first=request
+        )
 
     def _timed_out(self, request: Request) -> None:
-        self.give_up(PeerTimedOut(f"{self.client.name} did not answer within {self.client.timeout:g} s"), first=request)
+        seconds = self.client.timeout
+        self.give_up(PeerTimedOut(f"timed out: {self.client.name} did not answer within {seconds:g} s"), first=request)
 
 
 class ConversationFactory(Factory):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime, ITransport
@@ -12,10 +13,12 @@ from typing_extensions import override
 from tasksubmit.errors import TooLarge
 from tasksubmit.interfaces import ITaskHandler
 from tasksubmit.logs import quiet_logger
+from tasksubmit.protocol.arguments import CLOCK, checked_later
 from tasksubmit.protocol.bounds import Bounds, Intake
 from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.functions import FunctionHandler, SubmissionFunction
 from tasksubmit.protocol.server import TaskSubmitServer
+from tasksubmit.validation import COUNT, DELAY, FUNCTION, SECONDS, Kind, checked, instance_of, optional, whole_number
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameType, type_name
 
@@ -28,6 +31,12 @@ MAX_CONTROL_BYTES = 512 * 1024
 # JSON may escape each byte of a description in six; the rest of a submission has room in this.
 _ESCAPED_BYTES = 6
 _SUBMISSION_ROOM_BYTES = 64 * 1024
+
+
+_HANDLER: Kind[Any] = Kind(
+    "a provider of ITaskHandler, such as a Node, or a function of (peer, request, send_result)",
+    lambda value: ITaskHandler.providedBy(value) or callable(value),
+)
 
 
 class TaskSubmitFactory(Factory):
@@ -53,6 +62,18 @@ class TaskSubmitFactory(Factory):
 
     noisy = False
 
+    @checked(
+        handler=_HANDLER,
+        clock=CLOCK,
+        idle_timeout=optional(SECONDS),
+        max_frame=whole_number(1, MAX_FRAME),
+        max_outstanding=COUNT,
+        max_outstanding_bytes=COUNT,
+        max_description_bytes=optional(whole_number(1, MAX_FRAME)),
+        max_control_bytes=whole_number(1, MAX_FRAME),
+        bounds=instance_of(Bounds),
+        identify=FUNCTION,
+    )
     def __init__(
         self,
         handler: ITaskHandler | SubmissionFunction,
@@ -68,8 +89,6 @@ class TaskSubmitFactory(Factory):
         identify: Callable[[ITransport], Address | None] = lambda transport: None,
     ) -> None:
         if not ITaskHandler.providedBy(handler):
-            if not callable(handler):
-                raise TypeError(f"a handler provides ITaskHandler or is a function, which {handler!r} is not")
             handler = FunctionHandler(handler)
         self.handler: ITaskHandler = handler
         self.clock = clock
@@ -112,6 +131,7 @@ class TaskSubmitFactory(Factory):
         for gone in [connection.drain(grace) for connection in self.connections | self.unfinished]:
             await gone
 
+    @checked_later(grace=DELAY)
     def close_connections(self, grace: float = CLOSE_TIMEOUT_SECONDS) -> Deferred[None]:
         """Take no further frames, finish those in work, also of lost connections, and close all that are open now.
 

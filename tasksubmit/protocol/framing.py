@@ -16,7 +16,9 @@ from zope.interface import implementer
 
 from tasksubmit.errors import FrameTooLarge
 from tasksubmit.pieces import PIECE, in_pieces
+from tasksubmit.protocol.arguments import CLOCK
 from tasksubmit.protocol.elsewhere import LARGE_BYTES
+from tasksubmit.validation import checked, wrong_type
 from tasksubmit.wire.frames import MAX_FRAME, Frame, FrameDecoder
 
 IDLE_TIMEOUT_SECONDS = 60.0
@@ -70,6 +72,7 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
     _log = Logger()
 
+    @checked(clock=CLOCK)
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
         self.is_open = False
@@ -118,6 +121,8 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
         :raises FrameTooLarge: the payload is over `MAX_FRAME` bytes.
         """
+        if not isinstance(frame, Frame):
+            raise wrong_type("frame", "a Frame, such as to_frame() of a message", frame)
         if frame.size_bytes < LARGE_BYTES:
             self.send_encoded(frame.encode())
         else:
@@ -125,6 +130,8 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
     def send_encoded(self, frame: bytes) -> None:
         """Like `sendFrame`, for a frame that was encoded already."""
+        if not isinstance(frame, bytes):
+            raise wrong_type("frame", "bytes, such as encode() of a Frame", frame)
         if len(frame) >= LARGE_BYTES or self._unsent:
             self._send_in_pieces(frame)
         elif self.transport is not None and self.is_open:
@@ -133,11 +140,15 @@ class TaskSubmitProtocol(Protocol, TimeoutMixin):
 
     def hold(self, why: Hold) -> None:
         """Take no further frame until `release` with the same reason."""
+        if not isinstance(why, Hold):
+            raise wrong_type("why", "a Hold", why)
         self._holds.add(why)
         self._set_reading()
 
     def release(self, why: Hold) -> None:
         """Take frames again, unless another reason remains. Those that had arrived are handed over at once."""
+        if not isinstance(why, Hold):
+            raise wrong_type("why", "a Hold", why)
         if why in self._holds:
             self._holds.remove(why)
             if self._is_lost:

@@ -27,7 +27,7 @@ from tasksubmit.stores.faults import (
 )
 from tasksubmit.stores.migrations import APPLICATION_ID, DATABASE_ERRORS, migrate, schema_steps
 from tasksubmit.stores.queries import is_result_named
-from tasksubmit.stores.results import INCOMING, ResultFiles
+from tasksubmit.stores.results import INCOMING, ResultFiles, is_mark
 from tasksubmit.stores.rows import DELIVERY_COLUMNS, TASK_COLUMNS, delivery_from_row, key_values, task_from_row
 from tasksubmit.stores.sqlite import DATABASE, LOCK, RESULTS
 from tasksubmit.stores.wal import fault_of_log
@@ -335,11 +335,15 @@ class _Check:
                 if entry.name == INCOMING:
                     continue
                 twin = interrupted.get(entry.name)
-                if twin is not None and os.path.samestat(twin.lstat(), entry.stat(follow_symlinks=False)):
+                if twin is not None and (is_mark(twin) or _is_same(twin, entry)):
                     continue
                 if not is_result_named(connection, entry.name):
                     hint = "no node removes it: move it away when you do not know it either"
                     yield Finding(entry.path, "is named by no record", hint, is_problem=False)
+
+
+def _is_same(twin: Path, entry: os.DirEntry[str]) -> bool:
+    return os.path.samestat(twin.lstat(), entry.stat(follow_symlinks=False))
 
 
 def _definitions(connection: sqlite3.Connection) -> dict[str, str]:

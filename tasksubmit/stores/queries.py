@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+from os.path import splitext
 
 from tasksubmit.errors import StoreError
-from tasksubmit.lifecycle.change import Delivery, TaskEvent, Tombstone
+from tasksubmit.lifecycle.change import LONGEST_WAIT, Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
 from tasksubmit.stores import bulk, deliveries, events, rows
@@ -189,9 +190,11 @@ def peer_features(connection: sqlite3.Connection) -> dict[Address, frozenset[str
 
 def is_result_named(connection: sqlite3.Connection, name: str) -> bool:
     """Whether a record names this result file."""
-    # The name begins with the task's id and an underscore, which ids may have, too.
+    # The name begins with the task's id and an underscore, which ids may have, too. A plain one is the id and an
+    # extension, perhaps with a number between.
     parts = name.split("_")
-    task_ids = ["_".join(parts[:length]) for length in range(1, len(parts))]
+    plain = splitext(name)[0]
+    task_ids = [*("_".join(parts[:length]) for length in range(1, len(parts))), plain, plain.rpartition("-")[0]]
     sql = "SELECT 1 FROM tasks WHERE task_id = ? AND ? IN (result_file, late_result_file) LIMIT 1"
     return any(connection.execute(sql, (task_id, name)).fetchone() for task_id in task_ids)
 
@@ -227,20 +230,62 @@ def postpone_delivery(
         events.tell(connection, [(row[0], event)])
 
 
-def shift_times(connection: sqlite3.Connection, by: timedelta) -> None:
-    """Move the times of everything that is under way, because the clock was set by so much."""
-    milliseconds = by // timedelta(milliseconds=1)
-    # NULL plus anything is NULL.
-    tasks = ", ".join(f"{column} = {column} + :by" for column in SHIFTED_COLUMNS)
-    connection.execute(
-        f"UPDATE tasks SET {tasks}, revision = revision + 1 WHERE ended_at IS NULL", {"by": milliseconds}
+_OF_DELIVERY = "task_id = deliveries.task_id AND side = deliveries.side AND peer = deliveries.peer"
+_IS_UNDECIDED = "side = 'receiver' AND status = 'NEW'"
+
+_EARLIEST = to_milliseconds(datetime(1900, 1, 1, tzinfo=timezone.utc))
+_LATEST = to_milliseconds(datetime(9000, 1, 1, tzinfo=timezone.utc))
+
+
+def limit_waits(connection: sqlite3.Connection, now: datetime) -> None:
+    """Limit every wait to its maximum: see `ITaskStore.limit_waits`."""
+    times = {"now": to_milliseconds(now), "longest": LONGEST_WAIT // timedelta(milliseconds=1)}
+    # When the message, or what happened to its task, was last written.
+    written_at = (
+        "max(created_at, coalesce((SELECT max(coalesce(last_at, at)) FROM events"
+        f" WHERE task = (SELECT number FROM tasks WHERE {_OF_DELIVERY})), created_at))"
     )
-    for statement in (
-        "UPDATE tasks SET ended_at = ended_at + :by WHERE ended_at IS NOT NULL",
-        "UPDATE tombstones SET removed_at = removed_at + :by",
-        "UPDATE deliveries SET created_at = created_at + :by, ready_at = ready_at + :by",
+    connection.execute(
+        f"UPDATE deliveries SET ready_at = CASE WHEN {written_at} > :now THEN :now"
+        " ELSE min(ready_at, :now + :longest) END WHERE ready_at > :now",
+        times,
+    )
+    connection.execute(
+        "UPDATE tasks SET revision = revision + 1, lease_expires_at = min(lease_expires_at, :now + lease_ms),"
+        " staged_at = min(staged_at, :now), heard_at = min(heard_at, :now),"
+        " undecided_since = min(undecided_since, :now), news_at = min(news_at, :now),"
+        f" created_at = CASE WHEN {_IS_UNDECIDED} THEN min(created_at, :now) ELSE created_at END"
+        " WHERE ended_at IS NULL AND (lease_expires_at > :now + lease_ms OR staged_at > :now OR heard_at > :now"
+        " OR undecided_since > :now OR news_at > :now"
+        f" OR ({_IS_UNDECIDED} AND created_at > :now))",
+        times,
+    )
+
+
+def shift_times(connection: sqlite3.Connection, by: timedelta, now: datetime | None) -> None:
+    """Move the times of everything that is under way, because the clock was set by so much."""
+    times = {
+        "by": by // timedelta(milliseconds=1),
+        "now": _LATEST if now is None else to_milliseconds(now),
+        "longest": LONGEST_WAIT // timedelta(milliseconds=1),
+    }
+    ahead = {"lease_expires_at": " + lease_ms", "ready_at": " + :longest"}  # how far these may lie ahead of the clock
+
+    def moved(column: str) -> str:
+        # NULL plus anything is NULL.
+        new = f"max({_EARLIEST}, min({_LATEST}, {column} + :by))"
+        return f"{column} = CASE WHEN {column} > :now{ahead.get(column, '')} THEN {column} ELSE {new} END"
+
+    for table, columns, condition in (
+        ("tasks", SHIFTED_COLUMNS, "ended_at IS NULL"),
+        ("tasks", ["ended_at"], "ended_at IS NOT NULL"),
+        ("tombstones", ["removed_at"], "TRUE"),
+        ("deliveries", ["created_at", "ready_at"], "TRUE"),
     ):
-        connection.execute(statement, {"by": milliseconds})
+        changes = [moved(column) for column in columns]
+        if columns is SHIFTED_COLUMNS:
+            changes.append("revision = revision + 1")
+        connection.execute(f"UPDATE {table} SET {', '.join(changes)} WHERE {condition}", times)
 
 
 def end_bound_leases(connection: sqlite3.Connection) -> None:

@@ -4,11 +4,17 @@ A file is written and synced under `INCOMING`, linked to its final name, and the
 that names it; the entry in `INCOMING` goes after that commit. So whatever stands there at start is a write that was
 interrupted, and a look at its record tells whether to keep it: the cost of that grows with the interrupted writes, not
 with the stored files.
+
+Where the disk has no hard links, a mark stands under `INCOMING` in place of the content. It is durable before the final
+name is taken, exclusively, and the content is written there. A mark and no record at start: the final file goes.
+
+A name that the disk does not accept is replaced by ``<task_id>.<ext>``. The record keeps the name that the peer gave.
 """
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,14 +28,17 @@ from typing_extensions import override
 
 from tasksubmit.errors import StoreDamaged, StoreError
 from tasksubmit.interfaces import SavedResult
-from tasksubmit.lifecycle.results import disk_name, numbered
+from tasksubmit.lifecycle.results import disk_name, numbered, plain_disk_name
 from tasksubmit.pieces import PIECE, in_pieces
 from tasksubmit.stores.disk import sync_directory
+from tasksubmit.stores.names import LINK_ERRORS, NAME_ERRORS, DiskLimits, probe
 from tasksubmit.stores.threads import Call, consecutive
 
 T = TypeVar("T")
 
 INCOMING = ".incoming"
+
+_MARK = b"tasksubmit writes the file of this name in place\n"
 
 _AT_ONCE = 4
 """Files that are written at the same time: each waits for the disk most of the time."""
@@ -39,11 +48,16 @@ _Wanted = tuple[str, str, bytes]
 
 
 class ResultFiles:
-    """The results directory of a node. Every method blocks on the disk: call it in a thread."""
+    """The results directory of a node. Every method blocks on the disk: call it in a thread.
+
+    :ivar limits: what the disk cannot do with names, as `open` found.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._incoming = directory / INCOMING
+        self.limits = DiskLimits()
+        self._has_links = True
         self._for_each: Callable[[Callable[[_Wanted], str | Failure], Iterable[_Wanted]], Iterable[str | Failure]]
         self._for_each = ThreadPoolExecutor(_AT_ONCE, "tasksubmit-results").map
 
@@ -52,9 +66,13 @@ class ResultFiles:
         for directory in (self._directory, self._incoming):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in sorted(self._incoming.iterdir()):
-            if not is_named(leftover.name) and self._is_same(leftover):
-                (self._directory / leftover.name).unlink()
+            # A disk may list a name in another Unicode form than that in which it was given.
+            is_kept = any(map(is_named, {leftover.name, unicodedata.normalize("NFC", leftover.name)}))
+            if not is_kept and (self._is_same(leftover) or is_mark(leftover)):
+                (self._directory / leftover.name).unlink(missing_ok=True)
             leftover.unlink()
+        self.limits = probe(self._incoming)
+        self._has_links = self.limits.has_links
 
     def write(self, task_id: str, filename: str, content: bytes) -> str:
         """Keep ``content`` durably; returns the file's name in the directory, numbered if others have the name.
@@ -84,10 +102,23 @@ class ResultFiles:
 
     def _write(self, wanted: _Wanted) -> str | Failure:
         task_id, filename, content = wanted
+        name = disk_name(task_id, filename)
         try:
-            return next(name for name in _candidates(disk_name(task_id, filename)) if self._write_as(name, content))
+            if self.limits.suit(name):
+                try:
+                    return self._write_first(name, content)
+                except UnicodeError:
+                    pass
+                except OSError as error:
+                    if error.errno not in NAME_ERRORS:
+                        raise
+            return self._write_first(plain_disk_name(task_id, filename), content)
         except Exception as error:
             return self._not_written(error)
+
+    def _write_first(self, name: str, content: bytes) -> str:
+        """Write a file under a name, or the first numbered one that is free; return that."""
+        return next(name for name in _candidates(name) if self._write_as(name, content))
 
     def _not_written(self, error: Exception) -> Failure:
         if not isinstance(error, OSError):
@@ -107,7 +138,10 @@ class ResultFiles:
     def condemn(self, name: str) -> None:
         """The record that names the file is about to go: call `discard` after that, or `settle` if it stays."""
         with suppress(OSError):  # there is no room for a note, for one; then a crash may leave the file behind
-            os.link(self.path(name), _within(self._incoming, name))
+            if self._has_links:
+                os.link(self.path(name), _within(self._incoming, name))
+            else:
+                self._mark(name)
 
     def discard(self, name: str) -> None:
         """No record names the file: it goes."""
@@ -150,6 +184,50 @@ class ResultFiles:
         return final.exists() and final.samefile(leftover)
 
     def _write_as(self, name: str, content: bytes) -> bool:
+        """Write a file under a name; return False if the name is taken."""
+        if self._has_links:
+            try:
+                return self._write_and_link(name, content)
+            except OSError as error:
+                if error.errno not in LINK_ERRORS - NAME_ERRORS:
+                    raise
+            self._has_links = False
+        return self._write_in_place(name, content)
+
+    def _write_in_place(self, name: str, content: bytes) -> bool:
+        final = self.path(name)
+        if os.path.lexists(final) or not self._mark(name):
+            return False
+        try:
+            descriptor = os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            _within(self._incoming, name).unlink()
+            if isinstance(error, FileExistsError):
+                return False
+            raise
+        try:
+            _write_durably(descriptor, content)
+        except OSError:
+            self.discard(name)
+            raise
+        return True
+
+    def _mark(self, name: str) -> bool:
+        """Note durably that no record may name a file; return False if another write of the name is under way."""
+        mark = _within(self._incoming, name)
+        try:
+            descriptor = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return False
+        try:
+            _write_durably(descriptor, _MARK)
+            sync_directory(self._incoming)
+        except OSError:
+            mark.unlink(missing_ok=True)
+            raise
+        return True
+
+    def _write_and_link(self, name: str, content: bytes) -> bool:
         incoming, final = _within(self._incoming, name), self.path(name)
         try:
             descriptor = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -220,6 +298,14 @@ def _write_durably(descriptor: int, content: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_mark(path: Path) -> bool:
+    """Return True if a file under `INCOMING` marks one that is written in place."""
+    try:
+        return path.stat().st_size == len(_MARK) and path.read_bytes() == _MARK
+    except OSError:
+        return False
 
 
 def save(files: ResultFiles, wanted: Sequence[_Wanted]) -> list[SavedResult | Failure]:

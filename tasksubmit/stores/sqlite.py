@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -20,12 +21,14 @@ from tasksubmit.interfaces import SHIFTED, ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.protocol.arguments import checked_later
 from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention
 from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
 from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
 from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
 from tasksubmit.stores.wal import fault_of_log
+from tasksubmit.validation import COUNT, SIZE, TEXT, Kind, instance_of, optional, to_path_or_none, to_texts
 from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
@@ -45,6 +48,14 @@ _LOG_BYTES = 16 * 1024 * 1024
 """A log that is longer takes too long to look through at a start; ``tasksubmit check`` does it."""
 
 
+_KEY = instance_of(TaskKey, "a TaskKey, such as task.key")
+_ADDRESS = instance_of(Address)
+_REACTOR: Kind[Any] = Kind(
+    "the reactor, to which the threads of a store in a directory hand their answers",
+    lambda value: IReactorTime.providedBy(value) or callable(getattr(value, "callFromThread", None)),
+)
+
+
 @implementer(ITaskStore)
 class SQLiteTaskStore:
     """Tasks in ``tasks.db`` and result files in ``results/`` of one state directory, which it locks while open."""
@@ -53,7 +64,7 @@ class SQLiteTaskStore:
 
     def __init__(
         self,
-        directory: Path | None,
+        directory: Path | str | None,
         reactor: Any = None,
         *,
         schema: Sequence[str] | None = None,
@@ -64,9 +75,12 @@ class SQLiteTaskStore:
         :param reactor: see `tasksubmit.stores.threads.Reactor`; where the threads' answers go; needed with a directory.
         :param schema: the steps of the schema, if not this version's own.
         """
+        directory = to_path_or_none(directory, "directory")
+        if directory is not None or reactor is not None:
+            _REACTOR.check("reactor", reactor)
         self._directory = directory
         self._reactor = reactor
-        self._schema = schema_steps() if schema is None else schema
+        self._schema = schema_steps() if schema is None else to_texts(schema, "schema")
         self._results = MemoryResultFiles() if directory is None else ResultFiles(directory / RESULTS)
         self._lock: int | None = None
         self._writer: Worker | None = None
@@ -95,6 +109,14 @@ class SQLiteTaskStore:
         self._reader = InlineWorker(partial(run_reads, connection), _nothing)
         self._files = InlineWorker(partial(run_files, self._results), _nothing)
 
+    def _log_limits(self) -> None:
+        if limits := str(self._results.limits):
+            self._log.warn(
+                "the disk of the results directory has limits: {limits}; results whose names it does not accept are"
+                " kept as <task_id>.<ext>, and records keep their names",
+                limits=limits,
+            )
+
     def _prepare(self, connection: sqlite3.Connection, name: str, owner: Address | None) -> None:
         version = migrate(connection, name, self._schema)
         if 0 < version < len(self._schema):
@@ -103,8 +125,6 @@ class SQLiteTaskStore:
             queries.own_by(connection, name, owner)
 
     def _open_directory(self, directory: Path, owner: Address | None) -> None:
-        if self._reactor is None:
-            raise TypeError("a store in a directory needs a reactor")
         path = directory / DATABASE
         try:
             with ExitStack() as undo:
@@ -119,6 +139,7 @@ class SQLiteTaskStore:
                 self._prepare(connection, str(path), owner)  # before anything is written: it may be another's
                 _write_safely(connection)
                 self._results.open(partial(queries.is_result_named, connection))
+                self._log_limits()
                 disk.sync_directory(directory)
                 reader = _connect(path)
                 undo.pop_all()
@@ -185,11 +206,15 @@ class SQLiteTaskStore:
         """See `ITaskStore.hasten`."""
         return self._write(lambda connection: deliveries.hasten(connection, now))
 
-    def shift_times(self, by: timedelta) -> Deferred[None]:
+    def limit_waits(self, now: datetime) -> Deferred[None]:
+        """See `ITaskStore.limit_waits`."""
+        return self._write(lambda connection: queries.limit_waits(connection, now))
+
+    def shift_times(self, by: timedelta, now: datetime | None = None) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""
 
         def shift(connection: sqlite3.Connection) -> None:
-            queries.shift_times(connection, by)
+            queries.shift_times(connection, by, now)
             queries.add_to_note(connection, SHIFTED, by // timedelta(milliseconds=1))
 
         return self._write(shift)
@@ -222,6 +247,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.remember_features`."""
         return self._write(lambda connection: queries.remember_features(connection, peer, features))
 
+    @checked_later(name=TEXT, text=TEXT)
     def keep_note(self, name: str, text: str) -> Deferred[None]:
         """See `ITaskStore.keep_note`."""
         return self._write(lambda connection: queries.keep_note(connection, name, text))
@@ -235,14 +261,23 @@ class SQLiteTaskStore:
     def _read(self, statement: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
         return _run(self._reader, each, statement)
 
+    @checked_later(key=_KEY)
     def get(self, key: TaskKey) -> Deferred[Task | None]:
         """See `ITaskStore.get`."""
         return _run(self._reader, queries.get_tasks, key)
 
+    @checked_later(task_id=TEXT, peer=optional(_ADDRESS))
     def find(self, task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
         """See `ITaskStore.find`."""
         return _run(self._reader, queries.find_tasks, (task_id, peer))
 
+    @checked_later(
+        side=optional(instance_of(Side)),
+        status=optional(instance_of(TaskStatus)),
+        peer=optional(_ADDRESS),
+        before=optional(SIZE),
+        limit=COUNT,
+    )
     def list_tasks(
         self,
         *,
@@ -255,10 +290,12 @@ class SQLiteTaskStore:
         """See `ITaskStore.list_tasks`."""
         return self._read(lambda connection: queries.list_tasks(connection, side, status, peer, before, limit))
 
+    @checked_later(task_id=TEXT, peer=optional(_ADDRESS))
     def tombstones(self, task_id: str, peer: Address | None = None) -> Deferred[list[Tombstone]]:
         """See `ITaskStore.tombstones`."""
         return self._read(lambda connection: retention.tombstones(connection, task_id, peer))
 
+    @checked_later(key=_KEY)
     def recall(self, key: TaskKey) -> Deferred[Task | Tombstone | None]:
         """See `ITaskStore.recall`."""
         return _run(self._reader, queries.recall, key)
@@ -271,10 +308,12 @@ class SQLiteTaskStore:
         """See `ITaskStore.result_bytes`."""
         return self._read(retention.result_bytes)
 
+    @checked_later(task=instance_of(Task))
     def events_of(self, task: Task) -> Deferred[list[TaskEvent]]:
         """See `ITaskStore.events_of`."""
         return self._read(lambda connection: events.of_task(connection, task.number))
 
+    @checked_later(limit=COUNT)
     def queue(self, limit: int) -> Deferred[list[Task]]:
         """See `ITaskStore.queue`."""
         return self._read(lambda connection: queries.queue(connection, limit))
@@ -317,6 +356,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.owed_peers`."""
         return self._read(deliveries.owed_peers)
 
+    @checked_later(key=_KEY)
     def deliveries_of(self, key: TaskKey) -> Deferred[list[Delivery]]:
         """See `ITaskStore.deliveries_of`."""
         return self._read(lambda connection: deliveries.of_task(connection, key))
@@ -325,6 +365,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.load`."""
         return self._write(queries.load)
 
+    @checked_later(name=TEXT)
     def note(self, name: str) -> Deferred[str]:
         """See `ITaskStore.note`."""
         return self._read(lambda connection: queries.note(connection, name))
@@ -333,6 +374,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.scores`."""
         return self._read(ledger.scores)
 
+    @checked_later(address=_ADDRESS)
     def score(self, address: Address) -> Deferred[int]:
         """See `ITaskStore.score`."""
         return self._read(lambda connection: ledger.score(connection, address))
@@ -371,6 +413,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.discard_result`."""
         return self._with_files(lambda files: files.discard, [name])
 
+    @checked_later(name=TEXT, digest=TEXT)
     def read_result(self, name: str, digest: str = "") -> Deferred[bytes]:
         """See `ITaskStore.read_result`."""
         return _run(self._files, each_file, lambda files: files.read(name, digest))

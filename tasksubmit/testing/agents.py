@@ -29,10 +29,11 @@ from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.testing.clocks import ProcessClock
 from tasksubmit.testing.directory import AgentPeers
 from tasksubmit.testing.logged import LoggedErrors
-from tasksubmit.testing.network import MemoryNetwork
+from tasksubmit.testing.network import ANY_DELAY, MemoryNetwork
 from tasksubmit.testing.peers import Behaviour, ScriptedPeer
 from tasksubmit.testing.stores import MemoryTaskStore
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import BYTES, DELAY, FUNCTION, TEXT, Kind, checked, instance_of, optional, provides, to_tuple
+from tasksubmit.wire.address import Address, to_address_or_none, to_addresses
 
 T = TypeVar("T")
 Who: TypeAlias = "Address | Node | ScriptedPeer"
@@ -45,6 +46,17 @@ PATIENCE_SECONDS = 30.0
 """For how long a test waits for something, by the clock of the test; less than a task waits to be accepted."""
 
 _STOP_SECONDS = 300.0
+
+
+_TASK = instance_of(SubmittedTask, "a SubmittedTask, such as Node.submit gives")
+_NODE = instance_of(Node, "a Node, such as Agents.node gives")
+_WHO: Kind[Who] = Kind(
+    "an Address, a Node or a ScriptedPeer", lambda value: isinstance(value, (Address, Node, ScriptedPeer))
+)
+_WORK: Kind[Any] = Kind("a Deferred or a coroutine", lambda value: isinstance(value, Deferred) or iscoroutine(value))
+_ERROR_TYPE: Kind[Any] = Kind(
+    "a class of exceptions", lambda value: isinstance(value, type) and issubclass(value, BaseException)
+)
 
 
 @define(eq=False)
@@ -72,6 +84,7 @@ class Agents:
     :ivar random: what task ids and delays come from; the same in each run.
     """
 
+    @checked(test=optional(instance_of(TestCase)), clock=optional(instance_of(Clock)))
     def __init__(self, test: TestCase | None = None, *, clock: Clock | None = None) -> None:
         self.clock = _starting_clock() if clock is None else clock
         self.network = MemoryNetwork(self.clock)
@@ -87,12 +100,13 @@ class Agents:
 
     # --- who there is --------------------------------------------------------------------------------------------
 
+    @checked(store=optional(provides(ITaskStore)), make=FUNCTION)
     def node(
         self,
-        address: Address | None = None,
+        address: Address | str | None = None,
         *,
         store: ITaskStore | None = None,
-        peers: Collection[Address] | IPeers | None = None,
+        peers: Iterable[Address | str] | IPeers | None = None,
         make: Callable[..., Node] = Node,
         **options: Any,
     ) -> Node:
@@ -109,7 +123,7 @@ class Agents:
         if peers is None:
             peers = AgentPeers(self.network, address, lambda: self._others(address))
         elif not IPeers.providedBy(peers):
-            known = frozenset(peers)
+            known = to_addresses(peers, "peers")
             peers = AgentPeers(self.network, address, lambda: known)
 
         def process(store: ITaskStore, clock: ProcessClock) -> Node:
@@ -128,7 +142,8 @@ class Agents:
         place.node.startService()
         return place.node
 
-    def peer(self, behaviour: Behaviour, address: Address | None = None) -> ScriptedPeer:
+    @checked(behaviour=instance_of(Behaviour))
+    def peer(self, behaviour: Behaviour, address: Address | str | None = None) -> ScriptedPeer:
         """Put a scripted peer on the network, which does as its `Behaviour` says.
 
         :param address: its address; made up if it is left out.
@@ -144,7 +159,8 @@ class Agents:
     def _others(self, own: Address) -> Collection[Address]:
         return [address for address in self.addresses() if address != own]
 
-    def _free(self, address: Address | None) -> Address:
+    def _free(self, address: Address | str | None) -> Address:
+        address = to_address_or_none(address, "address")
         taken = self.addresses()
         if address in self._places and not self._places[address].node.running:
             return address
@@ -156,6 +172,7 @@ class Agents:
 
     # --- what happens --------------------------------------------------------------------------------------------
 
+    @checked(work=_WORK, seconds=DELAY)
     def done(self, work: Deferred[T] | Coroutine[Any, Any, T], seconds: float = PATIENCE_SECONDS) -> T:
         """Give the result of a Deferred or a coroutine, letting bytes move and time pass for as long as it takes.
 
@@ -170,8 +187,7 @@ class Agents:
             outcome.append(result)
             return result
 
-        deferred = Deferred.fromCoroutine(work) if iscoroutine(work) else work
-        assert isinstance(deferred, Deferred), f"a Deferred or a coroutine is waited for, not {work!r}"
+        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         deferred.addCallbacks(keep, outcome.append)
         self._until(lambda: bool(outcome), seconds)
         if not outcome:
@@ -181,6 +197,7 @@ class Agents:
             result.raiseException()
         return result  # type: ignore[no-any-return]  # what the Deferred fired with
 
+    @checked(seconds=DELAY)
     def advance(self, seconds: float) -> None:
         """Let time pass, stopping wherever something is due, and let the network come to rest each time."""
         end = self.clock.seconds() + seconds
@@ -217,24 +234,29 @@ class Agents:
 
     # --- the life of a task --------------------------------------------------------------------------------------
 
+    @checked(task=_TASK)
     def submitted(self, task: SubmittedTask) -> Task:
         """The submitter's record of a task."""
         return self._record(task.node.address, task.key)
 
+    @checked(task=_TASK)
     def received(self, task: SubmittedTask) -> Task:
         """The receiver's record of a task."""
         return self._record(task.key.peer, TaskKey(Side.RECEIVER, task.node.address, task.task_id))
 
+    @checked(task=_TASK)
     def accept(self, task: SubmittedTask) -> Task:
         """Have the receiver accept a task; gives its record."""
         return self.done(self._node(task.key.peer).accept(self.received(task).key))
 
+    @checked(task=_TASK)
     def execute(self, task: SubmittedTask) -> Task:
         """Have the receiver begin a task, which it accepts before if it has to; gives its record."""
         if self.received(task).status is TaskStatus.NEW:
             self.accept(task)
         return self.done(self._node(task.key.peer).execute(self.received(task).key))
 
+    @checked(task=_TASK, text=TEXT, filename=TEXT, content=BYTES)
     def complete(self, task: SubmittedTask, text: str = "", *, filename: str = "", content: bytes = b"") -> Task:
         """Have the receiver complete a task, which it begins before if it has to; gives its record.
 
@@ -263,12 +285,13 @@ class Agents:
         :param one: an agent, or several; None for all.
         :param other: the same.
         """
-        self.network.part(_names(one), _names(other))
+        self.network.part(_names(one, "one"), _names(other, "other"))
 
     def heal(self) -> None:
         """Undo every `cut`."""
         self.network.heal()
 
+    @checked(seconds=ANY_DELAY)
     def delay(
         self, seconds: float, one: Who | Iterable[Who] | None = None, other: Who | Iterable[Who] | None = None
     ) -> None:
@@ -278,21 +301,25 @@ class Agents:
         :param one: an agent, or several; None for all.
         :param other: the same.
         """
-        self.network.delay(seconds, _names(one), _names(other))
+        self.network.delay(seconds, _names(one, "one"), _names(other, "other"))
 
+    @checked(node=_NODE)
     def hold(self, node: Node) -> None:
         """Have the store of a node commit nothing more, so that nothing more is answered, until `release`."""
         self._memory(node).hold_commits()
 
+    @checked(node=_NODE)
     def release(self, node: Node) -> None:
         """Have the store of a node commit again, and what waited first."""
         self._memory(node).release_commits()
         self.flush()
 
+    @checked(node=_NODE)
     def stop(self, node: Node) -> None:
         """Stop a node in good order."""
         self.done(node.stopService(), _STOP_SECONDS)
 
+    @checked(node=_NODE)
     def crash(self, node: Node) -> None:
         """Kill the process of a node: what it had not committed is gone, and this `Node` does nothing any more.
 
@@ -306,6 +333,7 @@ class Agents:
         self._stores.append(place.store)
         self.flush()
 
+    @checked(node=_NODE)
     def start(self, node: Node) -> Node:
         """Start a node that was stopped, or that crashed.
 
@@ -318,6 +346,7 @@ class Agents:
         place.node.startService()
         return place.node
 
+    @checked(node=_NODE)
     def restart(self, node: Node) -> None:
         """Stop a node in good order, and start it again."""
         self.stop(node)
@@ -338,6 +367,8 @@ class Agents:
 
         :param errors: of which types; if none is given all are forgotten, those too that were logged as text alone.
         """
+        for error in errors:
+            _ERROR_TYPE.check("errors: each", error)
         forget = getattr(self._test, "flushLoggedErrors", None)
         if forget is not None:
             forget(*errors)
@@ -412,11 +443,11 @@ def _starting_clock() -> Clock:
     return clock
 
 
-def _names(who: Who | Iterable[Who] | None) -> list[str] | None:
+def _names(who: Who | Iterable[Who] | None, name: str) -> list[str] | None:
     """What agents are called on the network."""
     if who is None:
         return None
-    some = [who] if isinstance(who, (Address, Node, ScriptedPeer)) else who
+    some = to_tuple([who] if isinstance(who, (Address, Node, ScriptedPeer)) else who, name, _WHO)
     return [str(agent if isinstance(agent, Address) else agent.address) for agent in some]
 
 

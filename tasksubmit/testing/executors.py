@@ -11,12 +11,21 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tasksubmit.errors import ExecutionFailed
-from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor
+from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultFile
 from tasksubmit.lifecycle.table import Lease
+from tasksubmit.validation import FLAG, TEXT, Kind, checked, instance_of, optional
 
 Outcome: TypeAlias = "ExecutionResult | Exception | Callable[[Execution], ExecutionResult | None]"
 """What an execution comes to: its results, the exception that it fails with, or what makes the one or raises the
 other; what makes None has it go on until the test ends it."""
+
+
+_RESULT: Kind[Any] = Kind("a string or a ResultFile", lambda value: isinstance(value, str | ResultFile))
+_ERROR: Kind[Any] = Kind("an exception or a string", lambda value: isinstance(value, str | Exception))
+_OUTCOME: Kind[Any] = Kind(
+    "a string, a ResultFile, an exception or a function",
+    lambda value: isinstance(value, str | ResultFile | Exception) or callable(value),
+)
 
 
 @define(eq=False)
@@ -29,25 +38,28 @@ class FakeExecution:
     :ivar is_over: whether it has ended, in whichever way.
     """
 
-    asked: Execution
-    progress: list[str] = field(factory=list)
-    is_cancelled: bool = False
-    is_over: bool = False
-    _waiting: Deferred[ExecutionResult] = field(factory=Deferred)
+    asked: Execution = field(validator=instance_of(Execution))
+    progress: list[str] = field(factory=list, init=False)
+    is_cancelled: bool = field(default=False, init=False)
+    is_over: bool = field(default=False, init=False)
+    _waiting: Deferred[ExecutionResult] = field(factory=Deferred, init=False)
 
     @property
     def description(self) -> str:
         """What is to be done, in the submitter's words."""
         return self.asked.description
 
+    @checked(result=_RESULT)
     def finish(self, result: ExecutionResult = "done") -> None:
         """End it with results."""
         self._end(result)
 
+    @checked(error=_ERROR)
     def fail(self, error: Exception | str = "failed") -> None:
         """End it with an exception; a text stands for `ExecutionFailed` with that."""
         self._end(Failure(ExecutionFailed(error) if isinstance(error, str) else error))
 
+    @checked(progress=TEXT)
     def tell(self, progress: str) -> None:
         """Say how far it is."""
         self.progress.append(progress)
@@ -81,8 +93,11 @@ class FakeExecutor:
     :ivar executions: every execution so far, oldest first.
     """
 
+    @checked(lease=optional(instance_of(Lease)), ends_when_cancelled=FLAG)
     def __init__(self, *outcomes: Outcome, lease: Lease | None = None, ends_when_cancelled: bool = True) -> None:
-        self.lease = lease or Lease(ends_with_node=True)
+        for outcome in outcomes:
+            _OUTCOME.check("outcomes: each", outcome)
+        self.lease = Lease(ends_with_node=True) if lease is None else lease
         self.executions: list[FakeExecution] = []
         self._outcomes = outcomes
         self._ends_when_cancelled = ends_when_cancelled

@@ -33,10 +33,14 @@ from twisted.internet.interfaces import (
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from tasksubmit.protocol.arguments import checked_later
 from tasksubmit.testing.transport import BUFFER_BYTES, MemoryAddress, MemoryTransport, Way
+from tasksubmit.validation import COUNT, FLAG, TEXT, Kind, checked, instance_of, is_number, provides, to_texts
 
 Names: TypeAlias = "Collection[str] | None"
 """Some names; None for everybody."""
+
+ANY_DELAY: Kind[float] = Kind("a number of seconds from 0, or math.inf", is_number, lambda value: value >= 0)
 
 _MANY_STEPS = 100_000
 
@@ -51,7 +55,8 @@ class _Between:
     @classmethod
     def of(cls, one: Names, other: Names) -> _Between:
         """Between these groups."""
-        return cls(*(None if names is None else frozenset(names) for names in (one, other)))
+        groups = {"one": one, "other": other}
+        return cls(*(None if names is None else frozenset(to_texts(names, name)) for name, names in groups.items()))
 
     def has(self, here: str, there: str) -> bool:
         """Whether the way between two names is among them, in either direction."""
@@ -162,20 +167,22 @@ class MemoryNetwork:
     :ivar dials: how often each name was dialled.
     """
 
-    clock: Clock
-    chunk_bytes: int = BUFFER_BYTES
-    ports: dict[str, MemoryPort] = field(factory=dict)
-    dials: dict[str, int] = field(factory=dict)
-    _dialling: deque[_Dial] = field(factory=deque)
-    _refusing: set[str] = field(factory=set)
-    _connections: list[_Connection] = field(factory=list)
-    _parted: list[_Between] = field(factory=list)
-    _delays: dict[_Between, float] = field(factory=dict)
+    clock: Clock = field(validator=instance_of(Clock, "a task.Clock"))
+    chunk_bytes: int = field(default=BUFFER_BYTES, validator=COUNT)
+    ports: dict[str, MemoryPort] = field(factory=dict, init=False)
+    dials: dict[str, int] = field(factory=dict, init=False)
+    _dialling: deque[_Dial] = field(factory=deque, init=False)
+    _refusing: set[str] = field(factory=set, init=False)
+    _connections: list[_Connection] = field(factory=list, init=False)
+    _parted: list[_Between] = field(factory=list, init=False)
+    _delays: dict[_Between, float] = field(factory=dict, init=False)
 
+    @checked(name=TEXT)
     def server_endpoint(self, name: str) -> MemoryServerEndpoint:
         """Give an endpoint that listens on ``name``."""
         return MemoryServerEndpoint(self, name)
 
+    @checked(name=TEXT, origin=TEXT)
     def client_endpoint(self, name: str, origin: str = "") -> MemoryClientEndpoint:
         """Give an endpoint that dials ``name``. Nobody need listen on it yet.
 
@@ -183,6 +190,7 @@ class MemoryNetwork:
         """
         return MemoryClientEndpoint(self, name, origin)
 
+    @checked_later(name=TEXT, factory=provides(IProtocolFactory), origin=TEXT)
     def dial(self, name: str, factory: IProtocolFactory, origin: str = "") -> Deferred[IProtocol]:
         """Ask for a connection, which a later step makes or refuses."""
         self.dials[name] = self.dials.get(name, 0) + 1
@@ -195,10 +203,12 @@ class MemoryNetwork:
 
     # --- trouble ----------------------------------------------------------------------------------------------------
 
+    @checked(name=TEXT, refusing=FLAG)
     def refuse(self, name: str, refusing: bool = True) -> None:
         """Refuse those who dial ``name`` from now on, or no longer, whether it is listened on or not."""
         (self._refusing.add if refusing else self._refusing.discard)(name)
 
+    @checked(name=TEXT)
     def cut(self, name: str) -> None:
         """Break every connection to ``name``, uncleanly, with all that is under way."""
         self._cut([connection for connection in self._connections if connection.name == name])
@@ -217,6 +227,7 @@ class MemoryNetwork:
         """Undo every `part`: whoever dials again gets through."""
         self._parted.clear()
 
+    @checked(seconds=ANY_DELAY)
     def delay(self, seconds: float, one: Names = None, other: Names = None) -> None:
         """Have all that goes from one group to the other, and back, arrive so much later; dials too.
 
@@ -227,6 +238,7 @@ class MemoryNetwork:
         self._delays.pop(between, None)
         self._delays[between] = seconds
 
+    @checked(name=TEXT)
     def abandon(self, name: str) -> None:
         """End all that is of ``name`` without a word to it, as if its process had died; the others lose connections."""
         self.ports.pop(name, None)
@@ -238,6 +250,7 @@ class MemoryNetwork:
 
     # --- what goes on -----------------------------------------------------------------------------------------------
 
+    @checked(name=TEXT)
     def connection_count(self, name: str) -> int:
         """Count the connections to ``name`` of which an end is still connected."""
         return sum(connection.name == name and connection.is_open for connection in self._connections)

@@ -6,7 +6,7 @@ Here are those of good will; `tasksubmit.testing.hostile` has the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from attrs import define, field
 from twisted.internet.interfaces import IListeningPort
@@ -19,7 +19,9 @@ from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import from_milliseconds
 from tasksubmit.testing.clocks import ProcessClock
 from tasksubmit.testing.network import MemoryNetwork
-from tasksubmit.wire.address import Address
+from tasksubmit.validation import FLAG, FUNCTION, INTEGER, TEXT, Kind, checked, instance_of, optional, to_texts
+from tasksubmit.wire import records
+from tasksubmit.wire.address import Address, to_address
 from tasksubmit.wire.frames import Frame, FrameDecoder
 from tasksubmit.wire.messages import (
     FEATURES,
@@ -37,6 +39,14 @@ Message: TypeAlias = SubmitRequest | SubmitResponse | TaskStatusUpdate | TaskRes
 """What passes between agents."""
 
 
+_SENT: Kind[Any] = Kind("a message or bytes", lambda value: isinstance(value, records.Message | bytes))
+
+
+def _check_sent(what: Iterable[Message | bytes]) -> None:
+    for one in what:
+        _SENT.check("what: each", one)
+
+
 class Line(Protocol):
     """One end of a connection, which sends what it is told and keeps what arrives.
 
@@ -45,6 +55,7 @@ class Line(Protocol):
     :ivar lost: why the connection is over, or was never made; None before that.
     """
 
+    @checked(on_frame=optional(FUNCTION), on_bytes=optional(FUNCTION), on_connected=optional(FUNCTION))
     def __init__(
         self,
         on_frame: Callable[[Line, Frame], None] | None = None,
@@ -84,6 +95,7 @@ class Line(Protocol):
 
     def send(self, *what: Message | bytes) -> None:
         """Write messages, or bytes as they are."""
+        _check_sent(what)
         assert self.transport is not None, "there is no connection yet"
         for one in what:
             self.transport.write(one if isinstance(one, bytes) else one.to_frame().encode())
@@ -112,6 +124,10 @@ class Behaviour:
         """A message has arrived, on a line that somebody else made."""
 
 
+def _to_address(value: Address | str) -> Address:
+    return to_address(value, "address")
+
+
 @define(eq=False)
 class ScriptedPeer:
     """An agent that is not a node; `Agents.peer` makes it.
@@ -121,12 +137,12 @@ class ScriptedPeer:
     :ivar lines: the connections that others made to it, oldest first.
     """
 
-    address: Address
-    behaviour: Behaviour
-    network: MemoryNetwork
-    received: list[Message] = field(factory=list)
-    broken: list[Frame] = field(factory=list)
-    lines: list[Line] = field(factory=list)
+    address: Address = field(converter=_to_address)
+    behaviour: Behaviour = field(validator=instance_of(Behaviour))
+    network: MemoryNetwork = field(validator=instance_of(MemoryNetwork))
+    received: list[Message] = field(factory=list, init=False)
+    broken: list[Frame] = field(factory=list, init=False)
+    lines: list[Line] = field(factory=list, init=False)
     clock: ProcessClock = field(init=False)
     _port: IListeningPort = field(init=False)
 
@@ -135,11 +151,14 @@ class ScriptedPeer:
         listening = self.network.server_endpoint(str(self.address)).listen(_Lines(self._accept))
         listening.addCallback(lambda port: setattr(self, "_port", port))
 
-    def say(self, to: Address, *what: Message | bytes, then_close: bool = False) -> Line:
+    @checked(then_close=FLAG)
+    def say(self, to: Address | str, *what: Message | bytes, then_close: bool = False) -> Line:
         """Dial an agent and send it messages, or bytes as they are, on one connection.
 
         :returns: that connection; what is answered is in its ``answers``, once the network has come to rest.
         """
+        to = to_address(to, "to")
+        _check_sent(what)
 
         def connected(line: Line) -> None:
             line.send(*what)
@@ -155,13 +174,18 @@ class ScriptedPeer:
         dialled.addErrback(line.connectionLost)
         return line
 
-    def submit(self, to: Address, description: str, task_id: str = "", features: Iterable[str] = FEATURES) -> Line:
+    @checked(description=TEXT, task_id=TEXT)
+    def submit(
+        self, to: Address | str, description: str, task_id: str = "", features: Iterable[str] = FEATURES
+    ) -> Line:
         """Dial an agent and submit a task to it; the same as `say` otherwise.
 
         :param task_id: made up if it is left out; it is in the answer.
         """
+        to = to_address(to, "to")
         task_id = task_id or generate_task_id()
-        return self.say(to, SubmitRequest(task_id, description, str(self.address), str(to), tuple(features)))
+        features = to_texts(features, "features")
+        return self.say(to, SubmitRequest(task_id, description, str(self.address), str(to), features))
 
     def now(self) -> str:
         """The time, as messages have it."""
@@ -221,9 +245,10 @@ class WellBehaved(Behaviour):
     :param features: what it announces.
     """
 
+    @checked(result=optional(TEXT))
     def __init__(self, result: str | None = None, features: Iterable[str] = FEATURES) -> None:
         self.result = result
-        self.features = tuple(features)
+        self.features = to_texts(features, "features")
 
     @override
     def received(self, peer: ScriptedPeer, line: Line, message: Message) -> None:
@@ -301,6 +326,7 @@ class Refusing(WellBehaved):
     :param retry_after_s: when to try again, in seconds; 0 for no advice.
     """
 
+    @checked(code=TEXT, message=TEXT, retry_after_s=INTEGER)
     def __init__(self, code: str, message: str = "no", retry_after_s: int = 0) -> None:
         super().__init__()
         self._code = code

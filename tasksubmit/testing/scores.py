@@ -22,7 +22,7 @@ class MemoryScoreBook:
     :ivar bookings: what was booked, in order.
     """
 
-    bookings: dict[tuple[TaskKey, Address], Booking] = field(factory=dict)
+    bookings: dict[tuple[TaskKey, Address], Booking] = field(factory=dict, init=False)
 
     def score(self, address: Address) -> Deferred[int]:
         """See `IScoreBook.score`."""

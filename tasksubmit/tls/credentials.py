@@ -18,6 +18,7 @@ from tasksubmit.tls.files import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TRUST_FILE
 from tasksubmit.tls.identity import Identity, read_certificates, read_identity
 from tasksubmit.tls.judgement import Admitted, Inspection
 from tasksubmit.tls.trust import NOBODY, Trust, read_trust
+from tasksubmit.validation import FUNCTION, TEXT, to_path
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 """Those of TLS 1.2: with forward secrecy, and none without authentication of what is sent. Of 1.3 all are."""
@@ -93,10 +94,12 @@ class Credentials:
     """A key, its certificate, and those who are trusted: for any number of endpoints, over which they outlive a change.
 
     :ivar find_files: says where they are; asked at each reading, since some need not be there.
+    :ivar own_name: the address or the host name that the certificate should be for; empty if unknown.
     :ivar connections: those that were admitted and are open. Whom a new reading does not admit any more is cut off.
     """
 
-    find_files: Callable[[], Files]
+    find_files: Callable[[], Files] = field(validator=FUNCTION)
+    own_name: str = field(default="", validator=TEXT)
     connections: set[Connection] = field(factory=set, init=False)
     _loaded: _Loaded | None = field(default=None, init=False)
     _stamps: tuple[object, ...] = field(default=(), init=False)
@@ -105,9 +108,10 @@ class Credentials:
     _log = Logger()
 
     @classmethod
-    def of_directory(cls, directory: Path) -> Credentials:
+    def of_directory(cls, directory: Path | str, own_name: str = "") -> Credentials:
         """Those of the node that has this state directory."""
-        return cls(lambda: Files.of_directory(directory))
+        path = to_path(directory, "directory")
+        return cls(lambda: Files.of_directory(path), own_name)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ program work for nothing but the handshake, which has a time limit.
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime, timezone
 from typing import Any, Protocol, cast
 
 from attrs import define, field
@@ -38,7 +39,8 @@ from tasksubmit.errors import CertificateRefused, ConfigurationError
 from tasksubmit.logs import quiet_logger
 from tasksubmit.protocol.bounds import host_of
 from tasksubmit.tls.credentials import Credentials
-from tasksubmit.tls.identity import Identity, canonical_name, how_to_renew
+from tasksubmit.tls.faults import fault_of
+from tasksubmit.tls.identity import Identity, canonical_name
 from tasksubmit.tls.judgement import Admitted, Inspection
 
 HANDSHAKE_SECONDS = 10.0
@@ -154,9 +156,10 @@ class Gate(ProtocolWrapper):
         assert self.inspection is not None
         error: Exception | None = self.inspection.refusal
         if error is None and self._is_late:
-            error = ConnectionLost(f"the TLS handshake took over {HANDSHAKE_SECONDS:g} s")
+            error = ConnectionLost(f"timed out: the TLS handshake took over {HANDSHAKE_SECONDS:g} s")
         elif error is None and isinstance(reason.value, SSL.Error):
-            error = explain(reason.value, self._gates.whom, self._gates.credentials.identity)
+            credentials = self._gates.credentials
+            error = explain(reason.value, self._gates.whom, credentials.identity, credentials.own_name)
         elif error is None and self.admitted is None and reason.check(ConnectionDone, ConnectionLost):
             error = ConnectionLost("the connection was closed during the TLS handshake; does the other end speak TLS?")
         return reason if error is None else Failure(error)
@@ -219,20 +222,21 @@ _REFUSALS = ("certificate", "unknown ca", "access denied", "decrypt error", "int
 """Words of the alerts with which certificates are refused; the last when it was not OpenSSL that found the reason."""
 
 
-def explain(error: SSL.Error, whom: str, own: Identity) -> Exception:
+def explain(error: SSL.Error, whom: str, own: Identity, own_name: str = "") -> Exception:
     """An error of OpenSSL's in words that one can act on.
 
     :param whom: what to call the other end.
-    :param own: what was shown, of which the other end may have said something.
+    :param own: what was shown, of which the other end may have said something. An alert has no words for most of what
+        may be wrong with a certificate, so that is looked up in the certificate itself.
+    :param own_name: the name that the certificate should be for; empty if unknown.
     """
     words = ", ".join(str(part[-1]) for part in (error.args[0] if error.args else []) if part) or "an error in TLS"
     if "peer did not return a certificate" in words:
         return CertificateRefused(f"{whom} shows no certificate; it has to make one with `tasksubmit init`")
     what = words.partition("alert ")[2]
     if any(word in what for word in _REFUSALS):
-        has_expired = "expired" in what
-        way_out = how_to_renew(own.certificate) if has_expired else "its operator has to trust it (`tasksubmit trust`)"
-        return CertificateRefused(f"{whom} refuses the own certificate, with the key {own.pin} ({what}): {way_out}")
+        fault = fault_of(own, what, datetime.now(timezone.utc), own_name)
+        return CertificateRefused(f"{whom} refuses the own certificate, with the key {own.pin} ({what}): {fault}")
     if "wrong version number" in words or "http request" in words or "packet length" in words:
         return ConnectionLost(f"{whom} does not speak TLS ({words})")
     return ConnectionLost(f"the TLS handshake with {whom} failed: {words}")

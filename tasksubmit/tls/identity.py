@@ -90,13 +90,18 @@ def dns_name(name: str) -> str:
     return "a" + str(address).partition(":")[2].replace(".", "-").lower() + "." + _DOMAIN
 
 
-def claimed_addresses(certificate: x509.Certificate) -> list[Address]:
-    """The addresses that a certificate says it is for; that is a claim, and no more."""
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """The dNSNames that a certificate says it is for; that is a claim, and no more."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         return []
-    matches = map(_DNS_NAME.fullmatch, names.get_values_for_type(x509.DNSName))
+    return list(names.get_values_for_type(x509.DNSName))
+
+
+def claimed_addresses(certificate: x509.Certificate) -> list[Address]:
+    """The addresses that a certificate says it is for; that is a claim, and no more."""
+    matches = map(_DNS_NAME.fullmatch, dns_names(certificate))
     found = (match.groups() for match in matches if match is not None)
     return [Address(int(network, 16), int(high + low, 16)) for network, high, low in found]
 

@@ -13,7 +13,7 @@ from service_identity.exceptions import CertificateError
 from service_identity.hazmat import DNS_ID, DNSPattern, verify_service_identity
 
 from tasksubmit.errors import CertificateRefused
-from tasksubmit.tls.identity import dns_name, how_to_renew, pin_of
+from tasksubmit.tls.identity import dns_name, how_to_renew, is_signed_by_itself, pin_of
 from tasksubmit.tls.trust import CA, Trust, TrustedPeer
 
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -112,6 +112,12 @@ def admit(
     if peer is None:
         if expected:
             raise CertificateRefused(f"{expected} is not trusted; `tasksubmit trust add` adds its key", pin)
+        if authority and not problems and not is_signed_by_itself(certificate):
+            raise CertificateRefused(
+                f"nobody who is trusted has the key {pin}, nor the name that its certificate, signed by the CA, is "
+                f"for: {_claims(certificate)}; its operator has to have the CA sign one for its own address alone",
+                pin,
+            )
         raise CertificateRefused(
             f"nobody who is trusted has the key {pin} (its certificate claims to be {_claims(certificate)}); if it is "
             f"a peer's, ask its operator and then run `tasksubmit trust add ADDRESS {pin} ENDPOINT`",
@@ -160,7 +166,10 @@ def _words(problem: int, certificate: x509.Certificate) -> str:
             "both machines"
         )
     if problem in _UNSIGNED:
-        return "is not signed by the CA that is trusted"
+        return (
+            f"is not signed by the CA that is trusted, but by {certificate.issuer.rfc4514_string()[:100]!r}: its "
+            "operator has to have that CA sign it, or to put the certificates between into its file, behind its own"
+        )
     if problem == _WRONG_PURPOSE:
         return "is not for clients and servers alike, as its extended key usage has to say, if it has one"
     return f"is refused by OpenSSL, with the error {problem} of its verification"

@@ -18,6 +18,7 @@ from cattrs.preconf.orjson import OrjsonConverter, make_converter
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage, TaskSubmitError
 from tasksubmit.wire.address import Address
+from tasksubmit.wire.jsontext import decode_object
 from tasksubmit.wire.timestamps import parse_time
 
 T = TypeVar("T")
@@ -125,13 +126,13 @@ _QUERIES = _make_converter(_integer_in_text)
 def read_body(content: bytes, cls: type[T]) -> T:
     """Read a request's body; one that is empty reads as an object without keys.
 
-    :raises MalformedMessage: it is not JSON.
+    :raises MalformedMessage: it is no JSON object, or has a key twice; the message names the key.
     :raises InvalidMessage: it is not ``cls``; the message names the key.
     """
     try:
-        value = orjson.loads(content) if content else {}
-    except orjson.JSONDecodeError as error:
-        raise MalformedMessage(f"the body is not JSON: {error}") from None
+        value = decode_object(content) if content else {}  # unlike orjson, which takes the last of equal keys
+    except MalformedMessage as error:
+        raise MalformedMessage(f"the body: {error}", error.field) from None
     return _structured(_BODIES, value, cls, "the body")
 
 

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from tasksubmit.errors import FrameTooLarge, InvalidMessage, TruncatedFrame
 from tasksubmit.pieces import PIECE
+from tasksubmit.validation import INTEGER, Kind, whole_number, wrong_type
 
 MAX_FRAME = 2**24
 """The largest payload of a frame, in bytes: 16 MiB exactly (wire.md, section 1)."""
@@ -29,6 +30,11 @@ DEFAULT_TCP_PORT = 11003
 _HEADER = struct.Struct(">II")
 _HEADER_BYTES = _HEADER.size
 _unpack_header = _HEADER.unpack_from
+
+_LIMIT = whole_number(1, 2**32 - 1)
+_BUFFER: Kind[bytearray | memoryview] = Kind(
+    "bytes, a bytearray or a memoryview", lambda value: isinstance(value, bytearray | memoryview)
+)
 
 
 class FrameType(enum.IntEnum):
@@ -56,6 +62,7 @@ def type_name(n: int) -> str:
     :param n: any frame type, known or not.
     :returns: for example ``STATUS_UPDATE``, or ``UNKNOWN(9)``.
     """
+    INTEGER.check("n", n)
     return _TYPE_NAMES.get(n) or f"UNKNOWN({n})"
 
 
@@ -78,6 +85,21 @@ class Frame:
 
     type: int
     _payload: _Payload = field(eq=_joined)
+
+    def __attrs_post_init__(self) -> None:
+        # Spelt out: there is a frame for every message.
+        if not isinstance(self.type, int) or isinstance(self.type, bool):
+            INTEGER.check("type", self.type)
+        if type(self._payload) is not bytes:
+            self._check_payload(self._payload)
+
+    def _check_payload(self, payload: object) -> None:
+        if isinstance(payload, bytearray | memoryview):  # may change later, and is taken as it is now
+            object.__setattr__(self, "_payload", bytes(payload))
+            return
+        for piece in payload if isinstance(payload, tuple) else (payload,):
+            if not isinstance(piece, bytes):
+                raise wrong_type("payload", "bytes, or a tuple of bytes", piece)
 
     @property
     def payload(self) -> bytes:
@@ -122,12 +144,13 @@ class FrameDecoder:
     It holds the bytes of at most one unfinished frame, and only bytes that have arrived: a header that announces much
     costs nothing.
 
-    :param max_frame: the largest payload to accept, in bytes.
+    :param max_frame: the largest payload to accept, in bytes; at least 1.
     """
 
     __slots__ = ("_header", "_length", "_loose", "_max_frame", "_missing", "_pieces", "_refusal", "_type")
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        _LIMIT.check("max_frame", max_frame)
         self._max_frame = max_frame
         self._header = b""  # of the unfinished frame: what is there
         self._type = 0
@@ -153,6 +176,7 @@ class FrameDecoder:
         if self._refusal:
             raise FrameTooLarge(self._refusal)
         if not isinstance(data, bytes):
+            _BUFFER.check("data", data)
             data = bytes(data)
         frames: list[Frame] = []
         if self._missing:

@@ -2,7 +2,11 @@
 
 Reading uses the standard library's scanner and refuses what it lets through but peers never write, on every Python
 alike: duplicate keys, ``NaN`` and ``Infinity``, numbers that are too large for a double or over 300 characters long,
-unpaired surrogates, a byte order mark, bytes that are not UTF-8, more than 200 levels, and more than 100,000 values.
+unpaired surrogates, a byte order mark, bytes that are not UTF-8, more than 10,000 levels, and more than 100,000 values.
+
+The scanner and most of what Python does with a nested value recurse, and how deep they may depends on the Python, on
+its settings and on the caller. So whatever is here works for each depth up to the limit without recursion: the depth of
+a document is measured before anything reads it, and only shallow documents are left to the scanner as a whole.
 """
 
 from __future__ import annotations
@@ -11,20 +15,23 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from decimal import Decimal
+from itertools import accumulate, chain, repeat
 from json.encoder import encode_basestring
 from json.scanner import make_scanner
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 from uuid import uuid4
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
 from tasksubmit.pieces import PIECE, in_pieces
 
-MAX_DEPTH = 200
-"""How deeply arrays and objects may be nested, the outermost counted. Deployed peers read up to 10,000 levels,
-which is more than every Python can."""
+MAX_DEPTH = 10_000
+"""How deeply arrays and objects may be nested, the outermost counted; the limit of reference peers."""
+
+_SHALLOW = 200
+"""The depth up to which recursion is tried, which is faster. It may end sooner, at Python's own limit."""
 
 MAX_NUMBER = 300
 """How long a number may be, in characters. An integer of this length is far inside a double's range."""
@@ -64,12 +71,8 @@ def decode_object(payload: bytes, as_bytes: Container[str] = ()) -> dict[str, ob
         raise MalformedMessage("not a JSON document: it does not begin as one") from None
     except ValueError as error:
         raise MalformedMessage(f"not a JSON document: {error}") from None
-    except RecursionError:
-        raise MalformedMessage(f"nested over {MAX_DEPTH} levels") from None
     if type(document) is not dict:
         raise MalformedMessage(f"{_json_type(document)} where an object is needed")
-    if is_long or payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
-        _check_depth(document)
     if b"\\" in payload and _SURROGATE_ESCAPE.search(payload):
         _check_surrogates(document)
     return document
@@ -100,12 +103,44 @@ def _has_more(payload: bytes, marks: bytes, most: int) -> bool:
 
 def _check_values(payload: bytes) -> None:
     """Refuse a document of too many values before any of them takes memory; text may have commas and brackets."""
-    # Without escaped quotes every other piece between quotes is outside of strings. Pairs of backslashes go first.
-    unescaped = payload.replace(rb"\\", b"").replace(rb"\"", b"")
+    unescaped = _without_escaped_quotes(payload)
     # Before each string stands a mark, or a colon that belongs to a key that has one: four quotes to each mark.
     are_many = _has_more(unescaped, b'"', 4 * MAX_VALUES)
-    if are_many or _has_more(b"".join(unescaped.split(b'"')[::2]), b"[{,", MAX_VALUES):
+    if are_many or _has_more(_outside_strings(unescaped), b"[{,", MAX_VALUES):
         raise MalformedMessage(f"over {MAX_VALUES} values")
+
+
+def _without_escaped_quotes(payload: bytes) -> bytes:
+    """Return a document in which each quote begins or ends a string. Pairs of backslashes go first."""
+    return payload.replace(rb"\\", b"").replace(rb"\"", b"")
+
+
+def _outside_strings(unescaped: bytes) -> bytes:
+    """Return a document, given without escaped quotes, without its strings: they are every other part between quotes.
+
+    In a document that is malformed this holds up to the first mistake, and no reader goes further.
+    """
+    return b"".join(unescaped.split(b'"')[::2])
+
+
+_STEPS = [0] * 256  # how much deeper each byte leads
+for _opening, _closing in (b"[]", b"{}"):
+    _STEPS[_opening], _STEPS[_closing] = 1, -1
+_NO_BRACKETS = bytes(byte for byte in range(256) if not _STEPS[byte])
+
+
+def _is_shallow(payload: bytes) -> bool:
+    """Return True if the scanner may read a document.
+
+    :raises MalformedMessage: it is nested over `MAX_DEPTH` levels.
+    """
+    if payload.count(b"[") + payload.count(b"{") <= _SHALLOW:
+        return True
+    brackets = _outside_strings(_without_escaped_quotes(payload)).translate(None, _NO_BRACKETS)
+    depth = max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+    if depth > MAX_DEPTH:
+        raise MalformedMessage(f"nested over {MAX_DEPTH} levels")
+    return depth <= _SHALLOW
 
 
 def _json_type(value: object) -> str:
@@ -157,10 +192,77 @@ _scan: Callable[[str, int], tuple[object, int]] = make_scanner(_DECODER)
 def _read(payload: bytes) -> object:
     """Read a whole document; raises what its parts raise."""
     text = payload.decode("utf-8").strip(" \t\n\r")
-    document, end = _scan(text, 0)
+    if _is_shallow(payload):
+        try:
+            document, end = _scan(text, 0)
+        except RecursionError:  # the caller's own depth is near the limit
+            document, end = _scan_deep(text)
+    else:
+        document, end = _scan_deep(text)
     if end != len(text):
         raise ValueError(f"more follows after {end} characters")
     return document
+
+
+_skip_blanks = re.compile(r"[ \t\n\r]*").match
+
+
+def _scan_deep(text: str) -> tuple[object, int]:
+    """Like `_scan` from the beginning, without recursion: it reads the scalars, and open containers are on a list.
+
+    :returns: the value, and the index behind it.
+    """
+    opened: list[tuple[list[Any], str]] = []  # the items of each container so far, and what closes it
+    keys: list[str] = []  # of the objects among them, the key whose value comes next
+    end = 0
+    while True:
+        start = _after_blanks(text, end)
+        if text.startswith(("[", "{"), start):
+            closing = "]" if text[start] == "[" else "}"
+            end = _after_blanks(text, start + 1)
+            if not text.startswith(closing, end):
+                opened.append(([], closing))
+                if closing == "}":
+                    end = _read_key(text, end, keys)
+                continue
+            value: object = [] if closing == "]" else {}
+            end += 1
+        else:
+            value, end = _scan(text, start)
+        while opened:
+            items, closing = opened[-1]
+            items.append(value if closing == "]" else (keys.pop(), value))
+            end = _after_blanks(text, end)
+            if text.startswith(",", end):
+                end += 1
+                if closing == "}":
+                    end = _read_key(text, _after_blanks(text, end), keys)
+                break
+            if not text.startswith(closing, end):
+                raise ValueError(f"neither , nor {closing} after {end} characters")
+            opened.pop()
+            value = items if closing == "]" else _unique(items)
+            end += 1
+        else:
+            return value, end
+
+
+def _after_blanks(text: str, index: int) -> int:
+    blanks = _skip_blanks(text, index)
+    assert blanks is not None  # there may be none of them
+    return blanks.end()
+
+
+def _read_key(text: str, start: int, keys: list[str]) -> int:
+    """Add the key that begins at an index to ``keys``; return the index of its value."""
+    if not text.startswith('"', start):
+        raise ValueError(f"no key after {start} characters")
+    key, end = _scan(text, start)
+    end = _after_blanks(text, end)
+    if not text.startswith(":", end):
+        raise ValueError(f"no : after {end} characters")
+    keys.append(cast(str, key))
+    return end + 1
 
 
 _FEW = 64  # strings of a document that are looked at for a long one
@@ -199,24 +301,21 @@ def _long_string(payload: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _check_depth(document: dict[str, object]) -> None:
-    """Refuse a document of too many levels, walking it level by level so that no depth can exhaust the stack."""
-    level: list[dict[str, object] | list[object]] = [document]
-    for _ in range(MAX_DEPTH):
-        level = [child for parent in level for child in _members(parent) if isinstance(child, (dict, list))]
-        if not level:
-            return
-    raise MalformedMessage(f"nested over {MAX_DEPTH} levels")
-
-
-def _members(container: dict[str, object] | list[object]) -> Iterable[object]:
-    return container.values() if isinstance(container, dict) else container
-
-
 def _check_surrogates(document: object) -> None:
     """Refuse half a surrogate pair: it is no text, and could not be written again."""
+    strings: list[str] = []
+    rest = [document]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            strings.append(value)
+        elif isinstance(value, dict):
+            rest += value
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
     try:
-        json.dumps(document, ensure_ascii=False).encode("utf-8")
+        "\0".join(strings).encode()
     except UnicodeEncodeError:
         raise MalformedMessage("half a surrogate pair in a string") from None
 
@@ -266,6 +365,17 @@ def value_text(value: object, levels: int = MAX_DEPTH) -> str:
     :param levels: how many levels of arrays and objects may still be opened.
     :raises InvalidMessage: as for `encode_value`.
     """
+    try:
+        return _shallow_text(value, _SHALLOW)
+    except RecursionError:
+        return _deep_text(value, levels)
+
+
+def _shallow_text(value: object, levels: int) -> str:
+    """Write a value.
+
+    :raises RecursionError: it is nested over ``levels`` levels, or more than the caller's own depth allows.
+    """
     if value is None:
         return "null"
     if isinstance(value, str):
@@ -279,13 +389,47 @@ def value_text(value: object, levels: int = MAX_DEPTH) -> str:
     if not isinstance(value, (list, tuple, dict)):
         raise InvalidMessage(f"a {type(value).__name__} cannot be written as JSON")
     if not levels:
-        raise InvalidMessage(f"nested over {MAX_DEPTH} levels")
+        raise RecursionError
     if not isinstance(value, dict):
-        return "[" + ",".join([value_text(item, levels - 1) for item in value]) + "]"
-    for key in value:
+        return "[" + ",".join([_shallow_text(item, levels - 1) for item in value]) + "]"
+    keys = _sorted_keys(value)
+    return "{" + ",".join([f"{string_text(key)}:{_shallow_text(value[key], levels - 1)}" for key in keys]) + "}"
+
+
+def _sorted_keys(members: dict[Any, Any]) -> list[str]:
+    for key in members:
         if not isinstance(key, str):
             raise InvalidMessage(f"the key {key!r} is not a string")
-    return "{" + ",".join([f"{string_text(key)}:{value_text(value[key], levels - 1)}" for key in sorted(value)]) + "}"
+    return sorted(members)
+
+
+def _deep_text(value: object, levels: int) -> str:
+    """Like `_shallow_text`, more slowly and without recursion: open containers are on a list."""
+    parts: list[str] = []
+    # What is left of each container that is open, and what closes it; around all of them, the value itself.
+    opened: list[tuple[Iterator[tuple[str, object]], str]] = [(iter([("", value)]), "")]
+    while opened:
+        items, closing = opened[-1]
+        for before, item in items:
+            parts.append(before)
+            if isinstance(item, (list, tuple, dict)):
+                if len(opened) > levels:
+                    raise InvalidMessage(f"nested over {MAX_DEPTH} levels")
+                commas = chain(("",), repeat(","))
+                if isinstance(item, dict):
+                    parts.append("{")
+                    keys = _sorted_keys(item)
+                    starts = [f"{comma}{string_text(key)}:" for comma, key in zip(commas, keys, strict=False)]
+                    opened.append((iter([(start, item[key]) for start, key in zip(starts, keys, strict=True)]), "}"))
+                else:
+                    parts.append("[")
+                    opened.append((zip(commas, item, strict=False), "]"))
+                break
+            parts.append(_shallow_text(item, 0))
+        else:
+            parts.append(closing)
+            opened.pop()
+    return "".join(parts)
 
 
 def integer_text(value: int) -> str:

@@ -5,8 +5,8 @@ what no honest peer sends. Addresses and times are plain text in messages; see `
 
 Decoding refuses some sloppy input that deployed peers read, and that none of them writes: a key in another letter
 case, a key that comes twice, text that is not UTF-8 or has half a surrogate pair, the document ``null``, base64 with
-line breaks, bytes as an array of integers, numbers of over 300 characters, and more than 200 levels. Null in place of a
-value reads as the field's zero value, and loose bits at the end of base64 are ignored, as they do.
+line breaks, bytes as an array of integers, numbers of over 300 characters, and more than 100,000 values. Null in place
+of a value reads as the field's zero value, and loose bits at the end of base64 are ignored, as they do.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from tasksubmit.errors import InvalidAddress, InvalidMessage, InvalidTime
 from tasksubmit.lifecycle.results import check_result_filename
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.pieces import PIECE, in_pieces
+from tasksubmit.validation import FUNCTION
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, FrameType
-from tasksubmit.wire.records import Message, anything, base64, flag, integer, text, words
+from tasksubmit.wire.records import Message, anything, base64, check_frame, flag, integer, text, words
 from tasksubmit.wire.timestamps import parse_time
 
 PERSISTENT = "persistent"
@@ -75,6 +76,8 @@ def generate_task_id(random_bytes: Callable[[int], bytes] = os.urandom) -> str:
     :param random_bytes: gives as many random bytes as it is asked for.
     :returns: 32 random hex digits in groups of 8-4-4-4-12, none of them fixed.
     """
+    if not callable(random_bytes):
+        FUNCTION.check("random_bytes", random_bytes)
     digits = random_bytes(16).hex()
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
@@ -170,6 +173,7 @@ class SubmitResponse(Message):
 
         :raises MalformedMessage: the payload is not this message.
         """
+        check_frame(frame)
         return cls.from_json(frame.payload)
 
 

@@ -10,12 +10,17 @@ A record is a frozen attrs class below `Record`, whose fields are made by the he
 The order of the fields is their order on the wire. A field's helper fixes its JSON type; its JSON name is its own
 unless another is given; with ``omit=True`` it is left out while it is empty, zero or false. Every field has such a
 zero value as its default, which is also what a missing key, or null, reads as.
+
+Two ways lead to a record. Callers construct it, and a value of another type than the field's is a ``TypeError``: the
+constructor that attrs made is wrapped for that. `Record.from_json` has checked every type as it read, and fills the
+record with the constructor as attrs made it; so reading costs nothing more.
 """
 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, ClassVar, cast
 
 import attrs
@@ -24,6 +29,8 @@ from typing_extensions import Self
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
 from tasksubmit.pieces import PIECE, in_pieces
+from tasksubmit.validation import BYTES, FLAG, INTEGER, NUMBER, TEXT, Kind, instance_of, to_texts
+from tasksubmit.validation import to_bytes as to_content
 from tasksubmit.wire.frames import Frame, FrameType, type_name
 from tasksubmit.wire.jsontext import (
     MAX_DEPTH,
@@ -36,6 +43,7 @@ from tasksubmit.wire.jsontext import (
     wrong_type,
 )
 
+_FRAME = instance_of(Frame)
 _INT64_MIN = -(2**63)
 _INT64_MAX = 2**63 - 1
 
@@ -50,12 +58,16 @@ class _Kind:
     :ivar write: takes the value; returns its JSON text, or the finished bytes of that in pieces. Raises
         `InvalidMessage`.
     :ivar read: takes the key and the decoded JSON value, never None; returns the value. Raises `MalformedMessage`.
+    :ivar takes: the value that a caller gave, as the field keeps it. Raises ``TypeError``.
+    :ivar type: of values that are kept as they are, without asking `takes`.
     :ivar reads_bytes: whether `read` also takes a string as the bytes that stand between its quotes.
     """
 
     zero: object
     write: Callable[[Any], str | list[bytes]]
     read: Callable[[str, object], object]
+    takes: Callable[[Any, str], object]
+    type: type | None = None
     reads_bytes: bool = False
 
 
@@ -123,14 +135,25 @@ def _write_base64(value: bytes) -> list[bytes]:
     return [b'"', *pieces, b'"']
 
 
-_TEXT = _Kind("", _write_text, _read_text)
-_INTEGER = _Kind(0, _write_integer, _read_integer)
-_DOUBLE = _Kind(0.0, double_text, _read_double)
-_FLAG = _Kind(False, value_text, _read_flag)
-_WORDS = _Kind((), _write_words, _read_words)
-_BASE64 = _Kind(b"", _write_base64, _read_base64, reads_bytes=True)
-# The document around it is one level more.
-_ANYTHING = _Kind(None, lambda value: value_text(value, MAX_DEPTH - 1), lambda _, value: value)
+def _same(kind: Kind[Any]) -> Callable[[Any, str], object]:
+    """The value as it is, if it is of this kind."""
+
+    def take(value: Any, name: str) -> object:
+        if not kind.is_type(value):
+            kind.check(name, value)
+        return value
+
+    return take
+
+
+_TEXT = _Kind("", _write_text, _read_text, _same(TEXT), str)
+_INTEGER = _Kind(0, _write_integer, _read_integer, _same(INTEGER), int)
+_DOUBLE = _Kind(0.0, double_text, _read_double, _same(NUMBER), float)
+_FLAG = _Kind(False, value_text, _read_flag, _same(FLAG), bool)
+_WORDS = _Kind((), _write_words, _read_words, to_texts)
+_BASE64 = _Kind(b"", _write_base64, _read_base64, to_content, bytes, reads_bytes=True)
+# The document around it is one level more. Values of any type are kept: `value_text` refuses what is not JSON.
+_ANYTHING = _Kind(None, lambda value: value_text(value, MAX_DEPTH - 1), lambda _, value: value, lambda value, _: value)
 
 
 @frozen
@@ -201,6 +224,24 @@ INDENTED = Layout("{\n  ", ": ", ",\n  ", "\n}")
 """Each member on a line of its own, indented by two spaces; no newline at the end: what goes into files."""
 
 
+def _checking(
+    fill: Callable[..., None], fields: Sequence[tuple[str, type | None, Callable[[Any, str], object]]]
+) -> Callable[..., None]:
+    """The constructor that refuses values of wrong types, around the one that attrs made."""
+
+    @wraps(fill)
+    def construct(self: Record, *args: Any, **kwargs: Any) -> None:
+        fill(self, *args, **kwargs)
+        for name, exact, takes in fields:
+            value = getattr(self, name)
+            if type(value) is not exact:
+                taken = takes(value, name)
+                if taken is not value:
+                    object.__setattr__(self, name, taken)
+
+    return construct
+
+
 class Record:
     """The base of every record. Subclasses are frozen attrs classes whose fields the helpers of this module made."""
 
@@ -214,22 +255,29 @@ class Record:
     _read: ClassVar[dict[str, tuple[str, Callable[[str, object], object]]]]
     _read_as_bytes: ClassVar[frozenset[str]]
 
+    # The constructor as attrs made it: for values whose types are known to be right.
+    _fill: ClassVar[Callable[..., None]]
+
     @classmethod
     def __attrs_init_subclass__(cls) -> None:
         # attrs calls this once it has finished a subclass.
         written = []
         read = {}
         read_as_bytes = set()
+        taken = []
         for attribute in attrs.fields(cast(Any, cls)):
             wire: _OnTheWire = attribute.metadata[_OnTheWire]
             key = wire.key or attribute.name
             written.append((attribute.name, f'"{key}"{cls.layout.colon}', wire.kind.write, wire.omit))
             read[key] = (attribute.name, wire.kind.read)
+            taken.append((attribute.name, wire.kind.type, wire.kind.takes))
             if wire.kind.reads_bytes:
                 read_as_bytes.add(key)
         cls._written = tuple(written)
         cls._read = read
         cls._read_as_bytes = frozenset(read_as_bytes)
+        cls._fill = cls.__init__
+        cls.__init__ = _checking(cls._fill, taken)  # type: ignore[method-assign]  # see the module's docstring
 
     def to_json(self) -> bytes:
         """Write the record.
@@ -278,6 +326,8 @@ class Record:
         :param document: one JSON object in UTF-8.
         :raises MalformedMessage: it is none, or a field has a value of the wrong type; ``field`` names the key.
         """
+        if type(document) is not bytes:
+            BYTES.check("document", document)
         known = cls._read
         values: dict[str, Any] = {}
         for key, value in decode_object(document, cls._read_as_bytes).items():
@@ -287,7 +337,9 @@ class Record:
             elif value is not None:
                 name, read = entry
                 values[name] = read(key, value)
-        return cls(**values)
+        record = cls.__new__(cls)
+        record._fill(**values)
+        return record
 
 
 def _check_unknown(key: str, known: dict[str, Any]) -> None:
@@ -298,6 +350,15 @@ def _check_unknown(key: str, known: dict[str, Any]) -> None:
     folded = key.lower().replace("\u017f", "s")
     if folded in known:
         raise MalformedMessage(f"the key {key!r} must be spelt {folded!r}", folded)
+
+
+def check_frame(frame: object) -> None:
+    """Refuse what is not a frame; called for each that is read.
+
+    :raises TypeError: it is none.
+    """
+    if type(frame) is not Frame:
+        _FRAME.check("frame", frame)
 
 
 class Message(Record):
@@ -320,6 +381,7 @@ class Message(Record):
 
         :raises MalformedMessage: the frame is of another type, or its payload is not this message.
         """
+        check_frame(frame)
         if frame.type != cls.frame_type:
             raise MalformedMessage(f"a {type_name(frame.type)} frame where {cls.frame_type.name} is needed")
         return cls.from_json(frame.payload)

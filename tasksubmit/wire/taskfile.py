@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from tasksubmit.errors import NeverStaged
 from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, TaskStatus
+from tasksubmit.validation import MOMENT, TEXT, checked
 from tasksubmit.wire.records import INDENTED, Layout, Record, integer, text
 from tasksubmit.wire.timestamps import format_time, parse_time
 
@@ -50,6 +51,7 @@ class TaskFile(Record):
     time_cpu_ms: int = integer(omit=True)
 
     @classmethod
+    @checked(description=TEXT, task_id=TEXT, from_addr=TEXT, to_addr=TEXT, now=MOMENT)
     def new(cls, task_id: str, description: str, from_addr: str, to_addr: str, now: datetime) -> Self:
         """Make the file of a task that was created now."""
         return cls(
@@ -62,12 +64,14 @@ class TaskFile(Record):
             to=to_addr,
         )
 
+    @checked(now=MOMENT)
     def with_time_idle(self, now: datetime) -> Self:
         """Stamp the decision: accepted_at is now, time_idle_ms runs since created_at."""
         return attrs.evolve(
             self, accepted_at=format_time(now), time_idle_ms=_since(self.created_at, now) // _MILLISECOND
         )
 
+    @checked(now=MOMENT)
     def with_time_staged(self, now: datetime) -> Self:
         """Stamp the start: execute_started_at is now, time_staged_ms runs since staged_at; nothing if never staged."""
         if not self.staged_at:
@@ -76,6 +80,7 @@ class TaskFile(Record):
             self, execute_started_at=format_time(now), time_staged_ms=_since(self.staged_at, now) // _MILLISECOND
         )
 
+    @checked(now=MOMENT)
     def with_time_cpu(self, now: datetime) -> Self:
         """Stamp the end: completed_at is now, time_cpu_ms runs since execute_started_at; nothing if never started."""
         if not self.execute_started_at:
@@ -84,20 +89,24 @@ class TaskFile(Record):
             self, completed_at=format_time(now), time_cpu_ms=_since(self.execute_started_at, now) // _MILLISECOND
         )
 
+    @checked(now=MOMENT)
     def is_expired_for_accept(self, now: datetime) -> bool:
         """Whether the task has been NEW for more than `ACCEPT_TIMEOUT`."""
         return self.status == TaskStatus.NEW and self.time_since_creation(now) > ACCEPT_TIMEOUT
 
+    @checked(now=MOMENT)
     def is_expired_in_queue(self, now: datetime) -> bool:
         """Whether the task is ACCEPTED and has been staged for more than `QUEUE_HEAD_TIMEOUT`."""
         if self.status != TaskStatus.ACCEPTED or not self.staged_at:
             return False
         return self.time_since_staged(now) > QUEUE_HEAD_TIMEOUT
 
+    @checked(now=MOMENT)
     def time_since_creation(self, now: datetime) -> timedelta:
         """Give the age of the task."""
         return _since(self.created_at, now)
 
+    @checked(now=MOMENT)
     def time_since_staged(self, now: datetime) -> timedelta:
         """Give the time since the task became the head of the queue.
 

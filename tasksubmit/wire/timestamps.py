@@ -6,6 +6,7 @@ import re
 from datetime import datetime, timedelta, timezone
 
 from tasksubmit.errors import InvalidTime
+from tasksubmit.validation import TEXT, instance_of
 
 # Like deployed peers it takes an hour of one digit, a comma before the fraction, and offsets up to 24:60.
 _TIME = re.compile(
@@ -15,6 +16,7 @@ _TIME = re.compile(
 )
 _WIDEST_OFFSET_HOURS = 24
 _WIDEST_OFFSET_MINUTES = 60
+_DATETIME = instance_of(datetime, "a datetime.datetime with a time zone")
 
 
 def parse_time(text: str) -> datetime:
@@ -24,7 +26,9 @@ def parse_time(text: str) -> datetime:
     :returns: an aware datetime in UTC; digits after the sixth of a fraction are dropped. The few instants that UTC
         would put outside the years 1 to 9999 keep the offset that was written.
     :raises InvalidTime: it is no such text, or its year is 0000.
+    :raises TypeError: it is no string.
     """
+    TEXT.check("text", text)
     match = _TIME.fullmatch(text)
     if match is None:
         raise InvalidTime(f"{text[:80]!r} is not a time like 2026-04-09T12:00:00Z")
@@ -56,7 +60,9 @@ def format_time(moment: datetime) -> str:
     :param moment: an aware datetime, in any zone.
     :returns: the time in UTC with whole seconds, for example ``2026-04-09T12:00:00Z``; fractions are dropped.
     :raises InvalidTime: the datetime has no zone, or lies outside the years 1 to 9999 in UTC.
+    :raises TypeError: it is no datetime.
     """
+    _DATETIME.check("moment", moment)
     if moment.tzinfo is None:
         raise InvalidTime(f"{moment} has no time zone; make it aware, for example with tzinfo=timezone.utc")
     try:

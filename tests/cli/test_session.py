@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionRefusedError
+from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.client import ResponseFailed
+from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 
 from tasksubmit.cli.commands import tasksubmit
 from tasksubmit.cli.control import AnswerLost, CommandFailed, Control, NodeUnreachable, connect_control
@@ -65,6 +67,11 @@ class Response:
         return self._content
 
 
+def _fail(error: Exception, answer: Deferred[Any]) -> None:
+    """Fail an answer that was cancelled with an error other than that."""
+    answer.errback(error)
+
+
 class ControlTests(SynchronousTestCase):
     """A node that cannot be asked."""
 
@@ -90,7 +97,20 @@ class ControlTests(SynchronousTestCase):
         asked = self.ask(Deferred(), Control.node)
         self.clock.advance(30)
         failure = self.failureResultOf(asked, AnswerLost)
-        self.assertIn("did not answer within 30 s", str(failure.value))
+        self.assertIn("timed out: the node at /run/control.sock did not answer within 30 s", str(failure.value))
+
+    def test_stopped_node(self) -> None:
+        """A stopped node timed out, whatever the HTTP client makes of the end of its request."""
+        for error in (ResponseFailed([]), RequestTransmissionFailed([]), ConnectionAborted()):
+            asked = self.ask(Deferred(partial(_fail, error)), Control.node)
+            self.clock.advance(30)
+            failure = self.failureResultOf(asked, AnswerLost)
+            self.assertIn("timed out: the node at /run/control.sock did not answer within 30 s", str(failure.value))
+
+    def test_connecting_times_out(self) -> None:
+        """A node that takes no connection timed out, too."""
+        failure = self.failureResultOf(self.ask(fail(ConnectTimedOut()), Control.node), NodeUnreachable)
+        self.assertIn("timed out: no connection to the node at /run/control.sock", str(failure.value))
 
     def test_answer_lost(self) -> None:
         """When the answer to a submission is lost, the hint says how to repeat it safely."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -31,6 +32,10 @@ CANCELLED = [f"cancelled-{n}" for n in range(4)]
 
 RESUME_EVERY = 40
 """Looks between two resumptions; those take longer."""
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 class WorkTestCase(PowerLossTestCase):
@@ -91,6 +96,12 @@ class PowerLossTests(WorkTestCase):
         for node in STATES:
             self.assertGreater(len(self.acknowledged(node)), len(RESULTS))
         await self.assert_nothing_lost(resume_every=RESUME_EVERY)
+
+    async def test_nothing_told_is_lost_without_links(self) -> None:
+        """The same holds for results on a disk that has no hard links."""
+        self.patch(os, "link", _no_links)
+        await self.work()
+        self.assertEqual(await self.losses(enough=1), [])
 
     async def test_new_state_directory(self) -> None:
         """What was told by a node that has just made its state directory is not lost with the directory."""

@@ -52,6 +52,7 @@ from tasksubmit.settings import Settings, load_settings
 from tasksubmit.stores.check import check_state
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tap import Options, _peers, _server_endpoints
+from tasksubmit.testing import MemoryNetwork
 from tasksubmit.testing.contracts.samples import OWN, PEER
 from tasksubmit.tls.identity import make_certificate, make_key, pin_of
 from tasksubmit.tls.judgement import Inspection
@@ -228,7 +229,9 @@ def executors(data: bytes) -> None:
 
 @lru_cache
 def _node() -> Node:
-    node = Node(OWN, SQLiteTaskStore(None), StaticPeers({PEER: object()}), clock=Clock())  # type: ignore[dict-item]
+    clock = Clock()
+    peers = StaticPeers({PEER: MemoryNetwork(clock).client_endpoint("peer")})
+    node = Node(OWN, SQLiteTaskStore(None), peers, clock=clock)
     node.startService()
     return node
 

@@ -35,7 +35,6 @@ NODE, HONEST, FLOODER = "0:0000.0000.0001", "0:0000.0000.0002", "0:0000.0000.000
 HONEST_HOST = "127.9.0.1"
 HONEST_PAUSE_SECONDS = 0.05
 LONGEST_SECONDS = 120.0
-LARGE_BYTES = 12 * 1024 * 1024
 
 MIB = 1024 * 1024
 
@@ -53,6 +52,7 @@ class Plan:
     :ivar sizes: how many connections each attack has.
     :ivar only: the name of one round; empty for all.
     :ivar dribble_bytes: how much of each slow frame comes a second.
+    :ivar large_bytes: the size of the honest peer's large frame.
     :ivar bounds: those of the node.
     """
 
@@ -60,6 +60,7 @@ class Plan:
     sizes: Mapping[str, int] = field(factory=lambda: {"dribble": 1000, "come_and_go": 10_000, "flood": 100})
     only: str = ""
     dribble_bytes: int = 16 * 1024
+    large_bytes: int = 12 * 1024 * 1024
     bounds: Bounds = Bounds()  # it is frozen
 
 
@@ -101,23 +102,24 @@ def converse(port: int, frame: bytes, timeout: float = 60.0) -> SubmitResponse:
     return SubmitResponse.from_frame(Frame(FrameType.SUBMIT, received[8:]))
 
 
-def large_frame() -> bytes:
+def large_frame(size_bytes: int) -> bytes:
     """Results of a task that the node never submitted: it has to read all of them before it can say so."""
-    data = b"x" * (LARGE_BYTES * 3 // 4)
+    data = b"x" * (size_bytes * 3 // 4)
     message = TaskResultMessage(
         generate_task_id(), "file", filename="a.bin", file_data=data, completed_at="2026-01-01T00:00:00Z", ack=True
     )
     return message.to_frame().encode()
 
 
-def be_honest(port: int, seconds: float, is_over: Callable[[], bool]) -> Served:
-    """Submit for so long, and until the attack is over; and send one large frame in the middle of it."""
+def be_honest(port: int, plan: Plan, is_over: Callable[[], bool]) -> Served:
+    """Submit until the time and the attack are over and the large frame, sent in the middle, was answered."""
+    seconds = plan.seconds
     served = Served()
     begun = time.monotonic()
-    frame = large_frame()
+    frame = large_frame(plan.large_bytes)
     is_large_due = True
     is_large_now = False
-    while time.monotonic() < begun + seconds or (not is_over() and time.monotonic() < begun + LONGEST_SECONDS):
+    while time.monotonic() < begun + (LONGEST_SECONDS if is_large_due or not is_over() else seconds):
         try:
             at = time.monotonic()
             if is_large_now := is_large_due and at > begun + seconds / 2:
@@ -172,13 +174,13 @@ def round_of(
         while not all(count[0] for count in counts.values()):
             time.sleep(0.1)
         size, count = attacks.get("come_and_go", 0), counts.get("come_and_go", [0])
-        served = be_honest(port, plan.seconds, lambda: count[0] >= size)
+        served = be_honest(port, plan, lambda: count[0] >= size)
     peak, ceiling = status(node, "VmHWM"), ceiling_bytes(plan.bounds)
     ordered = sorted(served.seconds) or [0.0]
     print(
         f"{name:<12} peak {peak / MIB:6.0f} MiB of {ceiling / MIB:.0f}   honest: {len(ordered)} submissions, "
         f"median {median(ordered) * 1000:.0f} ms, 99 % {ordered[len(ordered) * 99 // 100] * 1000:.0f} ms, "
-        f"worst {ordered[-1] * 1000:.0f} ms; 12 MiB in {served.large_seconds:.1f} s"
+        f"worst {ordered[-1] * 1000:.0f} ms; {plan.large_bytes // MIB} MiB in {served.large_seconds:.1f} s"
         f"{f' after {served.repeats} repeats' if served.repeats else ''}; "
         f"faults {len(served.faults)}   log {(log.stat().st_size - log_bytes) / 1024:.0f} KiB"
     )

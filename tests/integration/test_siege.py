@@ -9,7 +9,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
-from tests.integration.siege import Plan, lay_siege
+from tests.integration.siege import MIB, Plan, lay_siege
 
 
 class SiegeTests(SynchronousTestCase):
@@ -22,5 +22,6 @@ class SiegeTests(SynchronousTestCase):
         # Room for all of them: a busy node may not have come yet to those that are gone.
         bounds = Bounds(max_connections=500, max_buffered_bytes=LEAST_BUFFERED_BYTES)
         sizes = {"dribble": 200, "come_and_go": 200, "flood": 4}
-        plan = Plan(seconds=5, sizes=sizes, only="all at once", dribble_bytes=512 * 1024, bounds=bounds)
+        large = {"dribble_bytes": MIB // 2, "large_bytes": 4 * MIB}
+        plan = Plan(seconds=5, sizes=sizes, only="all at once", bounds=bounds, **large)
         self.assertEqual(lay_siege(plan), [])

@@ -10,6 +10,8 @@ from random import Random
 from typing import Any
 
 from attrs import evolve
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +21,7 @@ from tasksubmit.errors import StoreError
 from tasksubmit.lifecycle.table import Lease, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.clock import NodeClock
+from tasksubmit.node.delivery import LONGEST_DELAY_SECONDS
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.stores.sqlite import SQLiteTaskStore
@@ -31,6 +34,7 @@ JUMPS = (-HOUR, DAY)
 DAVE = Address.parse("0:0000.0000.0004")
 
 _YEAR_2026 = 1_767_225_600.0
+CLOCKS = (0.0, HOUR, _YEAR_2026 - 3 * DAY, _YEAR_2026 - 600, _YEAR_2026, _YEAR_2026 + DAY, 2 * _YEAR_2026)
 _SHIFTED = ("created_at", "accepted_at", "staged_at", "execute_started_at", "lease_expires_at", "heard_at")
 
 
@@ -429,7 +433,7 @@ class StoredTests(JumpTestCase):
 
             asked: list[timedelta] = []
 
-            def broken(by: timedelta) -> Deferred[None]:
+            def broken(by: timedelta, now: datetime | None = None) -> Deferred[None]:
                 asked.append(by)
                 return fail(StoreError("the disk is full"))
 
@@ -519,6 +523,127 @@ class MomentTests(JumpTestCase):
             self.assertIsNone(self.task(self.alice, key).cancel_requested_at)
             self.bob = self.make_timed(BOB, ALICE)
             self.advance(62)
+
+
+class BootTests(JumpTestCase):
+    """A node is stopped and started again, and its clock is wrong at the start, and set later on."""
+
+    RIGHT = _YEAR_2026
+
+    @override
+    def setUp(self) -> None:
+        super().setUp()
+        self.stop(self.alice)
+        self.alice = self.make_timed(
+            ALICE, BOB, store=SlowStore(), timeouts=Timeouts(answer_timeout=timedelta(days=99))
+        )
+
+    def boot(self, offset: float) -> None:
+        """Start Alice again, with her clock so far from that of the timers."""
+        self.stop(self.alice)
+        self.offsets[ALICE] = offset
+        self.alice.startService()
+
+    def set_clock(self, offset: float) -> None:
+        """Set Alice's clock; a tick later she has noticed."""
+        self.jump(offset - self.offsets[ALICE], self.alice)
+
+    def pending(self) -> tuple[TaskKey, Task]:
+        """Have Alice submit a task to Bob, who is away, and try it for so long that she waits a minute each time."""
+        self.stop(self.bob)
+        key, _ = self.submit("t")
+        task = self.task(self.alice, key)
+        self.advance(200)
+        return key, task
+
+    def attempts(self, key: TaskKey) -> int:
+        """The number of attempts to deliver the submission so far."""
+        [delivery] = self.done(self.alice.store.deliveries_of(key))
+        return delivery.attempts
+
+    def assert_tried(self, key: TaskKey) -> None:
+        """The next attempt is made within the longest back-off, and a tick."""
+        before = self.attempts(key)
+        self.advance(LONGEST_DELAY_SECONDS + 2)
+        self.assertGreater(self.attempts(key), before)
+
+    def test_no_delivery_waits_longer_after_a_start(self) -> None:
+        """However far the clock was set back, a pending delivery is tried within the longest back-off after a start."""
+        key, _ = self.pending()
+        for seconds in (30.0, 600.0, HOUR, 3 * DAY, 400 * DAY, self.RIGHT):
+            self.boot(self.RIGHT - seconds)
+            self.assert_tried(key)
+            self.boot(self.RIGHT)
+            self.assert_tried(key)
+
+    def test_setting_the_clock_right_adds_nothing(self) -> None:
+        """Times that lie ahead of the clock at a start stay where they are when the clock is set right."""
+        key, task = self.pending()
+        self.boot(self.RIGHT - 3 * DAY)
+        self.advance(5)
+        self.set_clock(self.RIGHT)
+        self.assert_tried(key)
+        self.assertEqual(self.task(self.alice, key).created_at, task.created_at)
+        self.bob.startService()
+        self.advance(LONGEST_DELAY_SECONDS + 2)
+        self.assertIsNotNone(self.task(self.alice, key).answered_at)
+
+    def test_clock_that_starts_in_1970(self) -> None:
+        """A machine without a battery sets its clock after each boot; no time of a record drifts by that."""
+        key, task = self.pending()
+        for _ in range(5):
+            self.boot(-self.clock.seconds())
+            self.advance(20)
+            self.set_clock(self.RIGHT)
+            self.advance(20)
+        self.assertEqual(self.task(self.alice, key).created_at, task.created_at)
+        self.assert_tried(key)
+
+    def test_boots_in_a_row_keep_no_delivery_waiting(self) -> None:
+        """A node that is restarted again and again before its longest back-off is over delivers all the same."""
+        key, _ = self.pending()
+        before = self.attempts(key)
+        for _ in range(5):
+            self.boot(-self.clock.seconds())
+            self.advance(20)
+            self.set_clock(self.RIGHT)
+            self.advance(20)
+        self.assertGreaterEqual(self.attempts(key), before + 3)
+
+    def test_lease_and_acceptance_after_a_start(self) -> None:
+        """No lease and no time for acceptance is longer after a start than when it was given."""
+        self.stop(self.alice)
+        self.alice = self.make_timed(ALICE, BOB)
+        self.stop(self.bob)
+        lease = Lease(timedelta(seconds=200))
+        self.bob = self.make_timed(BOB, ALICE, store=SlowStore(), lease=lease)
+        _, leased = self.submit("leased")
+        self.done(self.bob.accept(leased))
+        self.done(self.bob.execute(leased))
+        _, new = self.submit("new")
+        self.stop(self.bob)
+        self.offsets[BOB] -= 3 * DAY
+        self.bob.startService()
+        self.assert_passes(self.bob, new, TaskStatus.CANCELLED, left=60)
+        self.assertIs(self.status(self.bob, leased), TaskStatus.EXECUTING)
+        self.advance(lease.duration.total_seconds())
+        self.assertIs(self.status(self.bob, leased), TaskStatus.CANCELLED)
+
+    @settings(deadline=None, max_examples=10, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+    @given(st.lists(st.tuples(st.booleans(), st.sampled_from(CLOCKS), st.integers(1, 90)), max_size=8))
+    def test_any_sequence_of_boots(self, steps: list[tuple[bool, float, int]]) -> None:
+        """Whatever the clock does, in whatever order with boots, records stay readable and deliveries are tried."""
+        self.setUp()
+        key, _ = self.pending()
+        for is_boot, wall, seconds in steps * 2:
+            (self.boot if is_boot else self.set_clock)(wall - self.clock.seconds())
+            self.advance(seconds)
+        self.assert_tried(key)
+        self.boot(self.offsets[ALICE])
+        self.assert_tried(key)
+        [task] = self.tasks(self.alice)
+        self.assertTrue(1900 <= task.created_at.year <= 9000)
+        self.assertTrue(self.done(self.alice.story(key)).events)
 
 
 class LikeNothingHappenedTests(JumpTestCase):

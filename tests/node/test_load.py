@@ -83,9 +83,8 @@ class LimitTests(NodeTestCase):
 
     def make_bob(self, **options: Any) -> Node:
         """Bob with quotas: two undecided tasks of a peer, two in the queue."""
-        load = Load()
-        policy = AllOf([PeerQuota(load, 2, 1000), QueueLimit(load, 2)])
-        return self.make_node(BOB, ALICE, CAROL, policy=policy, load=load, **options)
+        policy = AllOf([PeerQuota(2, 1000), QueueLimit(2)])
+        return self.make_node(BOB, ALICE, CAROL, policy=policy, **options)
 
     def submit(self, task_id: str, by: Address = ALICE) -> SubmitResponse:
         """Submit a task to Bob."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -88,7 +90,7 @@ class QuotaTests(SynchronousTestCase):
 
     def test_tasks(self) -> None:
         """A peer with too many undecided tasks is refused for now; others are not."""
-        policy = PeerQuota(self.load, 3, 10**9)
+        policy = PeerQuota(3, 10**9, load=self.load)
         self.load.count([(ALICE, TaskStatus.NEW, 2, 10), (CAROL, TaskStatus.ACCEPTED, 99, 10)])
         self.assertIsNone(policy.admit(THEM, request()))
         self.load.count([(ALICE, TaskStatus.NEW, 1, 10)])
@@ -100,7 +102,7 @@ class QuotaTests(SynchronousTestCase):
 
     def test_bytes(self) -> None:
         """So is one whose undecided tasks are too long together."""
-        policy = PeerQuota(self.load, 100, 50)
+        policy = PeerQuota(100, 50, load=self.load)
         self.load.count([(ALICE, TaskStatus.NEW, 2, 49)])
         self.assertIsNone(policy.admit(THEM, request()))
         self.load.count([(ALICE, TaskStatus.NEW, 1, 1)])
@@ -110,7 +112,7 @@ class QuotaTests(SynchronousTestCase):
 
     def test_queue(self) -> None:
         """While the queue is full nobody may submit."""
-        policy = QueueLimit(self.load, 2)
+        policy = QueueLimit(2, load=self.load)
         self.load.count([(CAROL, TaskStatus.ACCEPTED, 1, 5), (ALICE, TaskStatus.NEW, 9, 5)])
         self.assertIsNone(policy.admit(THEM, request()))
         self.load.count([(ALICE, TaskStatus.ACCEPTED, 1, 5)])
@@ -150,11 +152,44 @@ class RateTests(SynchronousTestCase):
         self.clock.advance(100)
         self.assertEqual([self.submit() is None for _ in range(6)], [True] * 5 + [False])
 
+    @settings(deadline=None)
+    @given(
+        st.floats(0, 4e9),
+        st.sampled_from((0.1, 0.3, 1 / 3, 1, 3, 5, 7, 30, 1000)) | st.floats(0.01, 10_000),
+        st.integers(1, 50),
+    )
+    def test_burst_at_any_time(self, now: float, rate: float, burst: int) -> None:
+        """The whole burst is admitted at one instant, wherever the clock stands, and again once it is earned."""
+        self.clock = Clock()
+        self.clock.rightNow = now
+        self.policy = RateLimit(self.clock, rate=rate, burst=burst)
+        self.assertEqual([self.submit() is None for _ in range(burst + 1)], [True] * burst + [False])
+        self.clock.advance(1 / rate)
+        self.assertIsNone(self.submit())
+        self.clock.advance(burst / rate)
+        self.assertEqual([self.submit() is None for _ in range(burst + 1)], [True] * burst + [False])
+
     def test_peers(self) -> None:
         """One peer's bucket is not another's."""
         for _ in range(6):
             self.submit()
         self.assertIsNone(self.submit(CAROL))
+
+    @given(
+        st.floats(0, 2e9, allow_nan=False),
+        st.floats(0.01, 1000, allow_nan=False),
+        st.integers(1, 50),
+        st.integers(1, 3),
+    )
+    def test_exact_burst_at_any_clock_value(self, now: float, rate: float, burst: int, idle: int) -> None:
+        """A peer that was idle may submit exactly its burst at one instant, and one task more after each interval."""
+        self.clock.rightNow = now
+        self.policy = RateLimit(self.clock, rate, burst)
+        for _ in range(idle):
+            self.assertEqual([self.submit() is None for _ in range(burst + 2)], [True] * burst + [False] * 2)
+            self.clock.rightNow += 1 / rate
+            self.assertEqual([self.submit() is None for _ in range(2)], [True, False])
+            self.clock.rightNow += (burst + 1) / rate
 
     def test_created_without_being_asked_about(self) -> None:
         """More may be created than the bucket had, of what was under way: the peer pays for it by waiting."""
@@ -169,7 +204,7 @@ class RateTests(SynchronousTestCase):
         for number in range(5000):
             self.submit(Address(0, number))
             self.clock.advance(0.01)
-        self.assertLess(len(self.policy._full_at), 1500)
+        self.assertLess(len(self.policy._used), 1500)
 
 
 class AllOfTests(SynchronousTestCase):
@@ -205,7 +240,7 @@ class AllOfTests(SynchronousTestCase):
     def test_together(self) -> None:
         """However many one that answers later holds up, a quota lets in as many as it would one by one."""
         load, later = Load(), Later()
-        policy = AllOf([PeerQuota(load, 2, 1000), later])
+        policy = AllOf([PeerQuota(2, 1000), later]).with_load(load)
         decided = [policy.admit(THEM, request(f"t{number}")) for number in range(5)]
         codes: list[str] = []
         for answer, asked in zip(decided, later.asked, strict=True):

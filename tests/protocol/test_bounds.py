@@ -26,6 +26,12 @@ MIB = 1024 * 1024
 ROOM = 16 * MIB
 
 
+def with_room(bounds: Bounds, size_bytes: int) -> Bounds:
+    """The same bounds with less room than an operator may give, so that tests need less."""
+    object.__setattr__(bounds, "max_buffered_bytes", size_bytes)
+    return bounds
+
+
 @define(eq=False)
 class FakeHolder:
     """A connection that notes what it is told."""
@@ -49,7 +55,7 @@ class IntakeTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.intake = Intake(self.clock, Bounds(max_buffered_bytes=ROOM, max_connections_per_peer=2))
+        self.intake = Intake(self.clock, with_room(Bounds(max_connections_per_peer=2), ROOM))
 
     def grow(self, size_bytes: float, host: Hashable = None) -> FakeHolder:
         """A new connection has so much of an unfinished frame."""
@@ -84,6 +90,26 @@ class IntakeTests(SynchronousTestCase):
         self.clock.advance(100)
         self.grow(ROOM + 1)
         self.assertEqual([holder for holder in small if holder.gone], [])
+
+    def test_young_frame_is_not_slow(self) -> None:
+        """A frame that began a moment ago and arrives fast stays; older and slower ones go."""
+        slow = [self.grow(2 * MIB) for _ in range(7)]
+        self.clock.advance(4)
+        young = self.grow(SMALL_BYTES + 1)
+        self.clock.advance(0.1)
+        self.intake.grow(young, MIB // 4)
+        self.grow(2 * MIB)
+        self.assertTrue(any(holder.gone for holder in slow))
+        self.assertEqual(young.gone, [])
+
+    def test_one_frame_of_a_host_outlasts_many(self) -> None:
+        """When all frames arrive equally fast, a host with a single one keeps it, and hosts with many lose some."""
+        many = [self.grow(MIB, f"10.0.1.{number % 5}") for number in range(15)]
+        single = self.grow(MIB * 0.9, "10.0.0.2")
+        self.clock.advance(10)
+        self.intake.grow(many[0], MIB * 6 // 5)
+        self.assertTrue(any(holder.gone for holder in many))
+        self.assertEqual(single.gone, [])
 
     def test_greedy_host(self) -> None:
         """A host that holds more than half of all gives way first, however fast it is."""
@@ -129,7 +155,7 @@ class IntakeTests(SynchronousTestCase):
     @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20 * MIB), st.floats(0, 5)), max_size=40))
     def test_never_more(self, steps: list[tuple[int, int, float]]) -> None:
         """Whatever grows in whatever order, no more is held than there is room, and the count is that of those left."""
-        intake = Intake(clock := Clock(), Bounds(max_buffered_bytes=ROOM))
+        intake = Intake(clock := Clock(), with_room(Bounds(), ROOM))
         holders = {number: FakeHolder(number % 2) for number in range(6)}
         sizes: dict[int, int] = {}
         for number, size_bytes, seconds in steps:
@@ -211,7 +237,7 @@ class ServerBoundsTests(ServerTestCase):
 
     def test_slow_frames_give_way(self) -> None:
         """When unfinished frames fill the room a slow one is aborted, its bytes are free, and a fast one arrives."""
-        slow = [self.start(bounds=Bounds(max_buffered_bytes=4 * MIB)), *(self.raw() for _ in range(4))]
+        slow = [self.start(bounds=with_room(Bounds(), 4 * MIB)), *(self.raw() for _ in range(4))]
         for peer in slow:
             self.unfinished(peer, MIB - 64 * 1024)
         self.clock.advance(30)

@@ -14,6 +14,7 @@ from tasksubmit.stores import deliveries, events, queries, retention
 from tasksubmit.stores.batches import Statement
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
 from tasksubmit.testing.contracts.samples import OWN, PEER, START, at, new_task, owed, step, told
+from tasksubmit.wire.address import Address
 from tests.stores.support import apply_change, create_task
 
 OF_TASK = "deliveries_of_task (task_id=? AND side=? AND peer=?)"
@@ -161,6 +162,11 @@ class QueryTests(SynchronousTestCase):
             fields: dict[str, Any] = {column: name}
             self.assertFalse(queries.is_result_named(self.connection, name))
             create_task(self.connection, new_task(task_id, **fields), [])
+            self.assertTrue(queries.is_result_named(self.connection, name))
+        for number, name in enumerate(("p.md", "p-2.md", "p_q-1.md", "p_q-1-2.md")):
+            self.assertFalse(queries.is_result_named(self.connection, name))
+            task = new_task(name.removesuffix("-2.md").removesuffix(".md"), peer=Address(9, number), result_file=name)
+            create_task(self.connection, task, [])
             self.assertTrue(queries.is_result_named(self.connection, name))
         for other in ("a_result_file_x.md", "a_b_late_result_file_x.md", "a_b_c_x.md", "a", "", "_", "%_%"):
             self.assertFalse(queries.is_result_named(self.connection, other), other)

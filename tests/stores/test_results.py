@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import unicodedata
 from hashlib import sha256
 from pathlib import Path
 from threading import Barrier
@@ -13,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
 
 from tasksubmit.errors import StoreDamaged, StoreError
+from tasksubmit.stores.names import PROBE, DiskLimits
 from tasksubmit.stores.results import INCOMING, MemoryResultFiles, ResultFiles
 
 
@@ -364,6 +368,227 @@ class ResultFilesTests(SynchronousTestCase):
 
         ResultFiles(self.directory).open(is_named)
         self.assertEqual(asked, ["t-2_b.md"])
+
+
+class AwkwardDisk:
+    """A disk that refuses names, links, or both: it stands in place of the functions of ``os`` that make them."""
+
+    def __init__(self, test: SynchronousTestCase, limits: DiskLimits) -> None:
+        self.limits = limits
+        self._open, self._link = os.open, os.link
+        test.patch(os, "open", self.open)
+        test.patch(os, "link", self.link)
+
+    def open(self, path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:
+        """See `os.open`."""
+        name = os.path.basename(path)
+        if flags & os.O_CREAT:
+            if not self.limits.keeps_unicode:
+                name.encode("ascii")
+            if set(name) & set(self.limits.forbidden):
+                raise OSError(errno.EINVAL, "Invalid argument")
+            if len(os.fsencode(name)) > self.limits.longest_bytes:
+                raise OSError(errno.ENAMETOOLONG, "File name too long")
+        return self._open(path, flags, mode, **options)
+
+    def link(self, source: Any, target: Any, **options: Any) -> None:
+        """See `os.link`."""
+        if not self.limits.has_links:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        self._link(source, target, **options)
+
+
+WITHOUT_LINKS = DiskLimits(has_links=False)
+
+
+class WithoutLinksTests(SynchronousTestCase):
+    """A disk without hard links."""
+
+    @override
+    def setUp(self) -> None:
+        AwkwardDisk(self, WITHOUT_LINKS)
+        self.directory = Path(self.mktemp())
+        self.files = ResultFiles(self.directory)
+        self.files.open(named())
+
+    def names(self) -> set[str]:
+        """Every file under the results directory."""
+        return {path.relative_to(self.directory).as_posix() for path in self.directory.rglob("*") if not path.is_dir()}
+
+    def test_as_with_links(self) -> None:
+        """Results are kept, numbered, settled and discarded as on any disk, and nothing is overwritten or followed."""
+        (self.directory / "t-1_a-2.md").symlink_to(self.directory / "elsewhere")
+        names = [self.files.write("t-1", "a.md", content) for content in (b"1", b"2")]
+        self.assertEqual(names, ["t-1_a.md", "t-1_a-3.md"])
+        self.assertEqual([self.files.read(name) for name in names], [b"1", b"2"])
+        for name in names:
+            self.files.settle(name)
+        self.assertEqual(self.names(), {"t-1_a.md", "t-1_a-2.md", "t-1_a-3.md"})
+        self.files.condemn("t-1_a.md")
+        self.files.discard("t-1_a.md")
+        self.assertEqual(self.names(), {"t-1_a-2.md", "t-1_a-3.md"})
+
+    def test_condemned(self) -> None:
+        """A crash before a removal keeps the file, and one after it removes the file at the next start."""
+        for records in (named("t-1_a.md"), named()):
+            self.files.settle(self.files.write("t-1", "a.md", b"a"))
+            self.files.condemn("t-1_a.md")
+            ResultFiles(self.directory).open(records)
+            self.assertEqual(self.names(), {"t-1_a.md"} if records("t-1_a.md") else set())
+            self.files.discard("t-1_a.md")
+
+    def test_order(self) -> None:
+        """The mark is durable before the file is made, and file and name before the record can name them."""
+        calls: list[str] = []
+        fsync, make = os.fsync, os.open
+
+        def note_sync(descriptor: int) -> None:
+            is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            calls.append("sync directory" if is_directory else "sync file")
+            fsync(descriptor)
+
+        def note_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+            if flags & os.O_CREAT:
+                calls.append(f"make {Path(path).relative_to(self.directory)}")
+            return make(path, flags, *arguments, **options)
+
+        self.patch(os, "fsync", note_sync)
+        self.patch(os, "open", note_open)
+        self.files.write("t-1", "a.md", b"a")
+        mark = [f"make {INCOMING}/t-1_a.md", "sync file", "sync directory"]
+        self.assertEqual(calls, [*mark, "make t-1_a.md", "sync file", "sync directory"])
+
+    def test_write_fails(self) -> None:
+        """A file that cannot be written leaves neither itself nor its mark."""
+        fsync = os.fsync
+        for skip in (0, 2, 3):
+            calls = iter([fsync] * skip)
+
+            def fail(descriptor: int, calls: Any = calls) -> None:
+                call = next(calls, None)
+                if call is None:
+                    raise OSError(errno.EIO, "Input/output error")
+                call(descriptor)
+
+            self.patch(os, "fsync", fail)
+            self.assertRaises(StoreError, self.files.write, "t-1", "a.md", b"a")
+            self.patch(os, "fsync", fsync)
+            self.assertEqual(self.names(), set())
+
+    def test_other_ways_are_not_tried_again(self) -> None:
+        """A disk that turns out to have no links, though none was refused at the start, is written to all the same."""
+        files = ResultFiles(self.directory)
+        self.assertEqual(files.write("t-1", "a.md", b"a"), "t-1_a.md")
+        self.assertEqual(files.read("t-1_a.md"), b"a")
+
+    def test_crash_in_the_content(self) -> None:
+        """A file that was written in place, in part or whole, goes at the next start unless a record names it."""
+        for records in (named(), named("t-1_a.md")):
+            self.files.write("t-1", "a.md", b"a")
+            ResultFiles(self.directory).open(records)
+            self.assertEqual(self.names(), {"t-1_a.md"} if records("t-1_a.md") else set())
+
+    def test_crash_before_the_file(self) -> None:
+        """A mark without its file goes."""
+        self.files.write("t-1", "a.md", b"a")
+        (self.directory / "t-1_a.md").unlink()
+        ResultFiles(self.directory).open(named())
+        self.assertEqual(self.names(), set())
+
+
+class NamesTests(SynchronousTestCase):
+    """Names that the disk does not accept."""
+
+    def open(self, **limits: Any) -> ResultFiles:
+        """Files on a disk that has these limits."""
+        self.directory = Path(self.mktemp())
+        AwkwardDisk(self, DiskLimits(**limits))
+        files = ResultFiles(self.directory)
+        files.open(named())
+        self.assertEqual(files.limits, DiskLimits(**limits))
+        return files
+
+    def check(self, files: ResultFiles, filename: str, plain: str) -> None:
+        """Check that results of a name are kept under a plain one, numbered where that is taken."""
+        stem, extension = plain.split(".")
+        names = [files.write("t-1", filename, content) for content in (b"1", b"2")]
+        self.assertEqual(names, [plain, f"{stem}-2.{extension}"])
+        self.assertEqual([files.read(name) for name in names], [b"1", b"2"])
+        for name in names:
+            files.settle(name)
+        self.assertEqual(files.write("t-1", "plain.md", b"3"), "t-1_plain.md")
+
+    def test_encoding(self) -> None:
+        """Where names have no other characters than ASCII, others are replaced."""
+        self.check(self.open(keeps_unicode=False), "\u4e2d.MD", "t-1.md")
+
+    def test_forbidden_characters(self) -> None:
+        """Where names have no colons, those with colons are replaced."""
+        self.check(self.open(forbidden=':*?"'), "a: b.md", "t-1.md")
+
+    def test_long_names(self) -> None:
+        """Where names are short, long ones are replaced."""
+        self.check(self.open(longest_bytes=143), "x" * 150 + ".md", "t-1.md")
+
+    def test_all_at_once(self) -> None:
+        """A disk that can do nothing of all this keeps every result."""
+        files = self.open(has_links=False, keeps_unicode=False, forbidden=":", longest_bytes=100)
+        self.check(files, "\u4e2d:" + "x" * 150 + ".md", "t-1.md")
+        self.assertEqual(
+            str(files.limits), "no hard links, only ASCII in names, no ':' in names, names of at most 100 bytes"
+        )
+
+    def test_limits_unknown(self) -> None:
+        """A name that is refused is replaced also when nothing was known of the disk's limits."""
+        self.directory = Path(self.mktemp())
+        files = ResultFiles(self.directory)
+        files.open(named())
+        AwkwardDisk(self, DiskLimits(keeps_unicode=False, forbidden=":"))
+        for task_id, name in (("t-1", "\u4e2d.md"), ("t-2", "a:b.md")):
+            self.assertEqual(files.write(task_id, name, b"1"), f"{task_id}.md")
+
+    def test_other_unicode_form(self) -> None:
+        """A disk that lists names in another form than they were given keeps them in ASCII, and loses none."""
+        real = os.listdir
+        self.patch(os, "listdir", lambda path: [unicodedata.normalize("NFD", name) for name in real(path)])
+        files = ResultFiles(Path(self.mktemp()))
+        files.open(named())
+        self.assertFalse(files.limits.keeps_unicode)
+        self.assertEqual(files.write("t-1", "\u00e9.md", b"1"), "t-1.md")
+
+    def test_other_case(self) -> None:
+        """A name that differs in case alone from one that is there overwrites nothing where that is the same name."""
+        for limits in (DiskLimits(), WITHOUT_LINKS):
+            files = ResultFiles(directory := Path(self.mktemp()))
+            files.open(named())
+            AwkwardDisk(self, limits)
+            files.write("t-1", "a.md", b"1")
+            os.rename(directory / "t-1_a.md", directory / "t-1_A.md")  # as if they were one
+            self.assertEqual(files.write("t-1", "A.md", b"2"), "t-1_A-2.md")
+            self.assertEqual(files.read("t-1_A.md"), b"1")
+
+    def test_probe_leaves_nothing(self) -> None:
+        """The probe removes its files, and those that an interrupted one left."""
+        files = ResultFiles(directory := Path(self.mktemp()))
+        (directory / INCOMING).mkdir(parents=True)
+        (directory / INCOMING / f"{PROBE}-link").write_bytes(b"")
+        files.open(named())
+        self.assertEqual([path.name for path in directory.rglob("*")], [INCOMING])
+        self.assertEqual(str(files.limits), "")
+
+    def test_probe_on_a_full_disk(self) -> None:
+        """A disk on which nothing can be made at the start is no obstacle to the start."""
+
+        def full(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+            if flags & os.O_CREAT:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(path, flags, *arguments, **options)
+
+        real = os.open
+        self.patch(os, "open", full)
+        files = ResultFiles(Path(self.mktemp()))
+        files.open(named())
+        self.assertEqual(files.limits, DiskLimits())
 
 
 class MemoryResultFilesTests(SynchronousTestCase):

@@ -416,7 +416,7 @@ class DirectoryTests(DirectoryCase):
 
     def test_needs_a_reactor(self) -> None:
         """A store in a directory without a reactor is a mistake of the caller."""
-        self.assertRaises(TypeError, SQLiteTaskStore(Path(self.mktemp())).open)
+        self.assertRaises(TypeError, SQLiteTaskStore, Path(self.mktemp()))
 
     # --- group commit --------------------------------------------------------------------------------------------
 

@@ -146,7 +146,7 @@ class WaitingTests(AgentsCase):
         self.agents.complete(task)
         with self.assertRaisesRegex(AssertionError, "no task is under way"):
             self.agents.done(Deferred())
-        with self.assertRaisesRegex(AssertionError, "not 5"):
+        with self.assertRaisesRegex(TypeError, "not 5"):
             self.agents.done(5)  # type: ignore[arg-type]  # the mistake that is made
 
     def test_advance(self) -> None:

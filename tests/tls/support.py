@@ -119,7 +119,7 @@ class Party:
     @property
     def credentials(self) -> Credentials:
         """New ones, that read the directory."""
-        return Credentials.of_directory(self.directory)
+        return Credentials.of_directory(self.directory, self.name)
 
     def use(self, *certificates: x509.Certificate, key: PrivateKey | None = None) -> None:
         """Show these from now on."""

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions
+from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from typing_extensions import override
@@ -29,6 +30,7 @@ from tasksubmit.tls.endpoints import (
     Unjudged,
     admitted_name,
 )
+from tasksubmit.tls.faults import fault_of
 from tasksubmit.tls.identity import dns_name, make_certificate, make_key, pin_of
 from tests.tls.support import ALICE, BOB, CAROL, DAY, Authority, Ear, Ears, TLSTestCase, now, vouched
 
@@ -117,13 +119,15 @@ class PinTests(TLSTestCase):
     def test_dates(self) -> None:
         """Before its time and after it a certificate is refused also when its key is known; the owner is told."""
         for begin, validity, logged_words, told_words in (
-            (-30 * DAY, 10 * DAY, "has expired (it was good until", "(certificate expired): run `tasksubmit renew`"),
-            (30 * DAY, 10 * DAY, "is not valid yet (before", "certificate"),
+            (-30 * DAY, 10 * DAY, "has expired (it was good until", "(certificate expired): it has expired, on"),
+            (30 * DAY, 10 * DAY, "is not valid yet (before", "(bad certificate): it is not valid yet, but from"),
         ):
             self.alice.use(make_certificate(self.alice.key, ALICE, now() + begin, validity))
             logged, told = self.refused_by_bob()
             self.assertIn(f"the certificate of {ALICE}, with the key {self.alice.pin}, {logged_words}", logged)
             self.assertIn(told_words, told)
+            self.assertIn("run `tasksubmit renew`", told)
+            self.assertNotIn("trust", told)
         self.alice.use(make_certificate(self.alice.key, ALICE, now()))
         self.bob.use(make_certificate(self.bob.key, BOB, now() - 30 * DAY, DAY))
         self.assertIn(f"the certificate of {BOB}, with the key {self.bob.pin}, has expired", self.refused_by_alice())
@@ -185,12 +189,16 @@ class AuthorityTests(TLSTestCase):
         for names in (
             ["a0000-0000-0009.tasksubmit.internal"],
             ["*.tasksubmit.internal"],
-            map(dns_name, (ALICE, CAROL)),
+            [dns_name(ALICE), dns_name(CAROL)],
         ):
             vouched(self.authority, self.alice, *names)
             logged, told = self.refused_by_bob()
             self.assertIn("nobody who is trusted has the key", logged)
+            self.assertIn("its operator has to have the CA sign one for its own address alone", logged)
+            self.assertNotIn("tasksubmit trust add", logged)
             self.assertIn("refuses the own certificate", told)
+            self.assertIn(f": it is for {', '.join(names)}: have the CA sign one for {dns_name(ALICE)} alone", told)
+            self.assertNotIn("trust", told)
         vouched(self.authority, self.alice, dns_name(CAROL), "carol.example")
         self.assertTrue(self.can_talk())
         self.assertEqual(admitted_name(self.served.peers[-1].transport), CAROL)
@@ -207,6 +215,51 @@ class AuthorityTests(TLSTestCase):
         vouched(self.authority, self.bob)
         vouched(Authority(), self.alice)
         self.assertIn("is not signed by the CA that is trusted", self.refused_by_bob()[0])
+
+    def test_missing_intermediate(self) -> None:
+        """A missing certificate between is the fault of its owner, by the peer's log and by the own error."""
+        between = Authority("between")
+        self.authority.certify(between)
+        self.alice.use(between.sign(self.alice.key, dns_name(ALICE)))
+        logged, told = self.refused_by_bob()
+        self.assertIn("is not signed by the CA that is trusted, but by 'CN=between': its operator has to", logged)
+        self.assertIn("(unknown ca): the CA there did not sign it", told)
+        self.assertIn("put the certificate of 'CN=between'", told)
+        for text in (logged, told):
+            self.assertNotIn("tasksubmit trust", text)
+        self.alice.use(self.alice.credentials.identity.certificate, between.certificate)
+        self.assertTrue(self.can_talk())
+
+    def test_listener_is_at_fault(self) -> None:
+        """A listener whose own certificate is refused by those who dial logs what is wrong with it."""
+        vouched(self.authority, self.bob, dns_name(CAROL))
+        with capturedLogs() as logs:
+            self.refused_by_alice()
+        [text] = [formatEvent(event) for event in logs if "refuses the own certificate" in formatEvent(event)]
+        self.assertIn(f"it is for {dns_name(CAROL)}: have the CA sign one for {dns_name(BOB)} alone", text)
+
+    def test_unknown_though_signed(self) -> None:
+        """A right certificate that is refused all the same is for the peer's operator to trust."""
+        self.bob.trust(f"{CAROL} ca")
+        self.assertIn("its operator has to trust it (`tasksubmit trust`)", self.refused_by_bob()[1])
+
+    def test_wrong_clock(self) -> None:
+        """A certificate that is fine by the own clock and not by the peer's sends its owner to the clocks."""
+        own = self.alice.credentials.identity
+        for alert, words in (
+            ("bad certificate", "it is not valid yet there, but from"),
+            ("certificate expired", "it has expired there, and ends here on"),
+        ):
+            self.assertIn(words, fault_of(own, alert, now()))
+            self.assertIn("compare the clocks", fault_of(own, alert, now()))
+
+    def test_wrong_usage(self) -> None:
+        """Who shows a certificate for servers alone when dialling is told what it has to be for."""
+        usage = ExtendedKeyUsageOID.SERVER_AUTH
+        self.alice.use(self.authority.sign(self.alice.key, dns_name(ALICE), usage=usage))
+        told = self.refused_by_bob()[1]
+        self.assertIn("its extended key usage has to name clients and servers alike", told)
+        self.assertNotIn("tasksubmit trust", told)
 
     def test_expired(self) -> None:
         """Whose certificate the CA signed is told to have it sign another, by the log and by who is refused."""

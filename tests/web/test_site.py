@@ -59,8 +59,6 @@ class StrictnessTests(ApiTestCase):
         """Each fault of a body is named by its key."""
         good: dict[str, Any] = {"to": str(PEER), "description": "x"}
         cases: list[tuple[object, str]] = [
-            ([], "the body is not a JSON object"),
-            ("x", "the body is not a JSON object"),
             ({}, "to: is missing; description: is missing"),
             ({**good, "to": 5}, "to: expected a text"),
             ({**good, "to": "x"}, "to: 'x' is not an address like 1:0001.F291.0004"),
@@ -78,10 +76,22 @@ class StrictnessTests(ApiTestCase):
         self.assertEqual(self.ask("GET", "/v1/tasks"), [])
 
     def test_not_json(self) -> None:
-        """A body that is not JSON is malformed."""
-        for content in (b"{", b"\xff", b'{"a": NaN}', b"[" * 100_000):
+        """A body that is no JSON object is malformed."""
+        for content in (b"{", b"\xff", b'{"a": NaN}', b"[" * 100_000, b"[]", b'"x"', b"null"):
             message = self.refused(400, "malformed", "POST", "/v1/tasks", content=content)
-            self.assertTrue(message.startswith("the body is not JSON: "), message)
+            self.assertTrue(message.startswith("the body: "), message)
+
+    def test_key_given_twice(self) -> None:
+        """A key that is given twice is refused by name: which of the two values was meant cannot be told."""
+        to = f'"to": "{PEER}"'
+        for content, key in (
+            (f'{{{to}, "description": "a", "description": "b"}}', "description"),
+            (f'{{{to}, "description": "a", "{chr(92)}u0074o": "{PEER}"}}', "to"),
+            (f'{{{to}, {to}, "description": "a"}}', "to"),
+        ):
+            message = self.refused(400, "malformed", "POST", "/v1/tasks", content=content.encode())
+            self.assertEqual(message, f"the body: the key '{key}' comes twice")
+        self.assertEqual(self.ask("GET", "/v1/tasks"), [])
 
     def test_body_where_none_is_taken(self) -> None:
         """A body is refused where it would be ignored."""

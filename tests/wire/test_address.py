@@ -63,6 +63,19 @@ class AddressTests(SynchronousTestCase):
             with contextlib.suppress(InvalidAddress):
                 parse(text)
 
+    def test_leading_zeros(self) -> None:
+        """Any number of zeros in front of the network and of the port is read, in little time, and none is printed."""
+        for network in (0, 1, 65535):
+            plain = Address(network, 0xF2910004)
+            for zeros in (1, 5, 10, 4300, 1_000_000):
+                text = f"{'0' * zeros}{plain}"
+                self.assertEqual(str(Address.parse(text)), str(plain))
+                self.assertEqual(SocketAddress.parse(f"{text}:{'0' * zeros}1003"), SocketAddress(plain, 1003))
+        for text in (":0000.0000.0001", "0" * 9, "0" * 5000 + "x:0000.0000.0001", "0" * 99 + "655351:FFFF.0000.0001"):
+            self.assertRaises(InvalidAddress, Address.parse, text)
+        error = self.assertRaises(InvalidAddress, Address.parse, "0" * 5000 + "7:0008.0000.0001")
+        self.assertLess(len(str(error)), 200)
+
     def test_out_of_range(self) -> None:
         """A network, a node or a port out of its range makes no value."""
         for network, node in ((-1, 0), (2**16, 0), (0, -1), (0, 2**32)):

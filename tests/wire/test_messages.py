@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
+import sys
 from typing import Any, cast
 
 import attrs
@@ -30,7 +32,7 @@ from tests.wire.vectors import KINDS, Row, check_rows, rows
 
 MESSAGES = list(KINDS.values())
 
-ACCEPTED_LENIENCY = {"null_value", "base64_loose_bits", "other_frame_type", "integer_read_as_double"}
+ACCEPTED_LENIENCY = {"null_value", "base64_loose_bits", "other_frame_type", "integer_read_as_double", "deep_nesting"}
 """The sloppiness of the vectors that is read as the reference reads it; the rest is refused."""
 
 
@@ -54,6 +56,15 @@ def read_fields(message: Message) -> dict[str, object]:
     """Give the fields of a message by their JSON names, numbers inside the result as doubles."""
     fields = attrs.asdict(cast(Any, message), recurse=False)
     return {key: as_doubles(value) if key == "result" else value for key, value in fields.items()}
+
+
+def depth_of(value: object) -> int:
+    """Count arrays of which each holds only the next, the innermost empty."""
+    depth = 0
+    while isinstance(value, list):
+        depth += 1
+        value = value[0] if value else None
+    return depth
 
 
 class GoldenTests(SynchronousTestCase):
@@ -98,6 +109,10 @@ class GoldenTests(SynchronousTestCase):
     def check_read(self, row: Row) -> None:
         """Check that a row is read as it says."""
         message = KINDS[row["kind"]].from_frame(Frame(row["frame_type"], bytes.fromhex(row["payload_hex"])))
+        if "result_depth" in row:
+            assert isinstance(message, TaskResult)
+            self.assertEqual(depth_of(message.result), row["result_depth"])
+            message = attrs.evolve(message, result=None)
         ours = read_fields(message)
         expected = {key: as_doubles(value) if key == "result" else value for key, value in fields_of(row).items()}
         self.assertEqual({key: ours[key] for key in expected}, expected)
@@ -208,15 +223,55 @@ class DecodeTests(SynchronousTestCase):
         payload = document.encode() if isinstance(document, str) else document
         self.assertEqual(self.assertRaises(MalformedMessage, kind.from_json, payload).field, field)
 
-    def test_levels(self) -> None:
-        """Two hundred levels are read, one more is refused, wherever it stands and however many there are."""
+    def test_deep_nesting_is_read(self) -> None:
+        """Ten thousand levels are read, one more is refused, wherever it stands and however many there are."""
         for key in ("result", "unknown"):
-            for opening, closing in (("[", "]"), ('{"a":', "}")):
+            for opening, closing in (("[", "]"), ('{"a":', "}"), (' [ 1 , "[" , ', " ] "), ('{"}":[0,', "]}")):
                 inner = "1" if opening != "[" else ""
-                fine = f'{{"{key}":' + opening * (MAX_DEPTH - 1) + inner + closing * (MAX_DEPTH - 1) + "}"
-                TaskResult.from_json(fine.encode())
-                for levels in (MAX_DEPTH, 5_000, 100_000):
+                most = MAX_DEPTH // 2 - 1 if "{" in opening and "[" in opening else MAX_DEPTH - 1
+                for levels in (99, 100, 200, 500, most):
+                    fine = f'{{"{key}":' + opening * levels + inner + closing * levels + "}"
+                    result = TaskResult.from_json(fine.encode()).result
+                    if key == "result" and opening == "[":
+                        self.assertEqual(depth_of(result), levels)
+                for levels in (most + 1, 100_000):
                     self.refused(f'{{"{key}":' + opening * levels + inner + closing * levels + "}")
+
+    def test_deep_nesting_reads_like_shallow(self) -> None:
+        """What is wrong in the depth is refused, and what is right reads as elsewhere."""
+        opening, closing = "[" * 300, "]" * 300
+        right = (' { "a" : [ 1 , -2.5e3 , "\\u00e4\\"]" , null , { } , [ ] ] , "b" : [ [ ] ] } ', "1", '"[["', "[]")
+        for text in right:
+            result: object = TaskResult.from_json(f'{{"result":{opening}{text}{closing}}}'.encode()).result
+            for _ in range(300):
+                assert isinstance(result, list)
+                [result] = result
+            self.assertEqual(result, json.loads(text))
+        objects = ('{"a"}', '{"a":}', '{"a":1,}', "{a:1}", '{"a":1]', "{,}", '{"a":1 "b":2}')
+        scalars = ("NaN", "1e999", '"\\ud800"', "nul", '"', "1 2", '"\n"', "9" * 301)
+        for text in (",", "1,", "}", *objects, *scalars):
+            self.refused(f'{{"result":{opening}{text}{closing}}}')
+        self.refused(f'{{"result":{opening}{{"a":1,"b":2,"b":3}}{closing}}}', "b")
+        self.refused(f'{{"result":{opening}{closing[1:]}}}')
+        self.refused(f'{{"result":{opening}{closing}]}}')
+        self.refused(f'{{"result":{opening}{closing}}} 1')
+
+    def test_deep_nesting_is_read_by_deep_callers(self) -> None:
+        """A caller that has used up nearly all of its own depth reads and writes deep values as any other."""
+        document = b'{"result":' + b"[" * 600 + b"]" * 600 + b"}"
+        shallow = b'{"result":' + b"[" * 90 + b"]" * 90 + b"}"
+
+        def call(depth: int) -> TaskResult:
+            return call(depth - 1) if depth else TaskResult.from_json(document)
+
+        def call_shallow(depth: int) -> bytes:
+            return call_shallow(depth - 1) if depth else TaskResult.from_json(shallow).to_json()
+
+        left = sys.getrecursionlimit() - len(inspect.stack(0)) - 30
+        message = call(left)
+        self.assertEqual(depth_of(message.result), 600)
+        self.assertIn(shallow[1:-1], call_shallow(left))
+        self.assertIn(document[1:-1], message.to_json())
 
     def test_wide_is_not_deep(self) -> None:
         """Many brackets side by side, or inside strings, are no levels."""
@@ -359,11 +414,11 @@ class EncodeTests(SynchronousTestCase):
 
     def test_deepest_result(self) -> None:
         """The deepest result that is written is read back, and one level more is not written."""
-        result: object = None
-        for _ in range(MAX_DEPTH - 1):
+        result: object = []
+        for _ in range(MAX_DEPTH - 2):
             result = [result]
         message = TaskResult(result=result)
-        self.assertEqual(TaskResult.from_json(message.to_json()), message)
+        self.assertEqual(depth_of(TaskResult.from_json(message.to_json()).result), MAX_DEPTH - 1)
         self.assertRaises(InvalidMessage, TaskResult(result=[result]).to_json)
 
     def test_tuples(self) -> None:

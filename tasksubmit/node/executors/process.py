@@ -9,7 +9,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.process import Process
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThreadPool
@@ -30,6 +31,18 @@ from tasksubmit.lifecycle.table import Lease
 from tasksubmit.node.ending import to_its_end
 from tasksubmit.node.executors import warden
 from tasksubmit.node.executors.options import bound_lease, count, read_options, seconds
+from tasksubmit.validation import (
+    COUNT,
+    DELAY,
+    SECONDS,
+    TEXT,
+    mapping_of,
+    provides,
+    to_path_or_none,
+    to_texts,
+    wrong_type,
+    wrong_value,
+)
 from tasksubmit.wire.frames import MAX_FRAME
 from tasksubmit.wire.timestamps import format_time
 
@@ -43,6 +56,26 @@ STDIN, STDOUT, STDERR, CONTROL = range(4)
 _MAX_CONTROL_LINE = 8192
 _KEPT_OF_STDERR = 4096
 _SLACK_SECONDS = 1.0
+
+
+_REACTOR = provides(IReactorTime, "the reactor")
+
+
+def _to_command(value: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise wrong_type("command", "the program and its arguments, as in shlex.split('wc -w')", value)
+    command = to_texts(value, "command")
+    if not command or not command[0]:
+        raise wrong_value("command", "the program and its arguments, such as ('wc', '-w')", command)
+    return command
+
+
+def _to_directory(value: Path | str | None) -> Path | None:
+    return to_path_or_none(value, "directory")
+
+
+def _to_environment(value: Mapping[str, str]) -> Mapping[str, str]:
+    return dict(value) if isinstance(value, Mapping) else value  # and the validator refuses it
 
 
 @implementer(IExecutor)
@@ -70,14 +103,16 @@ class ProcessExecutor:
     :ivar attempts: how often a task is begun at most whose node was killed meanwhile.
     """
 
-    reactor: Any = field(repr=False)
-    command: tuple[str, ...]
-    directory: Path | None = None
-    environment: Mapping[str, str] = field(factory=lambda: dict(os.environ), repr=False)
-    timeout_seconds: float = TIMEOUT_SECONDS
-    grace_seconds: float = GRACE_SECONDS
-    max_output_bytes: int = MAX_OUTPUT_BYTES
-    attempts: int = 1
+    reactor: Any = field(repr=False, validator=_REACTOR)
+    command: tuple[str, ...] = field(converter=_to_command)
+    directory: Path | None = field(default=None, converter=_to_directory)
+    environment: Mapping[str, str] = field(
+        factory=lambda: dict(os.environ), converter=_to_environment, repr=False, validator=mapping_of(TEXT, TEXT)
+    )
+    timeout_seconds: float = field(default=TIMEOUT_SECONDS, validator=SECONDS)
+    grace_seconds: float = field(default=GRACE_SECONDS, validator=DELAY)
+    max_output_bytes: int = field(default=MAX_OUTPUT_BYTES, validator=COUNT)
+    attempts: int = field(default=1, validator=COUNT)
 
     @property
     def lease(self) -> Lease:

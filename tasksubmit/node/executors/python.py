@@ -18,6 +18,7 @@ from tasksubmit.interfaces import EventualResult, Execution, ExecutionResult, IE
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.node.ending import to_its_end
 from tasksubmit.node.executors.options import bound_lease, count, flag, read_options, seconds
+from tasksubmit.validation import FUNCTION, instance_of
 
 Function = Callable[[Execution], EventualResult]
 """What does a task; raises `ExecutionFailed` when it cannot be done."""
@@ -32,8 +33,8 @@ class CallableExecutor:
     :ivar lease: by default that of work which ends with the node, without a limit of its own but for that of a day.
     """
 
-    function: Function
-    lease: Lease = field(kw_only=True, factory=lambda: bound_lease(1, None))
+    function: Function = field(validator=FUNCTION)
+    lease: Lease = field(kw_only=True, factory=lambda: bound_lease(1, None), validator=instance_of(Lease))
 
     def execute(self, execution: Execution) -> EventualResult:
         """See `IExecutor.execute`."""

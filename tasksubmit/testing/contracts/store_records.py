@@ -207,6 +207,7 @@ class RecordContract(StoreCase):
             lambda: self.store.leave_tombstone(Tombstone.of(task, START)),
             lambda: self.store.shift_times(timedelta(seconds=1)),
             lambda: self.store.load(),
+            lambda: self.store.limit_waits(START),
             lambda: self.store.end_bound_leases(),
             lambda: self.store.forget(task, START),
             lambda: self.store.drop_tombstones(START, 1),

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 
 from tasksubmit.interfaces import SHIFTED
-from tasksubmit.lifecycle.change import Change
+from tasksubmit.lifecycle.change import LONGEST_WAIT, Change
 from tasksubmit.lifecycle.table import DEADLINES, LEASE_LOST, Event, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, from_milliseconds
 from tasksubmit.testing.contracts.samples import OTHER, START, at, new_task, owed, step, told
@@ -165,6 +165,51 @@ class TimeContract(StoreCase):
         accepted = await self.change(task, Event.ACCEPT, HOUR_MS + 10)
         self.assertEqual(accepted.time_idle_ms, 10)
         await self.store.apply(Change(before=ended, after=evolve(ended, code="late"), at=at(HOUR_MS)))
+
+    async def test_shift_leaves_what_lies_ahead(self) -> None:
+        """Times that lie ahead of the clock before it was set stay, except where they may: leases and deliveries."""
+        await self.create(new_task("a"), owed(new_task("a"), b"1", 10))
+        ahead = await self.create(new_task("b", peer=OTHER, created_at=at(5000)), owed(new_task("b"), b"2", 5000))
+        leased = await self.executing("c", lease_ms=1000)
+        await self.store.shift_times(HOUR, at(100))
+        self.assertEqual((await self.get(new_task("a").key)).created_at, at(HOUR_MS))
+        self.assertEqual((await self.get(ahead.key)).created_at, at(5000))
+        assert leased.lease_expires_at is not None
+        self.assertEqual((await self.get(leased.key)).lease_expires_at, leased.lease_expires_at + HOUR)
+        self.assertEqual(await self.store.next_delivery(new_task("a").peer), at(10 + HOUR_MS))
+
+    async def test_shift_stays_in_range(self) -> None:
+        """However often the clock is set, every time can be read."""
+        task = await self.create(new_task(), owed(new_task(), b"1", 10))
+        for years in (-3000, -3000, -3000, 9000, 9000):
+            await self.store.shift_times(timedelta(days=365 * years))
+            self.assertIn((await self.get(task.key)).created_at.year, (1900, 9000))
+            await self.store.deliveries_of(task.key)
+
+    async def test_waits_are_limited(self) -> None:
+        """After a start no delivery, lease or deadline lasts longer than it may, wherever the clock stands."""
+        await self.create(new_task("a"), owed(new_task("a"), b"1", 10))
+        [delivery] = await self.store.deliveries_of(new_task("a").key)
+        leased = await self.executing("b", lease_ms=1000)
+        queued = await self.accepted("c", 20)
+        await self.store.postpone(delivery, told("delivery_failed", 20), at(60_020), "away")
+        await self.store.limit_waits(at(30))
+        self.assertEqual(await self.store.next_delivery(delivery.key.peer), at(60_020))
+        self.assertEqual((await self.get(leased.key)).lease_expires_at, leased.lease_expires_at)
+        await self.store.limit_waits(at(-HOUR_MS))
+        self.assertEqual(await self.store.next_delivery(delivery.key.peer), at(-HOUR_MS))
+        self.assertEqual((await self.get(leased.key)).lease_expires_at, at(1000 - HOUR_MS))
+        self.assertEqual((await self.get(queued.key)).staged_at, at(-HOUR_MS))
+        self.assertEqual((await self.get(queued.key)).created_at, queued.created_at)
+        self.assertEqual((await self.get(delivery.key)).created_at, at(-HOUR_MS))
+
+    async def test_long_waits_are_limited(self) -> None:
+        """A delivery that would wait longer than any peer may ask for waits that long."""
+        await self.create(new_task("a"), owed(new_task("a"), b"1", 10))
+        [delivery] = await self.store.deliveries_of(new_task("a").key)
+        await self.store.postpone(delivery, told("delivery_failed", 20), at(5 * HOUR_MS), "away")
+        await self.store.limit_waits(at(30))
+        self.assertEqual(await self.store.next_delivery(delivery.key.peer), at(30) + LONGEST_WAIT)
 
     async def test_shift_and_due(self) -> None:
         """A deadline falls due after as much time as before, also for a lease that has run out with its node."""
