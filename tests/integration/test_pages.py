@@ -22,6 +22,7 @@ NOT_RUN = {
     "runs all tests, this one among them": 1,
     "needs a container runtime": 1,
     "needs uvicorn; tests.integration.test_examples runs the application without it": 1,
+    "takes half an hour": 1,
     "needs root and systemd as the first process": 3,
     "systemd-socket-activate runs until it is interrupted; a test passes the socket itself": 1,
 }
