@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -105,11 +106,6 @@ ONE, TWO = Address(0, 1), Address(0, 2)
 
 EXEMPT: Mapping[str, str] = {
     # whole classes and functions
-    "FrameType": "an enumeration, whose constructor is the standard library's",
-    "ResponseStatus": "an enumeration, whose constructor is the standard library's",
-    "ScoreFormula": "an enumeration, whose constructor is the standard library's",
-    "Side": "an enumeration, whose constructor is the standard library's",
-    "TaskStatus": "an enumeration, whose constructor is the standard library's",
     "Drained": "an answer of the node, which alone makes it",
     "Story": "an answer of the node, which alone makes it",
     "Delivery": "a row of the store, made by the node",
@@ -247,7 +243,7 @@ class Public:
 def public_callables(*modules: Any) -> Iterator[Public]:
     """Everything public that takes arguments.
 
-    Left out are interfaces, since their providers are here; exceptions, which take any text; and methods that an
+    Left out are interfaces, since their providers are here; exceptions, which take any text; enumerations; and methods that an
     interface of the package demands, which the node calls with values of its own (a store is asked by others, too).
     """
     for module in modules:
@@ -257,7 +253,7 @@ def public_callables(*modules: Any) -> Iterator[Public]:
                 continue
             if not inspect.isclass(value):
                 yield Public(name, value)
-            elif not issubclass(value, BaseException):
+            elif not issubclass(value, BaseException | Enum):
                 yield Public(name, value)
                 yield from _methods(name, value)
 
