@@ -243,8 +243,9 @@ class Public:
 def public_callables(*modules: Any) -> Iterator[Public]:
     """Everything public that takes arguments.
 
-    Left out are interfaces, since their providers are here; exceptions, which take any text; enumerations; and methods that an
-    interface of the package demands, which the node calls with values of its own (a store is asked by others, too).
+    Left out are interfaces, since their providers are here; exceptions, which take any text; enumerations; and methods
+    that an interface of the package demands, which the node calls with values of its own (a store is asked by others,
+    too).
     """
     for module in modules:
         for name in module.__all__:
