@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -10,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
+from tasksubmit.node import periodic
 from tasksubmit.node.periodic import LONGEST_RETRY_SECONDS, Periodic, Retrier
 
 
@@ -75,7 +77,12 @@ class PeriodicTests(RepeatedTestCase):
         """A stop fires when the call that is in flight has ended; no other call comes before or after that."""
         work: Deferred[None] = Deferred()
         calls: list[int] = []
-        periodic = Periodic(lambda: calls.append(1) or work, "work", 1.0, self.clock)
+
+        def call() -> Deferred[None]:
+            calls.append(1)
+            return work
+
+        periodic = Periodic(call, "work", 1.0, self.clock)
         periodic.start()
         self.clock.advance(3)
         stopped = periodic.stop()
@@ -93,6 +100,16 @@ class PeriodicTests(RepeatedTestCase):
             periodic.start()
             self.successResultOf(periodic.stop())
         self.assertEqual(self.calls, [0, 0])
+
+
+class OnlyWayTests(SynchronousTestCase):
+    """No service of the node has a way of its own."""
+
+    def test_looping_calls(self) -> None:
+        """Only this module makes a ``LoopingCall``."""
+        package = Path(periodic.__file__).parent
+        users = [path.name for path in package.rglob("*.py") if "LoopingCall(" in path.read_text()]
+        self.assertEqual(users, ["periodic.py"])
 
 
 class RetrierTests(RepeatedTestCase):
@@ -132,7 +149,12 @@ class RetrierTests(RepeatedTestCase):
     def test_attempt(self) -> None:
         """Those who wait for an attempt wait for the first one only; with none to wait for, for nothing."""
         attempts: list[Deferred[None]] = []
-        self.retrier.run("count the load", lambda: attempts.append(Deferred()) or attempts[-1])
+
+        def step() -> Deferred[None]:
+            attempts.append(Deferred())
+            return attempts[-1]
+
+        self.retrier.run("count the load", step)
         tried = self.retrier.attempt("count the load")
         self.assertNoResult(tried)
         attempts[0].errback(OSError("the disk is gone"))
