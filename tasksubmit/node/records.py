@@ -123,8 +123,8 @@ class Records:
         deliveries = [self._delivery(effect, task, task.created_at) for effect in effects]
         created = self.store.create(task, deliveries)
         if deliveries:
-            created.addCallback(self._created)
-        return created.addErrback(self.doubts.note, task.key)
+            return created.addCallbacks(self._created, self.doubts.note, errbackArgs=(task.key,))
+        return created  # there are many of these: the receiver notes doubts itself
 
     def is_in_doubt(self, key: TaskKey) -> bool:
         """True while it is unknown whether a change of the task is on disk: nobody may be told about the task then."""
@@ -188,6 +188,10 @@ class Records:
                         after = await self.store.apply(change)
                         break
                     if remembered is None:
+                        if key in self.doubts:
+                            raise StoreUncertain(
+                                f"it is unknown whether the last change of task {key.task_id} is on disk: try again"
+                            )
                         return before
                 except StoreUncertain:
                     self.doubts.add(key)

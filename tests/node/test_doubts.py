@@ -85,6 +85,17 @@ class DoubtTests(DoubtTestCase):
         self.assertFalse(bob._records.is_in_doubt(KEY))
         self.assertEqual(self.store.calls["confirm"], 0)
 
+    def test_repeated_command(self) -> None:
+        """A command that is repeated while its task is in doubt does not succeed before the change is on disk."""
+        alice = self.make_node(ALICE, BOB, store=self.store)
+        handle = self.done(alice.submit(BOB, "work"))
+        self.store.fail("apply", HELD)
+        self.store.fail("confirm")
+        self.failed(handle.cancel("no"), StoreUncertain)
+        self.failed(handle.cancel("no"), StoreUncertain)
+        self.advance(2)
+        self.assertIsNotNone(self.done(handle.cancel("no")).cancel_requested_at)
+
     def test_waiting_callers(self) -> None:
         """Callers who wait for a change that turns out to hold are notified, and its messages are sent."""
         alice, bob = self.make_node(ALICE, BOB), self.make_bob()
