@@ -187,12 +187,10 @@ class Records:
                     if not change.is_empty:
                         after = await self.store.apply(change)
                         break
-                    if remembered is None:
-                        if key in self.doubts:
-                            raise StoreUncertain(
-                                f"it is unknown whether the last change of task {key.task_id} is on disk: try again"
-                            )
+                    if remembered is None and not self.is_in_doubt(key):
                         return before
+                    if remembered is None:
+                        raise StoreUncertain(f"it is unknown whether task {key.task_id} is on disk as it is: try again")
                 except StoreUncertain:
                     self.doubts.add(key)
                     raise

@@ -94,7 +94,7 @@ class DoubtTests(DoubtTestCase):
         self.failed(handle.cancel("no"), StoreUncertain)
         self.failed(handle.cancel("no"), StoreUncertain)
         self.advance(2)
-        self.assertIsNotNone(self.done(handle.cancel("no")).cancel_requested_at)
+        self.assertIsNotNone(self.task(alice, handle.key).cancel_requested_at)
 
     def test_waiting_callers(self) -> None:
         """Callers who wait for a change that turns out to hold are notified, and its messages are sent."""
