@@ -27,7 +27,8 @@ class SubmitTests(CommandTestCase):
     def test_not_answered_yet(self) -> None:
         """A receiver that does not answer in ten seconds gets the task later; that is no error."""
         line = self.ok("submit", str(PEER), "Read the book", "--task-id", "t1")
-        self.assertEqual(line, f"task t1 is recorded, will be sent: {PEER} has not answered yet\n")
+        until = "it is tried until 2026-04-16 12:00:00Z"
+        self.assertEqual(line, f"task t1 is recorded, will be sent: {PEER} has not taken it yet; {until}\n")
         self.assertEqual(self.clock.seconds(), 1_775_736_010.25)
         (task,) = self.data("list")
         self.assertEqual((task["task_id"], task["description"]), ("t1", "Read the book"))
