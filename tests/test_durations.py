@@ -1,4 +1,4 @@
-"""Durations, times and commands, as people write them."""
+"""Durations and times, as people write them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from datetime import datetime, timedelta, timezone
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tasksubmit.commandline import command_line
 from tasksubmit.durations import format_duration, parse_duration, parse_moment
 from tasksubmit.errors import InvalidTime
 
@@ -90,20 +89,3 @@ class MomentTests(SynchronousTestCase):
         ):
             error = self.assertRaises(InvalidTime, parse_moment, text, NOW)
             self.assertIn(repr(text), str(error))
-
-
-class CommandLineTests(SynchronousTestCase):
-    """`command_line`."""
-
-    def test_dashes(self) -> None:
-        """An id that begins with a dash comes behind ``--``, and every option before that."""
-        for words, plain, dashed in (
-            ("accept ID", "accept t1", "accept -- -x"),
-            ("fail ID --error TEXT", "fail t1 --error TEXT", "fail --error TEXT -- -x"),
-            ("progress ID TEXT --attempt 2", "progress t1 TEXT --attempt 2", "progress --attempt 2 -- -x TEXT"),
-            ("queue", "queue", "queue"),
-        ):
-            self.assertEqual(command_line(words, "t1"), f"tasksubmit {plain}")
-            self.assertEqual(command_line(words, "-x"), f"tasksubmit {dashed}")
-        self.assertEqual(command_line("show ID", "-x", "--to 0:1"), "tasksubmit show --to 0:1 -- -x")
-        self.assertEqual(command_line("show ID", "t1", "--to 0:1"), "tasksubmit show --to 0:1 t1")
