@@ -217,14 +217,13 @@ class PastedCommandTests(CommandTestCase):
         self.assertEqual(self.run_pasted(self.pasted("--help")[1]), "task --help is DECLINED: WHY\n")
         (execute,) = self.pasted("-x")
         self.run_pasted(execute)
-        _, progress, fail, back = self.pasted("-x")
+        results, progress, fail, back = self.pasted("-x")
         self.assertEqual(progress, "progress -- -x TEXT")
         self.run_pasted(progress)
         self.run_pasted(back)
         self.run_pasted(self.pasted("-x")[0])
         self.assertIn("fail --error TEXT -- -x", fail)
-        self.run_pasted(self.pasted("-x")[1])
-        self.run_pasted(self.pasted("-x")[0])
+        self.run_pasted(results)
 
     def test_hints(self) -> None:
         """The hint of an error about such a task works, too."""
