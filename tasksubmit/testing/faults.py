@@ -10,12 +10,14 @@ from typing import Any
 
 from attrs import define
 from twisted.internet.defer import Deferred, fail
+from zope.interface.interfaces import IMethod
 
 from tasksubmit.errors import StoreError, StoreUncertain
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.testing.stores import MemoryTaskStore
 
-_UNTOUCHED = frozenset({"open", "close"})
+METHODS = frozenset(name for name in ITaskStore.names() if IMethod.providedBy(ITaskStore[name])) - {"open", "close"}
+"""The methods of `ITaskStore` that can fail here."""
 
 READS = frozenset(
     {
@@ -84,7 +86,7 @@ class FaultyTaskStore(MemoryTaskStore):
         :param after: the number of calls that succeed before, counted from now, or from the fault before.
         :raises ValueError: the method does not commit anything, and cannot leave it uncertain.
         """
-        if method not in ITaskStore.names() or method in _UNTOUCHED:
+        if method not in METHODS:
             raise ValueError(f"method={method!r} cannot fail: name one of ITaskStore that returns a Deferred")
         if method in CERTAIN and fault is not StoreFault.ROLLED_BACK:
             raise ValueError(f"method={method!r} commits nothing that could be uncertain: use StoreFault.ROLLED_BACK")
@@ -129,5 +131,5 @@ def _may_fail(method: str) -> Callable[..., Deferred[Any]]:
     return call
 
 
-for _method in set(ITaskStore.names()) - _UNTOUCHED:
+for _method in METHODS:
     setattr(FaultyTaskStore, _method, _may_fail(_method))
