@@ -271,14 +271,14 @@ class ByHand(Scenario):
         walk.wait(lambda: walk.record(walk.bob, key) is not None)
         walk.persist(lambda: walk.bob.accept(key), IllegalTransition)
         walk.execute(key)
-        walk.persist(lambda: walk.bob.progress(key, "halfway"), IllegalTransition)
-        walk.persist(lambda: walk.bob.put_back(key), IllegalTransition)
+        walk.report(key, "progress", "halfway")
+        walk.report(key, "put_back", "another time")
         walk.execute(key)
         walk.agents.hold(walk.bob)
-        for sent in [walk.bob.send_results(key, "done") for _ in range(2)]:
+        for sent in [walk.told(key, "complete", "done") for _ in range(2)]:
             sent.addErrback(lambda failure: failure.trap(IllegalTransition, StoreError))
         walk.agents.release(walk.bob)
-        walk.persist(lambda: walk.bob.send_results(key, "done"), IllegalTransition)
+        walk.report(key, "complete", "done")
 
 
 class Restart(Scenario):
@@ -330,7 +330,7 @@ class LostWorker(Scenario):
         walk.execute(key, Lease(timedelta(seconds=5), max_attempts=3))
         walk.agents.advance(10)
         walk.execute(key)
-        walk.persist(lambda: walk.bob.send_results(key, "done"), IllegalTransition)
+        walk.report(key, "complete", "done")
 
 
 class Partition(Scenario):
@@ -525,6 +525,16 @@ class Walk:
                 return
             self.agents.advance(1)
         raise AssertionError(f"{key.task_id} is not executed")
+
+    def told(self, key: TaskKey, verb: str, text: str) -> Deferred[Task]:
+        """Have the worker of the current attempt at a task tell Bob something about it."""
+        task = self.record(self.bob, key)
+        attempt = None if task is None else task.attempt
+        return Deferred.fromCoroutine(getattr(self.bob._inbox, verb)(key, text, attempt=attempt))
+
+    def report(self, key: TaskKey, verb: str, text: str) -> None:
+        """The same, until Bob knows."""
+        self.persist(lambda: self.told(key, verb, text), IllegalTransition)
 
     def finish(self) -> None:
         """End what is being executed, and from now on whatever is begun."""
