@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import define
 from twisted.internet.defer import Deferred, fail
+from zope.interface.interface import Method
 
 from tasksubmit.errors import StoreError, StoreUncertain
 from tasksubmit.interfaces import ITaskStore
@@ -50,6 +51,10 @@ CERTAIN = READS | {"confirm", "save_result", "discard_result"}
 """The methods of `ITaskStore` without a commit that could be in doubt."""
 
 
+METHODS = frozenset(name for name, member in ITaskStore.namesAndDescriptions() if isinstance(member, Method))
+"""The methods of `ITaskStore`."""
+
+
 class StoreFault(Enum):
     """The ways in which a call to a store fails."""
 
@@ -84,7 +89,7 @@ class FaultyTaskStore(MemoryTaskStore):
         :param after: the number of calls that succeed before, counted from now, or from the fault before.
         :raises ValueError: the method does not commit anything, and cannot leave it uncertain.
         """
-        if method not in ITaskStore.names() or method in _UNTOUCHED:
+        if method not in METHODS or method in _UNTOUCHED:
             raise ValueError(f"method={method!r} cannot fail: name one of ITaskStore that returns a Deferred")
         if method in CERTAIN and fault is not StoreFault.ROLLED_BACK:
             raise ValueError(f"method={method!r} commits nothing that could be uncertain: use StoreFault.ROLLED_BACK")
@@ -129,5 +134,5 @@ def _may_fail(method: str) -> Callable[..., Deferred[Any]]:
     return call
 
 
-for _method in set(ITaskStore.names()) - _UNTOUCHED:
+for _method in METHODS - _UNTOUCHED:
     setattr(FaultyTaskStore, _method, _may_fail(_method))
