@@ -61,13 +61,8 @@ class Config:
         return f"accepts {self.accepts}, {self.concurrency} x {self.executor.partition(':')[0]}{keys}{limits}"
 
 
-_LIMITS: tuple[tuple[str, ...], ...] = (
-    (),
-    (),
-    ("--peer-rate=0.5", "--peer-burst=2"),
-    ("--peer-tasks=2",),
-    ("--queue-limit=3",),
-)
+_LIMITS: tuple[tuple[str, ...], ...] = ((), (), ("--peer-rate=1", "--peer-burst=1"))
+"""Only the rate: a refusal for another limit asks the submitter to wait for a minute."""
 
 
 def draw_configs(random: Random) -> list[Config]:
