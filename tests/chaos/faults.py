@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.chaos.page import DiskMode
 from tests.chaos.proxy import Manner
 
 KINDS = {
-    "process": ("kill", "kill at work", "kill at work", "kill at work", "pause", "drain", "terminate"),
+    "process": ("kill", "kill at work", "kill at work", "kill at work", "pause", "drain", "terminate", "disable"),
     "network": tuple(Manner),
     "disk": (*(mode for mode in DiskMode if mode is not DiskMode.WELL), "remount"),
     "clock": (-3600.0, 3600.0, 2 * 86400.0, -2 * 86400.0, 7.0, -7.0),
@@ -146,6 +147,11 @@ class Faults:
             await self._sleep(fault.seconds)
             node.send(signal.SIGCONT)
             return
+        if fault.what == "disable":
+            await self._enable(node, False)
+            await self._sleep(fault.seconds)
+            await self._enable(node, True)
+            return
         if node.address in self._is_killed:
             return  # by the other fault
         self._is_killed.add(node.address)
@@ -169,6 +175,14 @@ class Faults:
             node.start()
         finally:
             self._is_killed.discard(node.address)
+
+    async def _enable(self, node: ChaosNode, is_enabled: bool) -> None:
+        """Have the node take new tasks, or none; repeated until it answers that it does."""
+        for _ in range(60 if is_enabled else 3):
+            with suppress(CommandFailed):
+                await node.control.set_enabled(is_enabled)
+                return
+            await self._sleep(0.5)
 
     async def _until_at_work(self, node: ChaosNode) -> None:
         """Wait until the node executes something, but not for long."""

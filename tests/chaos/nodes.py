@@ -41,12 +41,14 @@ class Config:
 
     :ivar accepts: ``all``, or ``manual``.
     :ivar executor: as ``--executor`` takes it.
+    :ivar limits: options that refuse submissions for a while.
     """
 
     accepts: str
     executor: str
     concurrency: int
     has_keys: bool
+    limits: tuple[str, ...] = ()
 
     @property
     def is_manual(self) -> bool:
@@ -55,7 +57,12 @@ class Config:
 
     def __str__(self) -> str:
         keys = ", keys" if self.has_keys else ""
-        return f"accepts {self.accepts}, {self.concurrency} x {self.executor.partition(':')[0]}{keys}"
+        limits = "".join(f", {word}" for word in self.limits)
+        return f"accepts {self.accepts}, {self.concurrency} x {self.executor.partition(':')[0]}{keys}{limits}"
+
+
+_LIMITS: tuple[tuple[str, ...], ...] = ((), (), ("--peer-rate=1", "--peer-burst=1"))
+"""Only the rate: a refusal for another limit asks the submitter to wait for a minute."""
 
 
 def draw_configs(random: Random) -> list[Config]:
@@ -68,8 +75,10 @@ def draw_configs(random: Random) -> list[Config]:
     keys = [True] * random.choice((2, 2, 4))
     keys += [False] * (COUNT - len(keys))
     random.shuffle(keys)
+    limits = [random.choice(_LIMITS) for _ in range(COUNT)]
     found = [
-        Config(accepts[number], executors[number], random.choice((1, 2, 3)), keys[number]) for number in range(COUNT)
+        Config(accepts[number], executors[number], random.choice((1, 2, 3)), keys[number], limits[number])
+        for number in range(COUNT)
     ]
     random.shuffle(found)
     return found
@@ -159,6 +168,7 @@ class ChaosNode:
             "--tick": "0.2",
         }
         arguments = [word for option in options.items() for word in option]
+        arguments += self.config.limits
         listening = {self.place.server_string(), self.plain_place.server_string()}
         arguments += [word for where in sorted(listening) for word in ("--listen", where)]
         for peer, link in self.links.items():

@@ -72,7 +72,7 @@ class Size:
     rounds: int | None = None
     window: float = 12.0
     tasks: int = 50
-    episode_rounds: int = 5
+    episode_rounds: int = 3
     longest_fault: float = 4.0
     silence: float = 0.15
 
@@ -235,6 +235,7 @@ class Episode:
 
     async def _settle(self, since: float) -> None:
         """Wait until every record is final and every delivery was made; what takes too long is found by the audit."""
+        self._waited_for = ""
         while self.reactor.seconds() < since + LIMIT_SECONDS:
             waits_for = await self._waits_for()
             if not waits_for:
