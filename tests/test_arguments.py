@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -77,6 +78,7 @@ from tasksubmit import (
     TaskFile,
     TaskKey,
     TaskResultMessage,
+    TaskStatus,
     TaskStatusUpdate,
     TaskSubmitFactory,
     TaskSubmitProtocol,
@@ -104,39 +106,22 @@ ONE, TWO = Address(0, 1), Address(0, 2)
 
 EXEMPT: Mapping[str, str] = {
     # whole classes and functions
-    "FrameType": "an enumeration, whose constructor is the standard library's",
-    "ResponseStatus": "an enumeration, whose constructor is the standard library's",
-    "ScoreFormula": "an enumeration, whose constructor is the standard library's",
-    "Side": "an enumeration, whose constructor is the standard library's",
-    "TaskStatus": "an enumeration, whose constructor is the standard library's",
     "Drained": "an answer of the node, which alone makes it",
     "Story": "an answer of the node, which alone makes it",
     "Delivery": "a row of the store, made by the node",
     "TaskEvent": "a row of the store, made by the node",
     "Tombstone": "a row of the store, made by the node",
-    "Tombstone.is_of": "called by the node with the description of a submission",
-    "Tombstone.of": "called by the store with its rows",
+    "Tombstone.*": "called by the node and the store with their records",
     # parameters
     "TaskResult(result)": "any JSON value is one; to_frame refuses others",
     "SubmitRequest.validate(max_description_bytes)": "the limit of a factory, which has checked it, with each message",
     "TaskStatusUpdate.validate(max_description_bytes)": "not used",
     "TaskResultMessage.validate(max_description_bytes)": "not used",
-    "Task.evolved(changes)": "fields, whose names alone are checked: the node changes a record with every message",
     "Agents.node(options)": "what Node takes and refuses",
     # methods that only other parts of the package call
-    "Credentials.begin": "called by the endpoints of TLS",
-    "Credentials.is_news": "called by the endpoints of TLS",
-    "Credentials.still_admit": "called by the endpoints of TLS",
-    "Load.begin": "called by the node, which counts",
-    "Load.changed": "called by the node, which counts",
-    "Load.count": "called by the node, which counts",
-    "Load.undo": "called by the node, which counts",
-    "Task.advanced": "called by the node with rows of its tables",
-    "Task.bounded": "called by the node with its clock",
-    "Task.event_of": "called by the node with rows of its tables",
-    "Task.meets": "called by the node with rows of its tables",
-    "Task.of_fields": "called by the store with its rows",
-    "Task.overdue": "called by the node with its clock",
+    "Credentials.*": "called by the endpoints of TLS",
+    "Load.*": "called by the node, which counts",
+    "Task.*": "called by the node and the store with their own tables, rows and clock",
     "TaskSubmitFactory.check_size": "called by its connections with each frame",
     "TaskSubmitProtocol.is_held": "called for each frame",
     "TaskSubmitProtocol.part_received": "a hook that the protocol calls",
@@ -152,7 +137,18 @@ EXEMPT: Mapping[str, str] = {
         for hook in ("answer", "response", "results", "work")
     },
 }
-"""What the walk leaves out, and why: a class or function, ``Class.method``, or one ``callable(parameter)``."""
+"""What the walk leaves out, and why: a class or function, ``Class.method`` or ``Class.*`` for all methods but those in
+`WALKED`, or one ``callable(parameter)``."""
+
+WALKED = frozenset({"Credentials.of_directory", "Task.new"})
+"""Methods that callers use, of classes whose other methods are left out."""
+
+
+def is_exempt(name: str) -> bool:
+    """True if a class, a function or a method is left out."""
+    owner, _, method = name.partition(".")
+    return name in EXEMPT or (f"{owner}.*" in EXEMPT and bool(method) and name not in WALKED)
+
 
 ZERO_FITS = frozenset(
     {
@@ -247,8 +243,9 @@ class Public:
 def public_callables(*modules: Any) -> Iterator[Public]:
     """Everything public that takes arguments.
 
-    Left out are interfaces, since their providers are here; exceptions, which take any text; and methods that an
-    interface of the package demands, which the node calls with values of its own (a store is asked by others, too).
+    Left out are interfaces, since their providers are here; exceptions, which take any text; enumerations; and methods
+    that an interface of the package demands, which the node calls with values of its own (a store is asked by others,
+    too).
     """
     for module in modules:
         for name in module.__all__:
@@ -257,7 +254,7 @@ def public_callables(*modules: Any) -> Iterator[Public]:
                 continue
             if not inspect.isclass(value):
                 yield Public(name, value)
-            elif not issubclass(value, BaseException):
+            elif not issubclass(value, BaseException | Enum):
                 yield Public(name, value)
                 yield from _methods(name, value)
 
@@ -383,109 +380,37 @@ class World:
         return Task.new(side=Side.RECEIVER, peer=ONE, task_id="t", description="d", created_at=NOW)
 
     def values(self) -> Mapping[str, Any]:
-        """Valid values by the names of parameters, and by ``callable(parameter)`` where one name has two meanings."""
+        """Valid values by ``callable(parameter)``, or by the names of parameters whose annotation is not enough."""
         clock, network = self.agents.clock, self.agents.network
         endpoint = network.client_endpoint("nowhere")
         key = TaskKey(Side.SUBMITTER, ONE, "t")
         node = self.agents.node()
-        text = dict.fromkeys(
-            (
-                *("code", "content_type", "created_at", "current_status", "description", "error", "expires_at"),
-                *("filename", "from_", "from_addr", "justification", "message", "name", "origin", "reason", "result"),
-                *("result_text", "result_type", "status", "status_justification", "task_description", "task_id"),
-                *("text", "timestamp", "to_addr", "transport", "completed_at", "accepted_at", "staged_at", "outcome"),
-                *("execute_started_at", "progress"),
-            ),
-            "text",
-        )
-        count = dict.fromkeys(
-            (
-                *("attempts", "burst", "concurrency", "chunk_bytes", "description_bytes", "final_reward", "index"),
-                *("limit", "max_attempts", "max_connections", "max_connections_per_peer", "max_control_bytes"),
-                *("max_description_bytes", "max_frame", "max_outstanding", "max_outstanding_bytes", "n", "network"),
-                *("max_output_bytes", "max_result_bytes", "node_id", "points", "retry_after_s", "reward", "tasks"),
-                *("time_cpu_ms", "time_idle_ms", "time_staged_ms", "type", "wanted"),
-            ),
-            1,
-        )
-        seconds = dict.fromkeys(
-            (
-                *("connect_timeout", "grace", "grace_seconds", "idle_timeout", "idle_timeout_seconds", "rate"),
-                *("seconds", "tick_seconds", "timeout", "timeout_seconds", "write_timeout"),
-                *("base", "cpu_bonus", "cpu_minutes", "idle_factor", "staged_factor", "efficiency_multiplier"),
-                *("raw_reward",),
-            ),
-            1.0,
-        )
-        durations = dict.fromkeys(
-            (
-                *("accept_timeout", "answer_timeout", "delivery_age_limit", "duration", "keep"),
-                *("queue_head_timeout", "silence_timeout"),
-            ),
-            timedelta(seconds=1),
-        )
-        flags = dict.fromkeys(
-            (
-                *("ack", "ends_when_cancelled", "ends_with_node", "is_enabled", "is_fair", "keeps_results"),
-                *("refusing", "then_close"),
-            ),
-            True,
-        )
-        functions = dict.fromkeys(
-            (
-                *("changed", "condition", "dial", "find_files", "function", "identify", "make", "on_bytes"),
-                *("on_connected", "on_features", "on_frame", "on_progress", "random_bytes", "score", "submit", "wall"),
-                *("progress_function",),
-            ),
-            lambda *_: succeed(True),
-        )
-        record = {
-            f"Task({attribute})": value
-            for attribute, value in inspect.signature(Task).parameters.items()
-            for value in [_valid_in_record(str(value.annotation))]
-        }
         return {
-            **text,
-            **count,
-            **seconds,
-            **durations,
-            **flags,
-            **functions,
-            **record,
+            **dict.fromkeys(("function", "condition", "handler"), lambda *_: succeed(True)),
             "acceptance": AcceptAll(),
             "address": ONE,
             "addresses": [ONE],
             "asked": Execution(self.task(), print),
             "authenticator": self.mutual_tls(),
-            "before": None,
             "behaviour": Behaviour(),
             "bounds": Bounds(),
             "but": [ONE],
             "clock": clock,
             "command": ("true",),
-            "content": b"content",
-            "Task.new(created_at)": NOW,
             "credentials": Credentials.of_directory(Path("nowhere")),
             "data": b"",
-            "digest": "",
             "directory": Path("nowhere"),
             "SQLiteTaskStore(directory)": None,
-            "document": b"{}",
             "endpoint": endpoint,
             "endpoints": {ONE: endpoint},
-            "environment": {},
             "errors": KeyError,
             "executor": FakeExecutor(),
-            "Node.submit(expires_at)": NOW + timedelta(days=9999),
-            "Task.new(expires_at)": NOW,
             "factory": Factory(),
             "features": ("ack",),
-            "file_data": b"",
             "formula": ScoreFormula.LINEAR,
             "frame": Frame(1, b"{}"),
             "TaskSubmitProtocol.send_encoded(frame)": b"",
             "SubmitRequest.from_frame(frame)": make_request().to_frame(),
-            "handler": lambda *_: True,
             "key": key,
             "lease": Lease(),
             "listen": {"here": network.server_endpoint("here")},
@@ -496,9 +421,7 @@ class World:
             "Client.send_results(message)": TaskResultMessage("t", "text"),
             "Agents.crash(node)": node,
             "node": node,
-            "Address(node)": 1,
             "ScriptedPeer(network)": network,
-            "now": NOW,
             "one": [ONE],
             "MemoryNetwork.part(one)": ["here"],
             "MemoryNetwork.delay(one)": ["here"],
@@ -514,14 +437,10 @@ class World:
             "peers": StaticPeers({}),
             "policies": [Deny([])],
             "policy": Deny([]),
-            "Execution(progress)": print,
             "random": Random(1),
             "reactor": self.reactor,
             "Client.submit(request)": make_request(),
             "request": make_request(),
-            "Node.submit(result_due_at)": NOW + timedelta(days=9999),
-            "result_due_at": NOW,
-            "SubmittedTask.result(result)": None,
             "retention": Retention(),
             "schema": (),
             "score_book": MemoryScoreBook(),
@@ -531,15 +450,12 @@ class World:
             "Execution(task)": self.task(),
             "SQLiteTaskStore.events_of(task)": self.task(),
             "MemoryTaskStore.events_of(task)": self.task(),
-            "SQLiteTaskStore.list_tasks(status)": None,
-            "MemoryTaskStore.list_tasks(status)": None,
             "polo_score(task)": self.task(),
             "FanOut(tasks)": [],
             "Node.submit_many(tasks)": [],
             "test": self.agents._test,
             "timeouts": Timeouts(),
             "to": ONE,
-            "TaskFile(to)": "text",
             "unproved": StaticPeers({}),
             "update": TaskStatusUpdate("t", "NEW"),
             "what": b"",
@@ -548,10 +464,26 @@ class World:
         }
 
 
-def _valid_in_record(annotation: str) -> Any:
-    kind = annotation.split(" | ")[0]
-    values = {"Side": Side.RECEIVER, "Address": ONE, "str": "text", "int": 1, "bool": True, "datetime": NOW}
-    return {**values, "TaskStatus": tasksubmit.TaskStatus.NEW}.get(kind, ())
+BY_ANNOTATION: Mapping[str, Any] = {
+    "Address": ONE,
+    "Exception": ValueError("no"),
+    "ExecutionResult": "text",
+    "Mapping": {},
+    "Callable": lambda *_: succeed(True),
+    "None": None,
+    "Side": Side.RECEIVER,
+    "TaskStatus": TaskStatus.NEW,
+    "bool": True,
+    "bytes": b"{}",
+    "datetime": NOW,
+    "float": 1.0,
+    "int": 1,
+    "list": [],
+    "str": "text",
+    "timedelta": timedelta(seconds=1),
+    "tuple": (),
+}
+"""Valid values by the first word of an annotation, for parameters that `World.values` does not name."""
 
 
 # --- the walk -------------------------------------------------------------------------------------------------------
@@ -570,7 +502,7 @@ class Walk:
 
     def go(self, public: Public) -> None:
         """Give each parameter wrong values."""
-        if public.name in EXEMPT:
+        if is_exempt(public.name):
             return
         parameters = public.parameters
         valid = {name: self._valid(public, name) for name, one in parameters.items() if one.default is one.empty}
@@ -593,9 +525,10 @@ class Walk:
         where = f"{public.name}({name})"
         if where in EXEMPT:
             return None
-        for key in (where, name):
-            if key in self._values:
-                return self._values[key]
+        word = re.split(r"\W", str(public.parameters[name].annotation))[0]
+        for values, key in ((self._values, where), (BY_ANNOTATION, word), (self._values, name)):
+            if key in values:
+                return values[key]
         self.complaints.append(f"{where}: give a valid value in World.values, or a reason in EXEMPT")
         return None
 
@@ -664,7 +597,8 @@ class WalkTests(SynchronousTestCase):
         """Whatever is left out of the walk is there."""
         found = set()
         for public in public_callables(tasksubmit, tasksubmit.testing):
-            found |= {public.name, *(f"{public.name}({name})" for name in public.parameters)}
+            owner = public.name.partition(".")[0]
+            found |= {public.name, f"{owner}.*", *(f"{public.name}({name})" for name in public.parameters)}
         self.assertEqual({*EXEMPT, *ZERO_FITS, *ANY_NUMBER_FITS} - found, set())
 
     def test_signatures_need_public_names_only(self) -> None:
@@ -672,7 +606,7 @@ class WalkTests(SynchronousTestCase):
         exported = {*tasksubmit.__all__, *tasksubmit.testing.__all__}
         named: set[str] = set()
         for public in public_callables(tasksubmit, tasksubmit.testing):
-            if public.name not in EXEMPT:
+            if not is_exempt(public.name):
                 annotations = [one.annotation for one in public.parameters.values()]
                 annotations.append(inspect.signature(public.function).return_annotation)
                 named.update(re.findall(r"\w+", " ".join(map(str, annotations))))
@@ -723,7 +657,7 @@ class CheckerTests(SynchronousTestCase):
     def test_unknown(self) -> None:
         """So is a new one, for which the walk has no valid value or knows no wrong one."""
 
-        def new(unheard_of: int) -> None:
+        def new(unheard_of: Wrong) -> None:
             """Take something new."""
 
         def anything(limit: object) -> None:
