@@ -10,10 +10,12 @@ from typing import Any
 
 from attrs import define
 from twisted.internet.defer import Deferred, fail
+from zope.interface.interface import Method
 
 from tasksubmit.errors import StoreError, StoreUncertain
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.testing.stores import MemoryTaskStore
+from tasksubmit.validation import SIZE, TEXT, checked, instance_of
 
 _UNTOUCHED = frozenset({"open", "close"})
 
@@ -77,6 +79,7 @@ class FaultyTaskStore(MemoryTaskStore):
         self.is_in_doubt = False
         self._planned: dict[str, deque[_Planned]] = {}
 
+    @checked(method=TEXT, fault=instance_of(StoreFault), after=SIZE)
     def fail(self, method: str, fault: StoreFault = StoreFault.ROLLED_BACK, *, after: int = 0) -> None:
         """Have one call of a method fail; further faults of the same method come after that.
 
@@ -129,5 +132,6 @@ def _may_fail(method: str) -> Callable[..., Deferred[Any]]:
     return call
 
 
-for _method in set(ITaskStore.names()) - _UNTOUCHED:
-    setattr(FaultyTaskStore, _method, _may_fail(_method))
+for _name, _member in ITaskStore.namesAndDescriptions():
+    if isinstance(_member, Method) and _name not in _UNTOUCHED:
+        setattr(FaultyTaskStore, _name, _may_fail(_name))
