@@ -7,7 +7,6 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -15,7 +14,7 @@ from click.exceptions import Abort
 from typing_extensions import override
 
 from tasksubmit.cli.control import FAILED
-from tasksubmit.cli.session import INTERRUPTED, abandon_output, say_error
+from tasksubmit.cli.session import INTERRUPTED, abandon, say_error
 
 USAGE = 2
 PIPE_CLOSED = 141
@@ -48,10 +47,10 @@ class Program(click.Group):
             say_error("interrupted", "interrupted", "", is_json=is_json)
             return INTERRUPTED
         except (_PipeClosed, BrokenPipeError):
-            abandon_output()
+            abandon(sys.stdout)
             return PIPE_CLOSED
         except OSError as error:  # of what Click itself prints: help and the version
-            abandon_output()
+            abandon(sys.stdout)
             say_error("output", f"cannot write to standard output: {error.strerror}", "", is_json=False)
             return FAILED
         return code if isinstance(code, int) else 0
@@ -81,8 +80,10 @@ def _say_usage(error: click.ClickException, is_json: bool) -> None:
         hint = f"see `{context.command_path} --help`" if context is not None else ""
         say_error("usage", error.format_message(), hint, is_json=True)
         return
-    with suppress(OSError):
+    try:
         error.show()
+    except OSError:
+        abandon(sys.stderr)
 
 
 def _prepare_streams() -> None:

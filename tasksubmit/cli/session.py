@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 from attrs import define
@@ -100,7 +100,7 @@ class Session:
         except BrokenPipeError:
             raise
         except OSError as error:
-            abandon_output()
+            abandon(sys.stdout)
             raise CommandFailed("output", f"cannot write to standard output: {error.strerror}") from error
 
     @contextmanager
@@ -141,18 +141,20 @@ def say_error(code: str, message: str, hint: str, *, is_json: bool) -> None:
 
     Where that cannot be written either, the exit code has to do.
     """
-    with suppress(OSError):
+    try:
         if is_json:
             click.echo(json_line({"status": "error", "code": code, "message": message, "hint": hint}))
         else:
             click.echo(error_line(message, hint), err=True)
+    except OSError:
+        abandon(sys.stdout if is_json else sys.stderr)
 
 
-def abandon_output() -> None:
-    """Drop what standard output has not taken: otherwise the interpreter would try again when it exits."""
+def abandon(stream: TextIO) -> None:
+    """Drop what a standard stream has not taken: otherwise the interpreter would try again when it exits."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
 
 

@@ -36,7 +36,7 @@ PROGRESS_SECONDS = 1.0
 
 _LONGEST_PAUSE_SECONDS = 60.0
 _RETRIES_AT_STOP = 2
-"""How often a node that stops tries again to write what came of an execution."""
+"""How often a node that stops tries again to write what came of an execution, unless that has failed before."""
 
 _LOOK_AGAIN_SECONDS = 1.0
 
@@ -191,7 +191,7 @@ class Attempt:
     async def _deliver(self, is_done: bool | None, report: _Report) -> bool | None:
         """Have a report on disk, however long that takes; returns what came of it, as `run` does."""
         seconds = 1.0
-        retries_at_stop = 0
+        failures = 0
         while True:
             try:
                 await report()
@@ -202,8 +202,8 @@ class Attempt:
             except (InvalidMessage, TooLarge, UnicodeError) as error:
                 is_done, report = False, self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
             except (StoreError, NoRoom):
-                retries_at_stop += self._is_stopping
-                if retries_at_stop > _RETRIES_AT_STOP:
+                failures += 1
+                if self._is_stopping and failures > _RETRIES_AT_STOP:
                     raise
                 self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)
                 await self._wait(seconds)

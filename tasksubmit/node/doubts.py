@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tasksubmit.errors import StoreUncertain
@@ -27,6 +28,8 @@ _STEP = "confirm what is on disk"
 
 class Doubts:
     """The keys of tasks in doubt, and the retried step that ends their doubt."""
+
+    _log = Logger()
 
     def __init__(self, store: ITaskStore, retrier: Retrier) -> None:
         self._store = store
@@ -79,4 +82,7 @@ class Doubts:
         keys, self._keys = self._keys, set()
         self._is_confirming = False
         for listener in self._listeners:
-            listener(keys)
+            try:
+                listener(keys)
+            except Exception:
+                self._log.failure("listener failed: what was left undone in {count} tasks", count=len(keys))

@@ -199,6 +199,7 @@ class Inbox:
 
     def _not_created(self, failure: Failure, task: Task, request: SubmitRequest) -> Deferred[SubmitResponse]:
         self._load.undo(task)
+        self._records.doubts.note(failure, task.key)
         return Deferred.fromCoroutine(self._answer_anyway(failure, task, request))
 
     async def _answer_anyway(self, failure: Failure, task: Task, request: SubmitRequest) -> SubmitResponse:

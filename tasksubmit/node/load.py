@@ -24,7 +24,7 @@ class Load:
         self.queued = 0
         self.is_known = False
         self._new: dict[Address, Waiting] = {}
-        self._begun: dict[int, Task] = {}  # by identity: the same submission may come twice
+        self._begun: dict[int, Task] = {}  # by `id`: the same submission may come twice
 
     @property
     def undecided(self) -> int:

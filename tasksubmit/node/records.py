@@ -130,8 +130,8 @@ class Records:
         deliveries = [self._delivery(effect, task, task.created_at) for effect in effects]
         created = self.store.create(task, deliveries)
         if deliveries:
-            created.addCallback(self._created)
-        return created.addErrback(self.doubts.note, task.key)
+            return created.addCallbacks(self._created, self.doubts.note, errbackArgs=(task.key,))
+        return created  # there are many of these: the receiver notes doubts itself
 
     def is_in_doubt(self, key: TaskKey) -> bool:
         """True while it is unknown whether a change of the task is on disk: nobody may be told about the task then."""
@@ -205,8 +205,10 @@ class Records:
                     if not change.is_empty:
                         after = await self.store.apply(change)
                         break
-                    if remembered is None:
+                    if remembered is None and not self.is_in_doubt(key):
                         return before
+                    if remembered is None:
+                        raise StoreUncertain(f"it is unknown whether task {key.task_id} is on disk as it is: try again")
                 except StoreUncertain:
                     self.doubts.add(key)
                     raise

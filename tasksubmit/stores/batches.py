@@ -160,6 +160,7 @@ class Connected:
 
     :param run: runs the calls of a batch on a connection.
     :param reopen: connects again, and raises when there is nothing to be trusted; None to what is in memory alone.
+    :param is_writing: whether a batch that raises may have changed something.
     """
 
     def __init__(
@@ -167,11 +168,13 @@ class Connected:
         connection: sqlite3.Connection,
         run: Callable[[sqlite3.Connection, Sequence[Call]], list[Any]],
         reopen: Callable[[], sqlite3.Connection] | None = None,
+        is_writing: bool = True,
     ) -> None:
         self._connection: sqlite3.Connection | None = connection
         self._name = _name(connection)
         self._run = run
         self._reopen = reopen
+        self._is_writing = is_writing
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """Run a batch; returns the result, or the ``Failure``, of each call."""
@@ -184,7 +187,7 @@ class Connected:
             is_begun = self._reopen is not None and self._connection is not None
             if is_begun:
                 self.close()
-            return [Failure(_store_error(error, self._name, is_begun))] * len(calls)
+            return [Failure(_store_error(error, self._name, is_begun and self._is_writing))] * len(calls)
 
     def close(self) -> None:
         """Close the connection."""

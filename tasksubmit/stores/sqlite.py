@@ -164,7 +164,7 @@ class SQLiteTaskStore:
         except DATABASE_ERRORS as error:
             raise StoreDamaged(damaged(str(path), error)) from error
         writing = Connected(connection, run_batch, partial(_reopen, path))
-        reading = Connected(reader, run_reads, partial(_connect, path))
+        reading = Connected(reader, run_reads, partial(_connect, path), is_writing=False)
         self._writer = BatchThread("tasksubmit-writer", writing.run, writing.close, self._reactor)
         self._reader = BatchThread("tasksubmit-reader", reading.run, reading.close, self._reactor)
         self._files = BatchThread("tasksubmit-files", partial(run_files, self._results), _nothing, self._reactor)

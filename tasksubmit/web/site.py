@@ -112,23 +112,32 @@ class ControlChannel(HTTPChannel):
     def lineReceived(self, line: bytes) -> None:
         is_first = self._receivedHeaderSize == 0
         if is_first and len(line) > MAX_URL_BYTES:
-            self._refuse("url_too_long")
+            self._refuse_url()
         elif not is_first and self._receivedHeaderSize + len(line) > self.totalHeadersSize:
-            self._refuse("headers_too_large")
+            self._refuse_headers()
         else:
             super().lineReceived(line)
 
     @override
     def lineLengthExceeded(self, line: bytes) -> None:
-        self._refuse("headers_too_large" if self._receivedHeaderSize else "url_too_long")
+        if self._receivedHeaderSize:
+            self._refuse_headers()
+        else:
+            self._refuse_url()
 
-    def _refuse(self, code: str) -> None:
+    def _refuse_url(self) -> None:
+        self._refuse("url_too_long", f"the URL is over {MAX_URL_BYTES} bytes long")
+
+    def _refuse_headers(self) -> None:
+        self._refuse("headers_too_large", f"the headers are over {self.totalHeadersSize} bytes long")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802  # Twisted's, which has an empty body
+        self._refuse("malformed", "the request is not HTTP")
+
+    def _refuse(self, code: str, message: str) -> None:
         """Answer a request that is not read to its end, and close the connection."""
-        what = (
-            f"the URL is over {MAX_URL_BYTES}" if code == "url_too_long" else f"the headers are over {self.MAX_LENGTH}"
-        )
         fault = fault_of(code)
-        body = error_envelope(code, f"{what} bytes long", fault.hint)
+        body = error_envelope(code, message, fault.hint)
         headers = {
             b"content-type": b"application/json",
             b"cache-control": b"no-store",

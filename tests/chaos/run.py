@@ -254,7 +254,7 @@ class Episode:
         for node in self.nodes.values():
             try:
                 for status in OPEN:
-                    if tasks := await node.control.tasks(status=status, limit=1):
+                    if tasks := (await node.control.tasks(status=status, limit=1)).items:
                         return f"{node.address} has {tasks[0]['side']}'s {tasks[0]['task_id']}, which is {status}"
                 if owed := [peer["address"] for peer in await node.control.peers() if peer["is_owed"]]:
                     return f"{node.address} has something pending for {', '.join(owed)}"
@@ -309,7 +309,7 @@ class Episode:
         before: int | None = None
         while True:
             query = {} if before is None else {"before": before}
-            tasks = await node.control.tasks(limit=_PAGE, **query)
+            tasks = (await node.control.tasks(limit=_PAGE, **query)).items
             if not tasks:
                 return found
             found.update({(task["side"], task["peer"], task["task_id"]): task for task in tasks})

@@ -181,7 +181,7 @@ class Workload:
 
     async def _received(self, node: ChaosNode, status: str) -> list[Json]:
         try:
-            return await node.control.tasks(side="receiver", status=status, limit=50)
+            return (await node.control.tasks(side="receiver", status=status, limit=50)).items
         except CommandFailed:
             return []
 

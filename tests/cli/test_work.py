@@ -160,6 +160,18 @@ class SwitchTests(CommandTestCase):
         self.assertEqual(self.ok("enable"), "the node takes new tasks\n")
         self.assertNotIn("takes no", self.ok("status"))
 
+    def test_retrying(self) -> None:
+        """The status shows the steps that have failed and are being repeated, and why; with none, nothing."""
+        self.assertNotIn("retrying", self.ok("status"))
+        self.assertEqual(self.data("status")["retrying"], {})
+
+        def fail() -> None:
+            raise OSError("the disk is gone")
+
+        self.node._retrier.run("count the tasks that wait", fail)
+        self.assertRegex(self.ok("status"), r"\nretrying +count the tasks that wait: the disk is gone\n")
+        self.flushLoggedErrors(OSError)
+
     def test_older_node(self) -> None:
         """The status of a node that runs since before an upgrade, and does not say whether it is disabled, is shown."""
         older = self.data("status")

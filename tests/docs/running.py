@@ -19,9 +19,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.docs.pages import ROOT, Block
-
-SECONDS = 120
-"""After so long a page hangs."""
+from tests.processes import LONGEST_SECONDS, run
 
 WRITTEN_PORTS = ("11003", "11004", "11005")
 """What the pages call the ports."""
@@ -158,15 +156,13 @@ def _shell(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
     path = directory / ".script"
     path.write_text(f"set -euo pipefail\ntrap {shlex.quote(end)} EXIT\n{script}\n")
     try:
-        return subprocess.run(
+        return run(
             ["bash", str(path)],
             cwd=directory,
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            timeout=SECONDS,
         )
     finally:
         _wait_for_end(directory)
@@ -174,7 +170,7 @@ def _shell(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
 
 def _wait_for_end(directory: Path) -> None:
     """Wait until the nodes are gone, and their pid files with them; one that hangs is killed."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + LONGEST_SECONDS
     for pidfile in directory.glob("*.pid"):
         while pidfile.exists() and time.monotonic() < until:
             time.sleep(0.02)

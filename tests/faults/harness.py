@@ -36,6 +36,7 @@ from tasksubmit.wire.messages import (
 )
 from tests.faults.disk import Disk
 from tests.node.helpers import ALICE, BOB
+from tests.processes import LONGEST_SECONDS
 
 STATES = {ALICE: "alice", BOB: "bob"}
 """The state directories, on the disk."""
@@ -92,7 +93,7 @@ def key_of(node: Address, task_id: str) -> TaskKey:
 class DiskTestCase(TestCase):
     """A disk, and two nodes on it whose threads are real; their clock and their network are the test's."""
 
-    timeout = 120
+    timeout = LONGEST_SECONDS
 
     @override
     def setUp(self) -> None:

@@ -34,6 +34,7 @@ from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.network import MemoryClientEndpoint, MemoryNetwork
 from tasksubmit.wire.address import Address
 from tests.node.helpers import ALICE, NodeTestCase, PairTestCase
+from tests.processes import LONGEST_SECONDS
 
 RESULT = "ok"
 """What Bob's work comes to."""
@@ -314,7 +315,7 @@ Place = tuple[IStreamServerEndpoint, IStreamClientEndpoint]
 class TCPTestCase(TestCase):
     """Real TCP connections of this machine, and a clock that the test moves."""
 
-    timeout = 60
+    timeout = LONGEST_SECONDS
 
     @override
     def setUp(self) -> None:

@@ -26,6 +26,7 @@ from tasksubmit.stores.sqlite import DATABASE, RESULTS, SQLiteTaskStore
 from tasksubmit.testing.contracts.samples import OWN, new_task
 from tests.node.helpers import ALICE, BOB
 from tests.node.test_restart import RestartTestCase
+from tests.processes import run
 from tests.stores.support import create_task
 from tests.stores.test_check import make_state
 
@@ -196,7 +197,7 @@ class StartTests(TestCase):
     def run_program(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command line to its end."""
         command = [sys.executable, "-m", "tasksubmit", *arguments]
-        return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+        return run(command, cwd=CHECKOUT, capture_output=True)
 
 
 class DamagedPageTests(RestartTestCase):

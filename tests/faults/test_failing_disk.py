@@ -356,6 +356,24 @@ class FailingSyncTests(FailingDatabaseContract, FailingDiskTestCase):
         self.assertEqual(await self.found_after_kill(), {"before"})
         await self.assert_survives()
 
+    async def test_doubt_ends_without_a_restart(self) -> None:
+        """A task whose commit was in doubt is so until the disk is well, and no longer; commands work as before."""
+        key = await self.submitted("t1")
+        await self.has_nothing_to_do(self.bob)
+        self.break_database(self.bob)
+        with self.assertRaises(StoreUncertain):
+            await self.bob.accept(key)
+        for _ in range(20):
+            await self.turn()
+            self.assertTrue(self.bob._records.is_in_doubt(key))
+        self.assertNotEqual(self.bob.retrying, {})
+        self.disk.heal()
+        await self.until(lambda: not self.bob._records.is_in_doubt(key), "the task is still in doubt")
+        self.assertEqual(self.bob.retrying, {})
+        await self.retry(lambda: self.bob.accept(key))
+        await self.has_status(self.alice, "t1", TaskStatus.ACCEPTED)
+        await self.assert_survives()
+
     async def found_after_kill(self) -> set[str]:
         """The tasks that Bob's next start would find after a kill now."""
         assert IReactorThreads.providedBy(reactor)

@@ -64,6 +64,7 @@ from tasksubmit.wire.jsontext import decode_object
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskResult, TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.taskfile import TaskFile
 from tasksubmit.wire.timestamps import format_time, parse_time
+from tests.processes import LONGEST_SECONDS
 from tests.stores.test_check import CONTENT, make_state
 
 MESSAGES = (SubmitRequest, SubmitResponse, TaskStatusUpdate, TaskResultMessage, TaskResult)
@@ -324,7 +325,7 @@ class _Threads:
         results: list[Any] = []
         deferred.addBoth(results.append)
         while not results:
-            call, arguments = self._calls.get(timeout=60)
+            call, arguments = self._calls.get(timeout=LONGEST_SECONDS)
             call(*arguments)
         if hasattr(results[0], "raiseException"):
             results[0].raiseException()

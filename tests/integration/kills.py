@@ -52,6 +52,7 @@ from tests.integration.kills_audit import (
     compare_end,
 )
 from tests.integration.kills_driver import POLL_SECONDS, Driver, Wire, Worker
+from tests.processes import LONGEST_SECONDS, watch
 
 A, B = "0:0000.0000.0001", "0:0000.0000.0002"
 
@@ -70,7 +71,7 @@ MOST_TURNS, MOST_IDLE_TURNS = 40, 400
 ACCEPT_SECONDS = 5
 """How long tasks of the load live: nobody accepts them."""
 
-STEP_SECONDS, REST_SECONDS = 60, 180
+STEP_SECONDS = REST_SECONDS = LONGEST_SECONDS
 
 TASKS = 8
 """What is submitted at each control API for each kill."""
@@ -233,6 +234,7 @@ class Run:
 
     async def run(self, kills: int) -> Figures:
         """Kill so often, or until something is not as promised; then let all come to rest, and look at everything."""
+        watch()
         began = self.reactor.seconds()
         ports = dict(zip((A, B, DRIVER), free_ports(3), strict=True))
         self._agents = [self._agent("A", A, B, ports), self._agent("B", B, A, ports)]

@@ -30,11 +30,11 @@ from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.wire import Frame, FrameType, generate_task_id
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskResultMessage
 from tests.integration.siege_attacks import ATTACKS
+from tests.processes import LONGEST_SECONDS, until, watch
 
 NODE, HONEST, FLOODER = "0:0000.0000.0001", "0:0000.0000.0002", "0:0000.0000.0003"
 HONEST_HOST = "127.9.0.1"
 HONEST_PAUSE_SECONDS = 0.05
-LONGEST_SECONDS = 120.0
 
 MIB = 1024 * 1024
 
@@ -87,7 +87,7 @@ def reset_peak(process: subprocess.Popen[bytes]) -> None:
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
-def converse(port: int, frame: bytes, timeout: float = 60.0) -> SubmitResponse:
+def converse(port: int, frame: bytes, timeout: float = LONGEST_SECONDS) -> SubmitResponse:
     """Dial, send a frame, and read its answer."""
     with socket.socket() as dialled:
         dialled.settimeout(timeout)
@@ -171,8 +171,7 @@ def round_of(
     reset_peak(node)
     log_bytes = log.stat().st_size
     with attacking(port, attacks, plan.dribble_bytes) as counts:
-        while not all(count[0] for count in counts.values()):
-            time.sleep(0.1)
+        until(lambda: all(count[0] for count in counts.values()), f"{name}: an attack does not begin")
         size, count = attacks.get("come_and_go", 0), counts.get("come_and_go", [0])
         served = be_honest(port, plan, lambda: count[0] >= size)
     peak, ceiling = status(node, "VmHWM"), ceiling_bytes(plan.bounds)
@@ -196,6 +195,7 @@ def round_of(
 
 def lay_siege(plan: Plan) -> list[str]:
     """All rounds; returns what was not as it should be."""
+    watch()
     faults = []
     with tempfile.TemporaryDirectory() as directory:
         port, log = free_port(), Path(directory) / "log"

@@ -13,6 +13,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest
 
 from tests.integration.test_twistd import OWN, SECONDS, TWISTD, ProcessCase
+from tests.processes import start
 
 UNITS = Path(__file__).resolve().parents[2] / "examples" / "systemd"
 
@@ -49,23 +50,16 @@ class ActivationTests(ProcessCase):
 
     def start_with(self, passed: socket.socket, *command: str) -> subprocess.Popen[str]:
         """Start a node that gets the socket."""
-        process = subprocess.Popen(
+        return start(
+            self,
             self.passing(passed, *command),
             cwd=self.directory,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             close_fds=False,
         )
-
-        def end() -> None:
-            process.kill()
-            process.communicate(timeout=SECONDS)
-
-        self.addCleanup(end)
-        return process
 
     def refused(self, passed: socket.socket, *options: str) -> str:
         """It ends at once with one line, which is returned."""

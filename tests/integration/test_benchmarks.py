@@ -10,6 +10,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.processes import run
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,14 +20,12 @@ class BenchmarksTests(SynchronousTestCase):
 
     def run_benchmarks(self, *options: str, path: str = os.defpath) -> subprocess.CompletedProcess[str]:
         """Run it in the checkout, with the programs on ``path`` at hand."""
-        return subprocess.run(
+        return run(
             [sys.executable, "-m", "benchmarks", *options],
             cwd=ROOT,
             env={**os.environ, "PATH": path},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            timeout=120,
         )
 
     def test_submissions(self) -> None:

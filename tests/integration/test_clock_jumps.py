@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.docs.pages import ROOT
 from tests.docs.running import free_ports
 from tests.integration.test_twistd import UnixConnection
-from tests.integration.test_two_agents import until
+from tests.processes import LONGEST_SECONDS, start, until
 
 HOUR, DAY = 3600, 86400
 ACCEPT_SECONDS = 6
@@ -51,7 +51,7 @@ class JumpingNode:
         self._offset_file = self._directory / "offset"
         self._offset = 0
         self.jump(0)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     def jump(self, seconds: int) -> None:
         """Set its clock, at once."""
@@ -60,7 +60,7 @@ class JumpingNode:
         new.write_text(str(self._offset))
         new.replace(self._offset_file)
 
-    def start(self, peers: dict[str, int]) -> None:
+    def start(self, test: SynchronousTestCase, peers: dict[str, int]) -> None:
         """Start the process."""
         options = {
             "--address": self.address,
@@ -73,7 +73,8 @@ class JumpingNode:
         for address, port in peers.items():
             arguments += ["--peer", f"{address}=tcp:127.0.0.1:{port}"]
         with (self._directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = start(
+                test,
                 [sys.executable, "-c", _CHILD, str(self._offset_file), "run", *arguments],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
@@ -85,7 +86,7 @@ class JumpingNode:
         """End the process, which must not have gone down before."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
-            assert self._process.wait(timeout=30) == 0, self.log()
+            assert self._process.wait(timeout=LONGEST_SECONDS) == 0, self.log()
 
     def log(self) -> str:
         """What it has logged."""
@@ -129,7 +130,7 @@ class ClockJumpTests(SynchronousTestCase):
         self.back, self.forward = self.receivers
         peers = {node.address: node.port for node in nodes} | self.away
         for node in nodes:
-            node.start(peers)
+            node.start(self, peers)
             self.addCleanup(node.stop)
         for node in nodes:
             until(node.is_up, "a node did not start")
@@ -142,7 +143,7 @@ class ClockJumpTests(SynchronousTestCase):
         """Submit a task, and take it some steps further; gives its id."""
         task_id = self.name(receiver, what)
         self.submitter.ask("POST", "/tasks", to=receiver.address, description="work", task_id=task_id)
-        self.submitter.ask("GET", f"/tasks/{task_id}/wait?for=answered&timeout=20")
+        self.submitter.ask("GET", f"/tasks/{task_id}/wait?for=answered&timeout={LONGEST_SECONDS:.0f}")
         for step in steps:
             receiver.ask("POST", f"/tasks/{task_id}/{step}")
         return task_id
@@ -172,7 +173,7 @@ class ClockJumpTests(SynchronousTestCase):
         ended = self.see_end(new)
         for task_id, seconds in ended.items():
             self.assertGreater(seconds, begun + ACCEPT_SECONDS - 0.1, task_id)
-            self.assertLess(seconds, submitted + ACCEPT_SECONDS + 10, task_id)
+            self.assertLess(seconds, submitted + ACCEPT_SECONDS + LONGEST_SECONDS, task_id)
         for receiver in self.receivers:
             self.assertEqual(receiver.status(self.name(receiver, "executing")), "EXECUTING")
             queue = [task["task_id"] for task in receiver.ask("GET", "/queue")]
@@ -186,7 +187,7 @@ class ClockJumpTests(SynchronousTestCase):
     def see_delivery(self, address: str) -> None:
         """What waited for its next attempt is tried again within its longest delay so far."""
         with socket.create_server(("127.0.0.1", self.away[address])) as listening:
-            listening.settimeout(15)
+            listening.settimeout(LONGEST_SECONDS)
             try:
                 listening.accept()[0].close()
             except TimeoutError:

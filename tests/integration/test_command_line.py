@@ -34,7 +34,12 @@ class StreamTests(SynchronousTestCase):
             done = run("--help", stdout=full)
             self.assertEqual(done.returncode, 1)
             self.assertEqual(done.stderr, "tasksubmit: cannot write to standard output: No space left on device\n")
-            self.assertEqual(run("list", "--state-dir", "/nowhere", stdout=full, stderr=full).returncode, 3)
+            for words, exit_code in ((("list", "--state-dir", "/nowhere"), 3), (("accept",), 2)):
+                for options in ((), ("--json",)):
+                    done = run(*words, *options, stdout=full, stderr=None if options else full)
+                    self.assertEqual(done.returncode, exit_code, words)
+            done = run("list", "--state-dir", "/nowhere", "--json", stdout=full)
+            self.assertEqual((done.returncode, done.stderr), (3, ""))
 
     def test_closed_pipe(self) -> None:
         """Nothing is said of a reader that is gone."""

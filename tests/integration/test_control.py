@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from tests.docs.running import free_ports
 from tests.integration.test_two_agents import A, Agent, B
+from tests.processes import LONGEST_SECONDS
 
 
 class ControlTests(SynchronousTestCase):
@@ -38,7 +39,7 @@ class ControlTests(SynchronousTestCase):
         """Ask for the node without the command line."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/node", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=LONGEST_SECONDS) as answer:
                 return answer.status, ""
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)["code"]
@@ -54,7 +55,9 @@ class ControlTests(SynchronousTestCase):
         self.assertEqual(self.status(Authorization=f"Bearer {token}", Host="evil.example"), (403, "forbidden"))
         self.assertEqual(self.status(Authorization=f"Bearer {token}", Origin="http://evil.example"), (403, "forbidden"))
         large = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/tasks", bytes(20_000_000))
-        self.assertRaises((urllib.error.HTTPError, urllib.error.URLError), urllib.request.urlopen, large, timeout=10)
+        self.assertRaises(
+            (urllib.error.HTTPError, urllib.error.URLError), urllib.request.urlopen, large, timeout=LONGEST_SECONDS
+        )
         for _ in range(100):
             self.status()
         log = (self.agent.directory / "log").read_text()

@@ -12,6 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
+from tests.processes import run
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -27,14 +29,12 @@ class DemoTests(SynchronousTestCase):
 
     def demo(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
-        return subprocess.run(
+        return run(
             (sys.executable, "-m", "tasksubmit", "demo", *options),
             cwd=CHECKOUT,
             env={**os.environ, "TMPDIR": str(self.directory)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            timeout=120,
         )
 
     def test_story(self) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
+from tests import processes
 from tests.docs.running import free_ports
-from tests.integration.test_two_agents import ENVIRONMENT, TWISTD, A, Agent, B, until
+from tests.integration.test_two_agents import ENVIRONMENT, TWISTD, A, Agent, B
+from tests.processes import until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TEXT = (
@@ -28,9 +30,7 @@ SUMMARY = "The minutes of Monday are short. They met about the minutes."
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
-    return subprocess.run(
-        [sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
-    )
+    return processes.run([sys.executable, *arguments], env=ENVIRONMENT, capture_output=True)
 
 
 class ExamplesTestCase(SynchronousTestCase):
@@ -44,17 +44,19 @@ class ExamplesTestCase(SynchronousTestCase):
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start a program that runs until it is told to stop."""
-        process = subprocess.Popen(
-            command, env={**ENVIRONMENT, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        return processes.start(
+            self, command, env={**ENVIRONMENT, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        self.addCleanup(self.stop, process)
-        return process
 
     def stop(self, process: subprocess.Popen[str]) -> str:
         """Have a program end, and give what it has printed."""
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        return process.communicate(timeout=30)[0] if process.stdout and not process.stdout.closed else ""
+        return (
+            process.communicate(timeout=processes.LONGEST_SECONDS)[0]
+            if process.stdout and not process.stdout.closed
+            else ""
+        )
 
     def start_worker(self, port: int, peer_port: int) -> subprocess.Popen[str]:
         """Start the agent that summarises, as B, for A."""
@@ -174,7 +176,7 @@ class WebAppTests(ExamplesTestCase):
         data = None if text is None else text.encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data)
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=processes.LONGEST_SECONDS) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)

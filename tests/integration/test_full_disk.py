@@ -17,7 +17,7 @@ from twisted.trial.unittest import SkipTest
 from tasksubmit.wire.frames import FrameDecoder
 from tasksubmit.wire.messages import ResponseStatus, SubmitRequest, SubmitResponse
 from tests.integration.test_twistd import LOOPBACK, OWN, SECONDS, ProcessCase
-from tests.integration.test_two_agents import until
+from tests.processes import until
 
 PEER = "0:0000.0000.0002"
 FULL_BYTES = 8192

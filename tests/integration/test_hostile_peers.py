@@ -21,6 +21,7 @@ from tasksubmit.node.peers import StaticPeers
 from tasksubmit.node.service import Node
 from tasksubmit.stores.sqlite import RESULTS, SQLiteTaskStore
 from tasksubmit.wire.messages import TaskResultMessage
+from tests.processes import LONGEST_SECONDS
 from tests.web.harness import OWN, PEER, ApiTestCase, RefusingEndpoint
 
 clock: Any = reactor
@@ -49,7 +50,7 @@ TAKEN = (
 class FileNameTests(TestCase):
     """Results from a peer, on the node's disk and in the user's directory."""
 
-    timeout = 60
+    timeout = LONGEST_SECONDS
 
     @override
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it

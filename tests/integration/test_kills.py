@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
 from tests.integration.kills import MIN_IN_FLIGHT, Run
+from tests.processes import LONGEST_SECONDS
 
 KILLS = int(os.environ.get("TASKSUBMIT_KILLS", "6"))
 
@@ -21,7 +22,7 @@ clock: Any = reactor
 class KillTests(TestCase):
     """Nodes that die in the middle of everything."""
 
-    timeout = 120 + 10 * KILLS
+    timeout = 2 * LONGEST_SECONDS + 10 * KILLS
 
     async def test_promises(self) -> None:
         """What was answered before a SIGKILL is true after it, once and whole, and all tasks come to an end."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from twisted.trial.unittest import SynchronousTestCase
 
 import twisted
+from tests import processes
 
 if TYPE_CHECKING:
     Base = SynchronousTestCase
@@ -43,9 +44,7 @@ def run(*command: str | Path, cwd: Path, user: str | None = None) -> str:
     :raises AssertionError: when it fails, with all that it printed.
     """
     environment = {name: text for name, text in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
-    done = subprocess.run(
-        command, cwd=cwd, user=user, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    done = processes.run(command, cwd=cwd, user=user, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise AssertionError(f"{command} exited with {done.returncode}:\n{done.stdout}")
     return done.stdout

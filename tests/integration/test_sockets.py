@@ -33,6 +33,7 @@ from typing_extensions import override
 from tasksubmit.errors import PeerUnreachable, PeerVanished
 from tasksubmit.protocol import Client, TaskSubmitFactory, connect
 from tasksubmit.wire.address import Address
+from tests.processes import LONGEST_SECONDS
 from tests.protocol.support import (
     HERE,
     OURS,
@@ -75,7 +76,7 @@ def make_certificate(name: str) -> PrivateCertificate:
 class SocketTestCase(TestCase):
     """Listens and dials, and cleans up."""
 
-    timeout = 30
+    timeout = LONGEST_SECONDS
 
     async def listen(self, endpoint: IStreamServerEndpoint, factory: Any) -> IListeningPort:
         """Listen until the end of the test."""

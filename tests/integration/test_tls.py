@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from tasksubmit.errors import CertificateRefused
 from tasksubmit.tls.endpoints import admitted_name
 from tasksubmit.tls.identity import dns_name, make_certificate
 from tests.integration.test_twistd import CHECKOUT, SECONDS, TWISTD
+from tests.processes import run, start, until
 from tests.tls.support import ALICE, BOB, CAROL, DAY, Authority, Party, now, vouched
 
 clock: Any = reactor
@@ -332,13 +332,11 @@ class TwoNodesTests(SynchronousTestCase):
 
     def command(self, name: str, *arguments: str, exit_code: int = 0) -> Any:
         """The data of a command's answer, or its message."""
-        done = subprocess.run(
+        done = run(
             [sys.executable, "-m", "tasksubmit", "--state-dir", name, "--json", *arguments],
             cwd=self.directory,
             env=self.environ,
             capture_output=True,
-            text=True,
-            timeout=SECONDS,
         )
         self.assertEqual(done.returncode, exit_code, done.stdout + done.stderr)
         answer = json.loads(done.stdout)
@@ -353,18 +351,15 @@ class TwoNodesTests(SynchronousTestCase):
         """Start a node that listens on every interface, and wait until it answers."""
         options = ["--address", self.addresses[name], "--state-dir", name, "--listen", "tcp:0", *more]
         log = (self.directory / f"{name}.log").open("w")
-        process = subprocess.Popen(
+        self.processes[name] = start(
+            self,
             [*TWISTD, "--nodaemon", f"--pidfile={name}.pid", "tasksubmit", *options],
             cwd=self.directory,
             env=self.environ,
             stdout=log,
             stderr=subprocess.STDOUT,
-            text=True,
         )
         log.close()
-        self.processes[name] = process
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
         self.until(lambda: "listening on UNIXAddress" in self.log(name))
         host, port = self.command(name, "status")["listening"][0].split()
         self.assertEqual(host, "0.0.0.0")
@@ -376,10 +371,7 @@ class TwoNodesTests(SynchronousTestCase):
 
     def until(self, condition: Any) -> None:
         """Wait for something that other processes do."""
-        end = time.monotonic() + SECONDS
-        while not condition():
-            self.assertLess(time.monotonic(), end, "\n".join(map(self.log, self.processes)))
-            time.sleep(0.05)
+        until(condition, lambda: "\n".join(map(self.log, self.processes)))
 
     def test_life(self) -> None:
         """A whole task over TLS; then renewal, a new key, the loss of trust and its return, with both running."""
@@ -439,8 +431,6 @@ class TwoNodesTests(SynchronousTestCase):
     def refused(self, *options: str) -> str:
         """The one line of a node that does not start."""
         command = [*TWISTD, "--nodaemon", "tasksubmit", "--address", ALICE, "--state-dir", "a", *options]
-        done = subprocess.run(
-            command, cwd=self.directory, env=self.environ, capture_output=True, text=True, timeout=SECONDS
-        )
+        done = run(command, cwd=self.directory, env=self.environ, capture_output=True)
         self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
         return done.stderr

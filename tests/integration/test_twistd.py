@@ -14,13 +14,16 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Timer
+from threading import Timer
 from typing import IO, TYPE_CHECKING, Any
 
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
+
+from tests.processes import LONGEST_SECONDS, run, start
 
 if TYPE_CHECKING:
     Base = SynchronousTestCase
@@ -28,7 +31,7 @@ else:
     Base = object  # so that trial runs the subclasses only
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SECONDS = 60
+SECONDS = LONGEST_SECONDS
 """After so long a process hangs."""
 
 OWN = "0:0000.0000.0001"
@@ -68,37 +71,22 @@ class ProcessCase(SynchronousTestCase):
 
     def run_to_the_end(self, *command: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
         """Run a command that ends by itself."""
-        return subprocess.run(
-            command,
-            cwd=self.directory,
-            env=self.environ,
-            stdin=stdin,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+        return run(command, cwd=self.directory, env=self.environ, stdin=stdin, capture_output=True)
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a process that goes on until it is told to stop, at the latest at the end of the test."""
-        process = subprocess.Popen(
+        process = start(
+            self,
             command,
             cwd=self.directory,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        watchdog = Timer(SECONDS, process.kill)
+        watchdog = Timer(SECONDS, process.kill)  # so that no reading of its output hangs
         watchdog.start()
-
-        def end() -> None:
-            process.kill()
-            process.communicate()
-            watchdog.cancel()
-
-        self.addCleanup(end)
+        self.addCleanup(watchdog.cancel)
         return process
 
     def output(self, process: subprocess.Popen[str]) -> IO[str]:
@@ -365,10 +353,11 @@ class TwistdTests(ProcessCase, RunnerContract):
 
 
 def attempts() -> Iterator[None]:
-    """Tries at what a process that prints nothing has to get ready for, spread over the time that it may take."""
-    for _ in range(1000):
+    """Tries at what a process that prints nothing has to get ready for, until that takes too long."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
         yield
-        Event().wait(SECONDS / 1000)
+        time.sleep(0.02)
 
 
 class DaemonTests(ProcessCase):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tasksubmit import TaskFile, polo_score
 from tests.docs.pages import ROOT
 from tests.docs.running import free_ports
+from tests.processes import run
+from tests.processes import until as until  # others take it from here
 
 A, B = "0:0000.0000.0001", "0:0000.0000.0002"
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
@@ -39,7 +40,7 @@ class Agent:
 
     def start(self, *options: str) -> None:
         """Start the daemon; it listens when this returns."""
-        subprocess.run([*self._command, *options], check=True, env=ENVIRONMENT, timeout=60)
+        run([*self._command, *options], check=True, env=ENVIRONMENT)
 
     def stop(self) -> None:
         """Stop the daemon, and wait until its process is gone."""
@@ -51,9 +52,7 @@ class Agent:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb."""
         command = [sys.executable, "-m", "tasksubmit", "--state-dir", str(self.directory / "state"), *words]
-        return subprocess.run(
-            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-        )
+        return run(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True)
 
     def ask(self, *words: str) -> Any:
         """Run a verb that succeeds, and give the data that it prints as JSON."""
@@ -70,15 +69,6 @@ class Agent:
         if done.returncode == 0 or done.stdout or done.stderr.count("\n") != 1 or "Traceback" in done.stderr:
             raise AssertionError(f"{words}: {done.returncode} {done.stdout}{done.stderr}")
         return done.stderr
-
-
-def until(condition: Any, otherwise: str, seconds: float = 20) -> None:
-    """Wait for another process."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(otherwise)
-        time.sleep(0.05)
 
 
 class TwoAgentsTests(SynchronousTestCase):

@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from tests.docs.running import free_ports
-from tests.integration.test_two_agents import A, Agent, B, until
+from tests.integration.test_two_agents import A, Agent, B
+from tests.processes import until
 
 SCRIPT = """#!/bin/sh
 echo "progress attempt $TASKSUBMIT_ATTEMPT" >&3

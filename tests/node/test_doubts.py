@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from typing_extensions import override
@@ -83,6 +85,17 @@ class DoubtTests(DoubtTestCase):
         self.assertFalse(bob._records.is_in_doubt(KEY))
         self.assertEqual(self.store.calls["confirm"], 0)
 
+    def test_repeated_command(self) -> None:
+        """A command that is repeated while its task is in doubt does not succeed before the change is on disk."""
+        alice = self.make_node(ALICE, BOB, store=self.store)
+        handle = self.done(alice.submit(BOB, "work"))
+        self.store.fail("apply", HELD)
+        self.store.fail("confirm")
+        self.failed(handle.cancel("no"), StoreUncertain)
+        self.failed(handle.cancel("no"), StoreUncertain)
+        self.advance(2)
+        self.assertIsNotNone(self.task(alice, handle.key).cancel_requested_at)
+
     def test_waiting_callers(self) -> None:
         """Callers who wait for a change that turns out to hold are notified, and its messages are sent."""
         alice, bob = self.make_node(ALICE, BOB), self.make_bob()
@@ -153,6 +166,24 @@ class DoubtTests(DoubtTestCase):
                 self.advance(1)
                 self.assertEqual((bob.load.undecided, bob.load.queued), (0, 1))
             self.stop(bob)
+
+    def test_listener_fails(self) -> None:
+        """A listener that raises keeps no other from being called, and the doubt ends."""
+        bob = self.make_bob()
+        self.ask(BOB, request())
+        keys: list[TaskKey] = []
+
+        def fail(keys: Collection[TaskKey]) -> None:
+            raise ZeroDivisionError
+
+        bob._records.doubts.on_resolved(fail)
+        bob._records.doubts.on_resolved(keys.extend)
+        self.store.fail("apply", UNDONE)
+        self.failed(bob.decline(KEY, "no"), StoreUncertain)
+        self.advance(1)
+        self.assertEqual(keys, [KEY])
+        self.assertFalse(bob._records.is_in_doubt(KEY))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_stopped(self) -> None:
         """A stop ends the attempts to confirm; the next start begins without doubts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -10,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
+from tasksubmit.node import periodic
 from tasksubmit.node.periodic import LONGEST_RETRY_SECONDS, Periodic, Retrier
 
 
@@ -100,6 +102,16 @@ class PeriodicTests(RepeatedTestCase):
         self.assertEqual(self.calls, [0, 0])
 
 
+class OnlyWayTests(SynchronousTestCase):
+    """No service of the node has a way of its own."""
+
+    def test_looping_calls(self) -> None:
+        """Only this module makes a ``LoopingCall``."""
+        package = Path(periodic.__file__).parent
+        users = [path.name for path in package.rglob("*.py") if "LoopingCall(" in path.read_text()]
+        self.assertEqual(users, ["periodic.py"])
+
+
 class RetrierTests(RepeatedTestCase):
     """Steps that have to succeed."""
 
@@ -138,11 +150,11 @@ class RetrierTests(RepeatedTestCase):
         """Those who wait for an attempt wait for the first one only; with none to wait for, for nothing."""
         attempts: list[Deferred[None]] = []
 
-        def attempt() -> Deferred[None]:
+        def step() -> Deferred[None]:
             attempts.append(Deferred())
             return attempts[-1]
 
-        self.retrier.run("count the load", attempt)
+        self.retrier.run("count the load", step)
         tried = self.retrier.attempt("count the load")
         self.assertNoResult(tried)
         attempts[0].errback(OSError("the disk is gone"))

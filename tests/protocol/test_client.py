@@ -597,7 +597,8 @@ class TimeTests(NetworkTestCase):
         self.advance(19.9)
         self.assertNoResult(first)
         self.advance(0.2)
-        self.failureResultOf(first, PeerTimedOut)
+        error = self.failureResultOf(first, PeerTimedOut).value
+        self.assertRegex(str(error), "^timed out: .* did not answer within 30 s$")
         self.failureResultOf(second, PeerVanished)
         self.assertIsNotNone(factory.peers[0].lost)
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -16,9 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tasksubmit.errors import StaleTask, StoreClosed, StoreDamaged, StoreError, StoreUncertain
 from tasksubmit.stores.batches import Connected, Statement, each, run_batch
 from tasksubmit.stores.threads import MANY, MAX_BATCH, MAX_TURNS, BatchThread, Call
+from tests.processes import LONGEST_SECONDS
 from tests.stores.test_batches import BROKEN, FULL, connect, database, insert, insert_and_fail, numbers, spoil_commit
 
-SECONDS = 30
+SECONDS = LONGEST_SECONDS
 """Long enough for any thread; only a test that fails waits for it."""
 
 

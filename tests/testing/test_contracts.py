@@ -60,6 +60,7 @@ from tasksubmit.testing.contracts.base import Contract
 from tasksubmit.testing.contracts.samples import OWN, PEER, submissions
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES, SubmitRequest
+from tests.processes import LONGEST_SECONDS
 from tests.testing.test_executors import FakeContract, by_description
 
 # --- those that keep them ----------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ class ProcessExecutorTests(ExecutorContract, TestCase):
     """An executor that runs a command."""
 
     succeeding, expected, failing, endless, reporting = "work", "done", "fail", "go on", "tell"
-    timeout = 60
+    timeout = LONGEST_SECONDS
 
     def make_executor(self) -> ProcessExecutor:
         """See `ExecutorContract`."""

@@ -13,6 +13,7 @@ from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
 from tests.docs.pages import ROOT, blocks
+from tests.processes import run
 
 PAGE = ROOT / "docs" / "testing.rst"
 
@@ -34,14 +35,12 @@ class PageTests(TestCase):
 
     def run_with(self, *command: str) -> str:
         """Run a program on the samples; gives what it printed."""
-        done = subprocess.run(
+        done = run(
             [sys.executable, "-m", *command],
             cwd=self.directory,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            timeout=120,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return done.stdout

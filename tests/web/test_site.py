@@ -238,6 +238,16 @@ class ConnectionTests(NodeTestCase):
             status, envelope = self.answer(b"GET /v1/node HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
             self.assertEqual((status, envelope["code"]), (431, "headers_too_large"))
 
+    def test_not_http(self) -> None:
+        """Bytes that are no HTTP request are answered in an envelope, too."""
+        for request in (
+            b"nonsense\r\n",
+            b"GET /v1/node HTTP/1.1\r\nno header\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA : x\r\n\r\n",
+        ):
+            status, envelope = self.answer(request)
+            self.assertEqual((status, envelope["code"]), (400, "malformed"))
+
     def kept_bytes(self) -> int:
         """How much of the body of the request is kept."""
         (request,) = self.requests

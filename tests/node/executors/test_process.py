@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.executors.process import ProcessExecutor, make_executor
 from tests.node.helpers import ALICE
+from tests.processes import LONGEST_SECONDS, start
 
 NOW = datetime(2026, 4, 9, 12, tzinfo=timezone.utc)
 
@@ -28,7 +30,7 @@ NOW = datetime(2026, 4, 9, 12, tzinfo=timezone.utc)
 class ProcessTestCase(TestCase):
     """Runs commands."""
 
-    timeout = 30
+    timeout = LONGEST_SECONDS
 
     @override
     def setUp(self) -> None:
@@ -60,11 +62,11 @@ class ProcessTestCase(TestCase):
 
     async def wait_for(self, condition: Any) -> None:
         """Wait until something is true, of processes that nobody tells about."""
-        for _ in range(1000):
-            if condition():
-                return
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                self.fail("it never was")
             await deferLater(reactor, 0.01)
-        self.fail("it never was")
 
     async def pid_in(self, path: Path) -> int:
         """The process number that a command has written into a file."""
@@ -314,11 +316,11 @@ case.setUp()
 work = case.shell("sleep 60 & echo $! > {file}; wait", directory=Path("."))
 reactor.run()
 """
-        node = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", program])
+        node = start(self, [sys.executable, "-c", program])
         sleeper = await self.pid_in(file)
         self.assertTrue(self.is_alive(sleeper))
-        os.kill(node, signal.SIGKILL)
-        os.waitpid(node, 0)
+        node.kill()
+        node.wait()
         await self.wait_for(lambda: not self.is_alive(sleeper))
 
 
