@@ -61,6 +61,7 @@ def tasksubmit(context: click.Context) -> None:
 @click.option("--task-id", help="The task's id, to repeat a command safely.  [default: a new one]")
 @click.option("--expires-at", type=Moment(), help="Cancel it if not started by then: 2026-04-09T12:00:00Z, or +1h.")
 @click.option("--result-due-at", type=Moment(), help="Cancel it if the results are not here by then.")
+@click.option("--deliver-by", type=Moment(), help="Try to deliver it until then.  [default: for 7 days]")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the results, and print them.")
 @click.option(
     "--timeout",
@@ -76,6 +77,7 @@ async def submit(
     task_id: str | None,
     expires_at: str | None,
     result_due_at: str | None,
+    deliver_by: str | None,
     is_waiting: bool,
     timeout: timedelta | None,
 ) -> Json:
@@ -85,7 +87,9 @@ async def submit(
         task_id = generate_task_id()
         if is_waiting:
             click.echo(f"the task's id is {task_id}", err=True)  # known, whatever happens to the wait
-    task = await control.submit(to, text, task_id, expires_at=expires_at, result_due_at=result_due_at)
+    task = await control.submit(
+        to, text, task_id, expires_at=expires_at, result_due_at=result_due_at, deliver_by=deliver_by
+    )
     wait = partial(control.wait, task_id, side="submitter", peer=to, is_reached=True)
     if is_waiting:
         task = _unless_ended(await wait("finished", timeout=_seconds(timeout)))
@@ -96,7 +100,8 @@ async def submit(
     except CommandFailed as error:
         if error.code != "timed_out":
             raise
-        return task
+        story = await control.story(task_id, side="submitter", peer=to)
+        return {**story, "tried_until": story["until"]} if story["status"] == "NEW" else task
 
 
 def _description(description: str | None, file: Any) -> str:
@@ -137,7 +142,7 @@ def _unless_ended(task: Json) -> Json:
 @click.argument("task")
 @click.option("--reason", help="What to tell the receiver.")
 @to_option
-@verb(output.show_step)
+@verb(output.show_cancelled)
 async def cancel(control: Control, task: str, reason: str | None, peer: str | None) -> Json:
     """Ask for a submitted task to be withdrawn."""
     return await control.cancel(task, peer=peer, reason=reason)

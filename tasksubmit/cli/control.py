@@ -160,9 +160,10 @@ class Control:
         *,
         expires_at: str | None = None,
         result_due_at: str | None = None,
+        deliver_by: str | None = None,
     ) -> Json:
         """Record a task, to be sent to its receiver; repeating it changes nothing."""
-        optional = _given(expires_at=expires_at, result_due_at=result_due_at)
+        optional = _given(expires_at=expires_at, result_due_at=result_due_at, deliver_by=deliver_by)
         body = {"to": to, "description": description, "task_id": task_id, **optional}
         try:
             return await self._one("POST", "/tasks", body=body)

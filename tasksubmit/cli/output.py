@@ -120,10 +120,17 @@ def show_step(task: Json) -> None:
     """Print in one line where a task stands after a step."""
     more = ""
     if task["cancel_requested_at"] and task["status"] != "CANCELLED":
-        more = ", its cancellation is asked for"
+        more = ", its cancellation is requested"
     elif task["put_back_at"] and task["status"] == "EXECUTING":
         more = ", waits to be begun again"
     click.echo(clean(f"task {task['task_id']} is {task['status']}{more}: {task['justification']}"))
+
+
+def show_cancelled(task: Json) -> None:
+    """Print where a task stands whose cancellation was requested, and whether its receiver can be stopped."""
+    show_step(task)
+    if task["status"] != "CANCELLED" and task["answered_at"] and not task["heard_at"]:
+        click.echo("the receiver does not acknowledge cancellations: it cannot be stopped, and may still do the work")
 
 
 def show_retried(task: Json) -> None:
@@ -152,7 +159,7 @@ def show_story(story: Json) -> None:
         click.echo(clean(f"  $ {_for_same_node(command)}"))
 
 
-def _short_time(moment: str, today: date) -> str:
+def _short_time(moment: str, today: date | None) -> str:
     """A time of the control API in whole seconds, in UTC as everywhere; with its date, unless that is ``today``."""
     time = parse_time(moment).astimezone(timezone.utc)
     return f"{time:%H:%M:%SZ}" if time.date() == today else f"{time:%Y-%m-%d %H:%M:%SZ}"
@@ -326,7 +333,9 @@ def show_submitted(task: Json) -> None:
         wait = own_command("wait ID", task_id)
         click.echo(f"task {task_id} was sent to {to}, whose answer was lost: `{wait}` tells more")
     elif task["answered_at"] is None and task["status"] == "NEW":
-        click.echo(f"task {task_id} is recorded, will be sent: {to} has not answered yet")
+        until = f"; it is tried until {_short_time(task['tried_until'], None)}" if task.get("tried_until") else ""
+        why = f", and refuses it for now ({task['code']})" if task["code"] else ""
+        click.echo(clean(f"task {task_id} is recorded, will be sent: {to} has not taken it yet{why}{until}"))
     else:
         click.echo(f"task {task_id} is submitted to {to}, which has it as {task['status']}")
 

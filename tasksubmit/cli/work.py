@@ -46,7 +46,7 @@ async def execute(control: Control, task: str | None, peer: str | None) -> Json:
 
 _attempt_option = click.option(
     "--attempt",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**31 - 1),
     metavar="N",
     help="The attempt, as `execute` printed it; needed once there was more than one.",
 )

@@ -608,7 +608,9 @@ class Node(MultiService):
         if self.authenticator.needs_proof(to):
             return
         for task in await self.store.find(task_id):
-            if task.peer == to or task.is_settled or self.authenticator.needs_proof(task.peer):
+            if task.side is not Side.SUBMITTER or task.peer == to or task.is_settled:
+                continue
+            if self.authenticator.needs_proof(task.peer):
                 continue
             if not (self._delivery.acknowledges(to) and self._delivery.acknowledges(task.peer)):
                 raise TaskConflict(

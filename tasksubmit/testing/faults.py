@@ -52,6 +52,10 @@ CERTAIN = READS | {"confirm", "save_result", "discard_result"}
 """The methods of `ITaskStore` without a commit that could be in doubt."""
 
 
+METHODS = frozenset(name for name, member in ITaskStore.namesAndDescriptions() if isinstance(member, Method))
+"""The methods of `ITaskStore`."""
+
+
 class StoreFault(Enum):
     """The ways in which a call to a store fails."""
 
@@ -87,7 +91,7 @@ class FaultyTaskStore(MemoryTaskStore):
         :param after: the number of calls that succeed before, counted from now, or from the fault before.
         :raises ValueError: the method does not commit anything, and cannot leave it uncertain.
         """
-        if method not in ITaskStore.names() or method in _UNTOUCHED:
+        if method not in METHODS or method in _UNTOUCHED:
             raise ValueError(f"method={method!r} cannot fail: name one of ITaskStore that returns a Deferred")
         if method in CERTAIN and fault is not StoreFault.ROLLED_BACK:
             raise ValueError(f"method={method!r} commits nothing that could be uncertain: use StoreFault.ROLLED_BACK")
@@ -132,6 +136,5 @@ def _may_fail(method: str) -> Callable[..., Deferred[Any]]:
     return call
 
 
-for _name, _member in ITaskStore.namesAndDescriptions():
-    if isinstance(_member, Method) and _name not in _UNTOUCHED:
-        setattr(FaultyTaskStore, _name, _may_fail(_name))
+for _method in METHODS - _UNTOUCHED:
+    setattr(FaultyTaskStore, _method, _may_fail(_method))

@@ -275,6 +275,7 @@ class ControlApi:
             task_id=body.task_id,
             expires_at=body.expires_at,
             result_due_at=body.result_due_at,
+            deliver_by=body.deliver_by,
         )
         key = submitted.key
         return self._view(await self.node.resolve(key.task_id, side=key.side, peer=key.peer))

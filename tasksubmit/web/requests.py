@@ -122,6 +122,7 @@ class Submit:
     task_id: str | None = None
     expires_at: datetime | None = None
     result_due_at: datetime | None = None
+    deliver_by: datetime | None = None
 
 
 @frozen(kw_only=True)

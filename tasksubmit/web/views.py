@@ -56,6 +56,7 @@ class TaskView:
     outcome: str
     error: str
     code: str
+    retry_after_s: int
     created_at: datetime
     answered_at: datetime | None
     accepted_at: datetime | None
@@ -67,6 +68,7 @@ class TaskView:
     ended_at: datetime | None
     expires_at: datetime | None
     result_due_at: datetime | None
+    deliver_by: datetime | None
     heard_at: datetime | None
     cancel_requested_at: datetime | None
     delivery_given_up_at: datetime | None

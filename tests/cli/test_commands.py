@@ -200,10 +200,17 @@ class SubmitterTests(CommandTestCase):
         return directory
 
     def test_cancel(self) -> None:
-        """Cancelling is asked for, and said to be so."""
+        """Cancelling ends what was never sent; else it is requested, and said to be so."""
         self.submit()
         line = self.ok("cancel", "t1", "--reason", "not needed", "--to", str(PEER))
-        self.assertEqual(line, "task t1 is NEW, its cancellation is asked for: not needed\n")
+        self.assertEqual(line, "task t1 is CANCELLED: not needed\n")
+
+    def test_cancel_what_was_sent(self) -> None:
+        """A cancellation of a task that the receiver has is a request."""
+        self.submit()
+        self.tell("t1", "ACCEPTED")
+        line = self.ok("cancel", "t1", "--reason", "not needed", "--to", str(PEER))
+        self.assertEqual(line, "task t1 is ACCEPTED, its cancellation is requested: not needed\n")
 
     def test_result(self) -> None:
         """A text result is printed; before it is here, that is an error."""

@@ -223,7 +223,10 @@ class PastedCommandTests(CommandTestCase):
         self.run_pasted(back)
         self.run_pasted(self.pasted("-x")[0])
         self.assertIn("fail --error TEXT -- -x", fail)
-        self.run_pasted(results)
+        self.assertNotIn("--attempt", results)
+        again = self.pasted("-x")[0]
+        self.assertIn("--attempt 2", again)
+        self.run_pasted(again)
 
     def test_hints(self) -> None:
         """The hint of an error about such a task works, too."""

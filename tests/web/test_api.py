@@ -40,6 +40,7 @@ class NodeRoutesTests(ApiTestCase):
             "listening": [],
             "is_draining": False,
             "is_enabled": True,
+            "executor_problem": None,
             "certificate": None,
             "connections": 0,
             "waiting": 1,
@@ -95,8 +96,10 @@ class SubmitterTests(ApiTestCase):
             "outcome": "",
             "error": "",
             "code": "",
+            "retry_after_s": 0,
             "created_at": "2026-04-09T12:00:00.250Z",
             "expires_at": "2026-04-09T14:00:00.500Z",
+            "deliver_by": "2026-04-09T14:00:00.500Z",
             "attempt": 0,
             "max_attempts": 1,
             "time_idle_ms": 0,
@@ -150,14 +153,17 @@ class SubmitterTests(ApiTestCase):
         self.assertIsNone(delivery["given_up_at"])
 
     def test_cancel(self) -> None:
-        """Cancelling is a request, recorded and owed to the receiver."""
+        """Cancelling what was never sent ends it; else it is a request, recorded and owed to the receiver."""
         self.submit()
         task = self.ask("POST", "/v1/tasks/t1/cancel", {"reason": "changed my mind"})
-        self.assertEqual(task["status"], "NEW")
+        self.assertEqual((task["status"], task["outcome"]), ("CANCELLED", "cancelled_by_submitter"))
         self.assertEqual(task["cancel_requested_at"], "2026-04-09T12:00:00.250Z")
-        owed = self.ask("GET", "/v1/tasks/t1")["deliveries"]
-        self.assertEqual([(d["kind"], d["status"]) for d in owed], [("submission", None), ("status", "CANCELLED")])
-        self.assertIsNone(owed[1]["next_attempt_at"])
+        self.assertEqual(self.ask("GET", "/v1/tasks/t1")["deliveries"], [])
+        self.ask("POST", "/v1/tasks", {"to": str(PEER), "description": "x", "task_id": "t2"}, status=201)
+        self.tell("t2", "ACCEPTED")
+        self.assertEqual(self.ask("POST", "/v1/tasks/t2/cancel", {})["status"], "ACCEPTED")
+        owed = self.ask("GET", "/v1/tasks/t2")["deliveries"]
+        self.assertEqual([(d["kind"], d["status"]) for d in owed], [("status", "CANCELLED")])
 
     def test_result_text(self) -> None:
         """A text result is told as text."""

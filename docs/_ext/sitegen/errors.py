@@ -54,11 +54,16 @@ IN_THE_API = {
 OUTCOMES = {
     "accept_timeout": "nobody decided in time",
     "deadline_passed": "it was not begun by ``expires_at``",
+    "answer_timeout": "its submitter cancelled it, because the receiver did not decide in time",
     "cancelled_by_submitter": "its submitter withdrew it",
     "expired": "it was at the head of the queue for too long",
     "failed": "its execution failed; ``error`` says why",
+    "late": "the results arrived when the submitter's record had ended: neither scored nor used",
     "lease_expired": "nothing was heard of its execution in time",
+    "lost": "the receiver does not know the task any more",
     "refused": "the submission was answered 400; ``code`` says why",
+    "result_timeout": "its submitter cancelled it, because results or news did not arrive in time",
+    "undelivered": "it could not be delivered by its deadline",
 }
 """What each outcome means; a test compares the words with those of the table of transitions."""
 
@@ -120,6 +125,12 @@ def exceptions() -> str:
 def outcomes() -> str:
     """A table of the words that tell programs how a task ended."""
     words = sorted({transition.outcome for transition in TRANSITIONS.values()} - {""})
-    ends = {word: sorted({str(t.target) for t in TRANSITIONS.values() if t.outcome == word}) for word in words}
+    # A request for cancellation leaves the task open; its word is the outcome once the task is cancelled.
+    ends = {
+        word: sorted(
+            {str(t.target) if t.target.is_final else "CANCELLED" for t in TRANSITIONS.values() if t.outcome == word}
+        )
+        for word in words
+    }
     rows = [(literal(word), ", ".join(ends[word]), OUTCOMES[word]) for word in words]
     return table(("outcome", "status", "what happened"), rows, "30 20 50")
