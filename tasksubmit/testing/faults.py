@@ -15,6 +15,7 @@ from zope.interface.interfaces import IMethod
 from tasksubmit.errors import StoreError, StoreUncertain
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.testing.stores import MemoryTaskStore
+from tasksubmit.validation import SIZE, TEXT, checked, instance_of
 
 METHODS = frozenset(name for name in ITaskStore.names() if IMethod.providedBy(ITaskStore[name])) - {"open", "close"}
 """The methods of `ITaskStore` that can fail here."""
@@ -80,6 +81,7 @@ class FaultyTaskStore(MemoryTaskStore):
         self.is_in_doubt = False
         self._planned: dict[str, deque[_Planned]] = {}
 
+    @checked(method=TEXT, fault=instance_of(StoreFault), after=SIZE)
     def fail(self, method: str, fault: StoreFault = StoreFault.ROLLED_BACK, *, after: int = 0) -> None:
         """Have one call of a method fail; further faults of the same method come after that.
 
