@@ -237,6 +237,7 @@ class QueryTests(NodeTestCase):
         statuses.append("ACCEPTED")
         self.advance(95)
         self.assertIs(self.task(alice, slow).status, TaskStatus.ACCEPTED)
+        self.assertNotIn("in time", self.task(alice, slow).justification)
         self.assertIsNone(self.task(alice, slow).cancel_requested_at)
         statuses.append("NEW")
         idle = self.done(alice.submit(BOB, "work", task_id="idle")).key
