@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tasksubmit.lifecycle.change import Booking
 from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
-from tasksubmit.stores import deliveries, events, queries, retention
+from tasksubmit.stores import deliveries, events, queries, retention, waits
 from tasksubmit.stores.batches import Statement
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
 from tasksubmit.testing.contracts.samples import OWN, PEER, START, at, new_task, owed, step, told
@@ -137,6 +137,7 @@ class QueryTests(SynchronousTestCase):
         plans += self.plans(lambda c: queries.postpone_delivery(c, delivery, told("failed"), START, ""))
         plans += self.plans(lambda c: deliveries.mark_sent(c, delivery.id, START))
         plans += self.plans(queries.end_bound_leases)
+        plans += self.plans(lambda c: waits.limit_waits(c, START))
         plans += self.plans(lambda c: queries.is_result_named(c, "t-1_a.md"))
         declined = apply_change(self.connection, step(self.kept("d"), Event.DECLINE, 5))
         plans += self.plans(lambda c: retention.forget(c, declined, START))
