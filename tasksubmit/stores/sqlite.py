@@ -22,7 +22,7 @@ from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBook
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.protocol.arguments import checked_later
-from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention
+from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, waits
 from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
 from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
@@ -222,7 +222,7 @@ class SQLiteTaskStore:
 
     def limit_waits(self, now: datetime) -> Deferred[None]:
         """See `ITaskStore.limit_waits`."""
-        return self._write(lambda connection: queries.limit_waits(connection, now))
+        return self._write(lambda connection: waits.limit_waits(connection, now))
 
     def shift_times(self, by: timedelta, now: datetime | None = None) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""
