@@ -63,6 +63,14 @@ _LOG_BYTES = 16 * 1024 * 1024
 
 _KEY = instance_of(TaskKey, "a TaskKey, such as task.key")
 _ADDRESS = instance_of(Address)
+_FILTERS: dict[str, Kind[Any]] = {
+    "side": optional(instance_of(Side)),
+    "status": optional(instance_of(TaskStatus)),
+    "peer": optional(_ADDRESS),
+    "outcome": optional(TEXT),
+    "since": optional(MOMENT),
+    "stuck_before": optional(MOMENT),
+}
 _REACTOR: Kind[Any] = Kind(
     "the reactor, to which the threads of a store in a directory hand their answers",
     lambda value: IReactorTime.providedBy(value) or callable(getattr(value, "callFromThread", None)),
@@ -285,18 +293,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.find`."""
         return _run(self._reader, queries.find_tasks, (task_id, peer))
 
-    @checked_later(
-        side=optional(instance_of(Side)),
-        status=optional(instance_of(TaskStatus)),
-        peer=optional(_ADDRESS),
-        before=optional(SIZE),
-        limit=COUNT,
-        outcome=optional(TEXT),
-        since=optional(MOMENT),
-        stuck_before=optional(MOMENT),
-        after=optional(SIZE),
-        is_oldest_first=FLAG,
-    )
+    @checked_later(**_FILTERS, before=optional(SIZE), limit=COUNT, after=optional(SIZE), is_oldest_first=FLAG)
     def list_tasks(
         self,
         *,
@@ -328,6 +325,7 @@ class SQLiteTaskStore:
             )
         )
 
+    @checked_later(**_FILTERS, limit=COUNT)
     def count_tasks(
         self,
         *,
