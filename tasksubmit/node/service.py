@@ -21,6 +21,7 @@ from tasksubmit.errors import (
     InvalidMessage,
     InvalidTime,
     NotAccepting,
+    StoreDamaged,
     TaskConflict,
     UnknownTask,
 )
@@ -351,8 +352,17 @@ class Node(MultiService):
 
     def _look_up(self) -> None:
         """Read from the store how much waits here, and whether the node was disabled."""
-        self._retrier.run(_COUNT, lambda: self.store.load().addCallback(self.load.recount))
+        self._retrier.run(_COUNT, self._count)
         self._retrier.run(_READ_DISABLED, lambda: self.store.note(_DISABLED).addCallback(self._enable))
+
+    async def _count(self) -> None:
+        try:
+            found = await self.store.load()
+        except StoreDamaged:
+            # It stays damaged until an operator acts. What is whole goes on meanwhile, and counts from zero.
+            self._log.failure("the tasks that wait could not be counted")
+            found = []
+        self.load.recount(found)
 
     def _enable(self, note: str) -> None:
         self._inbox.is_enabled = not note

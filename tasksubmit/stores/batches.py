@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import groupby
 from typing import Any, TypeVar
 
 from twisted.python.failure import Failure
@@ -35,7 +36,26 @@ def each(connection: sqlite3.Connection, statements: Sequence[Callable[[sqlite3.
     return [statement(connection) for statement in statements]
 
 
+def read_in_turn(connection: sqlite3.Connection, statements: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T]:
+    """The operation of functions that only read, and see the changes before them and none behind.
+
+    They run between transactions: after a read that finds damage, SQLite refuses the rest of a transaction.
+    """
+    return each(connection, statements)
+
+
 def run_batch(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
+    """Run ``calls`` in one transaction, but for reads in turn, and return the result, or the ``Failure``, of each.
+
+    :raises sqlite3.Error: when it cannot be told what became of a transaction, or of the file.
+    """
+    results: list[Any] = []
+    for is_read, group in groupby(calls, lambda call: call[0] is read_in_turn):
+        results += (run_reads if is_read else _run_transaction)(connection, list(group))
+    return results
+
+
+def _run_transaction(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Any]:
     """Run ``calls`` in one transaction and return the result, or the ``Failure``, of each.
 
     When the commit fails, all of them do. When one of them fails all is undone, and each is run again in a savepoint of

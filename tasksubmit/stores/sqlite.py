@@ -23,7 +23,7 @@ from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.protocol.arguments import checked_later
 from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, waits
-from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
+from tasksubmit.stores.batches import Connected, each, read_in_turn, run_batch, run_reads
 from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
 from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
@@ -415,7 +415,7 @@ class SQLiteTaskStore:
 
     def load(self) -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
         """See `ITaskStore.load`."""
-        return self._write(queries.load)
+        return _run(self._writer, read_in_turn, queries.load)
 
     @checked_later(name=TEXT)
     def note(self, name: str) -> Deferred[str]:
