@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         ScoreGate,
         SizeLimit,
     )
+    from tasksubmit.node.reloaded import Reloaded
     from tasksubmit.node.retention import Retention
     from tasksubmit.node.service import Node
     from tasksubmit.node.story import Story
@@ -106,6 +107,7 @@ _ON_TWISTED = {
     "MutualTLS": "tasksubmit.node.mutual",
     "Node": "tasksubmit.node.service",
     "ProcessExecutor": "tasksubmit.node.executors.process",
+    "Reloaded": "tasksubmit.node.reloaded",
     "Retention": "tasksubmit.node.retention",
     "SQLiteTaskStore": "tasksubmit.stores.sqlite",
     "StaticPeers": "tasksubmit.node.peers",
@@ -175,6 +177,7 @@ __all__ = [
     "Refusal",
     "ResponseStatus",
     "ResultFile",
+    "Reloaded",
     "Retention",
     "SQLiteTaskStore",
     "ScoreFormula",

@@ -20,5 +20,5 @@ def command_line(words: str, task_id: str, more: str = "") -> str:
         before = f"{before} {more}"
     if not task_id.startswith("-"):
         return f"tasksubmit {before} {shlex.quote(task_id)}{after}"
-    options, arguments = (after, "") if after.startswith(" --") else ("", after)
-    return f"tasksubmit {before}{options} -- {shlex.quote(task_id)}{arguments}"
+    arguments, is_followed, options = after.partition(" --")
+    return f"tasksubmit {before}{is_followed}{options} -- {shlex.quote(task_id)}{arguments}"

@@ -180,7 +180,7 @@ class Options(usage.Options):
             if value:
                 given[option.name] = True if _is_flag(option) else value
         try:
-            self._given, self._directory = given, os.getcwd()
+            self._given, self._directory = given, _working_directory()
             self._config = absolute(Path(self["config"]), "--config") if self["config"] else None
             self.settings = load_settings(given, self._config, os.environ)
             _check_parts(self.settings, is_dry=bool(self["check"]))
@@ -201,9 +201,17 @@ class Options(usage.Options):
         :raises ConfigurationError: it cannot be read, or the settings are wrong.
         """
         fresh = load_settings(self._given, self._config, os.environ)
-        if os.getcwd() != self._directory:  # of a daemon with --rundir: relative paths lead elsewhere now
+        if _working_directory() != self._directory:  # of a daemon with --rundir: relative paths lead elsewhere now
             fresh = evolve(fresh, state_dir=self.settings.state_dir, control=self.settings.control)
         return fresh
+
+
+def _working_directory() -> str:
+    """Return the working directory, or an empty string when it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserver]) -> ILogObserver:

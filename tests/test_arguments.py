@@ -92,10 +92,12 @@ from tasksubmit.testing import (
     Behaviour,
     FakeExecution,
     FakeExecutor,
+    FaultyTaskStore,
     Line,
     MemoryNetwork,
     MemoryScoreBook,
     MemoryTaskStore,
+    StoreFault,
 )
 from tasksubmit.validation import COUNT, checked
 from tests.node.helpers import request as make_request
@@ -106,6 +108,7 @@ ONE, TWO = Address(0, 1), Address(0, 2)
 
 EXEMPT: Mapping[str, str] = {
     # whole classes and functions
+    "Reloaded": "an answer of the node, which alone makes it",
     "Drained": "an answer of the node, which alone makes it",
     "Story": "an answer of the node, which alone makes it",
     "Delivery": "a row of the store, made by the node",
@@ -122,6 +125,7 @@ EXEMPT: Mapping[str, str] = {
     "Credentials.*": "called by the endpoints of TLS",
     "Load.*": "called by the node, which counts",
     "Task.*": "called by the node and the store with their own tables, rows and clock",
+    "FaultyTaskStore.next_fault": "a hook that the store calls",
     "TaskSubmitFactory.check_size": "called by its connections with each frame",
     "TaskSubmitProtocol.is_held": "called for each frame",
     "TaskSubmitProtocol.part_received": "a hook that the protocol calls",
@@ -167,6 +171,11 @@ ZERO_FITS = frozenset(
         # before the first record there is none
         "SQLiteTaskStore.list_tasks(before)",
         "MemoryTaskStore.list_tasks(before)",
+        "FaultyTaskStore.list_tasks(before)",
+        "SQLiteTaskStore.list_tasks(after)",
+        "MemoryTaskStore.list_tasks(after)",
+        "FaultyTaskStore.list_tasks(after)",
+        "FaultyTaskStore.fail(after)",
         # a number that has its own range
         "Address(network)",
         "Address(node)",
@@ -174,9 +183,18 @@ ZERO_FITS = frozenset(
 )
 """Numbers that may be zero."""
 
-ANY_NUMBER_FITS = frozenset({"Booking(points)", "Frame(type)", "Refusing(retry_after_s)", "type_name(n)"})
-"""Numbers of which the type alone is checked: a score may fall, `Frame.header` knows the range of types, and a scripted
-peer may say anything."""
+ANY_NUMBER_FITS = frozenset(
+    {
+        *("Booking(points)", "Frame(type)", "Refusing(retry_after_s)", "type_name(n)"),
+        *(
+            f"{store}.queue({name})"
+            for store in ("SQLiteTaskStore", "MemoryTaskStore", "FaultyTaskStore")
+            for name in ("after", "before")
+        ),
+    }
+)
+"""Numbers of which the type alone is checked: a score may fall, `Frame.header` knows the range of types, a scripted
+peer may say anything, and positions in the queue are any numbers."""
 
 TYPES_ALONE = (Task, *(getattr(tasksubmit, name) for name in (
     "PoloScoreBreakdown", "SubmitRequest", "SubmitResponse", "TaskFile", "TaskResult", "TaskResultMessage",
@@ -357,6 +375,7 @@ class World:
             Client: lambda: Client(network.client_endpoint("nowhere"), ONE, clock),
             FakeExecution: lambda: FakeExecution(Execution(self.task(), print)),
             FrameDecoder: FrameDecoder,
+            StaticPeers: lambda: StaticPeers({}),
             Line: Line,
             MutualTLS: self.mutual_tls,
             Node: lambda: node,
@@ -365,6 +384,7 @@ class World:
             TaskSubmitFactory: lambda: TaskSubmitFactory(lambda *_: True, clock=clock),
             TaskSubmitProtocol: lambda: TaskSubmitProtocol(clock),
             type(network): lambda: network,
+            FaultyTaskStore: FaultyTaskStore,
             MemoryTaskStore: MemoryTaskStore,
             SQLiteTaskStore: lambda: SQLiteTaskStore(None),
             tasksubmit.testing.ScriptedPeer: lambda: self.agents.peer(Behaviour()),
@@ -461,6 +481,11 @@ class World:
             "what": b"",
             "why": Hold.CLOSING,
             "work": succeed(None),
+            "work_directory": Path("nowhere"),
+            "FaultyTaskStore.fail(method)": "create",
+            "fault": StoreFault.ROLLED_BACK,
+            "FaultyTaskStore.list_tasks(status)": None,
+            "FaultyTaskStore.events_of(task)": self.task(),
         }
 
 

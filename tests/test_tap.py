@@ -124,6 +124,20 @@ class OptionsTests(OptionsCase):
             self.assertIn(option, text)
         self.assertIn("[default: 30d]", text)
 
+    def test_no_working_directory(self) -> None:
+        """A working directory that was removed matters to relative paths alone."""
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        directory = tempfile.mkdtemp()
+        os.chdir(directory)
+        os.rmdir(directory)
+        options = Options()
+        options.parseOptions(["--address", OWN, "--state-dir", "/srv/state"])
+        self.assertEqual(options.load_again(), options.settings)
+        error = self.assertRaises(usage.UsageError, Options().parseOptions, ["--address", OWN, "--state-dir", "a"])
+        self.assertIn("--state-dir: ", str(error))
+        self.assertIn("give an absolute path", str(error))
+
     def test_version(self) -> None:
         """``--version`` prints the version of this package and ends."""
         stream = self.printed()

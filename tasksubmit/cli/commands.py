@@ -15,7 +15,7 @@ import click
 
 from tasksubmit.cli import identity, output, work
 from tasksubmit.cli.check import check
-from tasksubmit.cli.control import CommandFailed, Control, Json, Page
+from tasksubmit.cli.control import AnswerLost, CommandFailed, Control, Json, NodeUnreachable, Page
 from tasksubmit.cli.parameters import Duration, Moment, complete_parameters, given_options, shown_duration
 from tasksubmit.cli.program import Program
 from tasksubmit.cli.results import save_result
@@ -93,7 +93,12 @@ async def submit(
     wait = partial(control.wait, task_id, side="submitter", peer=to, is_reached=True)
     if is_waiting:
         task = _unless_ended(await wait("finished", timeout=_seconds(timeout)))
-        return {**task, "result": await control.result(task_id, peer=to)}
+        try:
+            result = await control.result(task_id, peer=to)
+        except (AnswerLost, NodeUnreachable):  # restarted meanwhile: the wait ends when it is back
+            await wait("finished", timeout=_seconds(timeout))
+            result = await control.result(task_id, peer=to)
+        return {**task, "result": result}
     try:
         seconds = ANSWER_SECONDS if timeout is None else timeout.total_seconds()
         return _unless_ended(await wait("answered", timeout=seconds))

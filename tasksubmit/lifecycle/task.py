@@ -216,6 +216,8 @@ class Task:
         created_at=MOMENT,
         expires_at=optional(MOMENT),
         result_due_at=optional(MOMENT),
+        deliver_by=optional(MOMENT),
+        submission_begun_at=optional(MOMENT),
     )
     def new(
         *,

@@ -53,9 +53,9 @@ class StaticPeers:
         """See `IPeers.addresses`."""
         return self._endpoints.keys()
 
-    def add(self, endpoints: Mapping[Address, IStreamClientEndpoint]) -> None:
+    def add(self, endpoints: Mapping[Address, IStreamClientEndpoint] | Mapping[str, IStreamClientEndpoint]) -> None:
         """Add peers that are not there yet; those that are keep their endpoints."""
-        self._endpoints = {**endpoints, **self._endpoints}
+        self._endpoints = {**to_endpoints(endpoints, "endpoints"), **self._endpoints}
 
     def endpoint(self, address: Address) -> IStreamClientEndpoint:
         """See `IPeers.endpoint`."""

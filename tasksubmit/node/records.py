@@ -205,10 +205,9 @@ class Records:
                     if not change.is_empty:
                         after = await self.store.apply(change)
                         break
-                    if remembered is None and not self.is_in_doubt(key):
-                        return before
                     if remembered is None:
-                        raise StoreUncertain(f"it is unknown whether task {key.task_id} is on disk as it is: try again")
+                        self._refuse_in_doubt(key)
+                        return before
                 except StoreUncertain:
                     self.doubts.add(key)
                     raise
@@ -216,6 +215,7 @@ class Records:
                     pass  # someone else was first: the queue, the clock, another node on the same store
                 except IllegalTransition:
                     if remembered is None:
+                        self._refuse_in_doubt(key)
                         raise
                 remembered = None  # what was not carried out is decided again on what the store has
             self.remember(after)
@@ -225,6 +225,14 @@ class Records:
         if change.tells_bookings and self._booked is not None:
             self._booked()
         return after
+
+    def _refuse_in_doubt(self, key: TaskKey) -> None:
+        """Say nothing about a record that may not be on disk as it was read.
+
+        :raises StoreUncertain: when the task is in doubt.
+        """
+        if self.is_in_doubt(key):
+            raise StoreUncertain(f"it is unknown whether the last change of task {key.task_id} is on disk: try again")
 
     def remember(self, task: Task) -> None:
         """Keep a record for the next change of it, which often comes soon."""

@@ -171,6 +171,7 @@ class Node(MultiService):
         acceptance=optional(provides(IAcceptancePolicy, "such as AcceptAll")),
         executor=optional(provides(IExecutor, "such as CallableExecutor")),
         concurrency=COUNT,
+        executor_pause_limit=DURATION,
         is_fair=FLAG,
         score_book=optional(provides(IScoreBook)),
         timeouts=optional(instance_of(Timeouts)),

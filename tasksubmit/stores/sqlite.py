@@ -28,7 +28,19 @@ from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, sche
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
 from tasksubmit.stores.threads import BatchThread, InlineWorker, Operation, Worker
 from tasksubmit.stores.wal import fault_of_log
-from tasksubmit.validation import COUNT, INTEGER, SIZE, TEXT, Kind, instance_of, optional, to_path_or_none, to_texts
+from tasksubmit.validation import (
+    COUNT,
+    FLAG,
+    INTEGER,
+    MOMENT,
+    SIZE,
+    TEXT,
+    Kind,
+    instance_of,
+    optional,
+    to_path_or_none,
+    to_texts,
+)
 from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
@@ -279,6 +291,11 @@ class SQLiteTaskStore:
         peer=optional(_ADDRESS),
         before=optional(SIZE),
         limit=COUNT,
+        outcome=optional(TEXT),
+        since=optional(MOMENT),
+        stuck_before=optional(MOMENT),
+        after=optional(SIZE),
+        is_oldest_first=FLAG,
     )
     def list_tasks(
         self,

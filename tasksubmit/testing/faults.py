@@ -10,17 +10,20 @@ from typing import Any
 
 from attrs import define
 from twisted.internet.defer import Deferred, fail
-from zope.interface.interface import Method
+from zope.interface.interfaces import IMethod
 
 from tasksubmit.errors import StoreError, StoreUncertain
 from tasksubmit.interfaces import ITaskStore
 from tasksubmit.testing.stores import MemoryTaskStore
+from tasksubmit.validation import SIZE, TEXT, checked, instance_of
 
-_UNTOUCHED = frozenset({"open", "close"})
+METHODS = frozenset(name for name in ITaskStore.names() if IMethod.providedBy(ITaskStore[name])) - {"open", "close"}
+"""The methods of `ITaskStore` that can fail here."""
 
 READS = frozenset(
     {
         "aged_deliveries",
+        "count_tasks",
         "deliveries_of",
         "due",
         "ended",
@@ -51,10 +54,6 @@ CERTAIN = READS | {"confirm", "save_result", "discard_result"}
 """The methods of `ITaskStore` without a commit that could be in doubt."""
 
 
-METHODS = frozenset(name for name, member in ITaskStore.namesAndDescriptions() if isinstance(member, Method))
-"""The methods of `ITaskStore`."""
-
-
 class StoreFault(Enum):
     """The ways in which a call to a store fails."""
 
@@ -82,6 +81,7 @@ class FaultyTaskStore(MemoryTaskStore):
         self.is_in_doubt = False
         self._planned: dict[str, deque[_Planned]] = {}
 
+    @checked(method=TEXT, fault=instance_of(StoreFault), after=SIZE)
     def fail(self, method: str, fault: StoreFault = StoreFault.ROLLED_BACK, *, after: int = 0) -> None:
         """Have one call of a method fail; further faults of the same method come after that.
 
@@ -89,7 +89,7 @@ class FaultyTaskStore(MemoryTaskStore):
         :param after: the number of calls that succeed before, counted from now, or from the fault before.
         :raises ValueError: the method does not commit anything, and cannot leave it uncertain.
         """
-        if method not in METHODS or method in _UNTOUCHED:
+        if method not in METHODS:
             raise ValueError(f"method={method!r} cannot fail: name one of ITaskStore that returns a Deferred")
         if method in CERTAIN and fault is not StoreFault.ROLLED_BACK:
             raise ValueError(f"method={method!r} commits nothing that could be uncertain: use StoreFault.ROLLED_BACK")
@@ -134,5 +134,5 @@ def _may_fail(method: str) -> Callable[..., Deferred[Any]]:
     return call
 
 
-for _method in METHODS - _UNTOUCHED:
+for _method in METHODS:
     setattr(FaultyTaskStore, _method, _may_fail(_method))

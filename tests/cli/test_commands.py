@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
+from attrs import evolve
 from treq.testing import StubTreq
 
 from tasksubmit.cli import verbs
+from tasksubmit.cli.control import AnswerLost, Control, Json, NodeUnreachable
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.node.reloaded import Reloaded
@@ -27,7 +30,8 @@ class SubmitTests(CommandTestCase):
     def test_not_answered_yet(self) -> None:
         """A receiver that does not answer in ten seconds gets the task later; that is no error."""
         line = self.ok("submit", str(PEER), "Read the book", "--task-id", "t1")
-        self.assertEqual(line, f"task t1 is recorded, will be sent: {PEER} has not answered yet\n")
+        until = "it is tried until 2026-04-16 12:00:00Z"
+        self.assertEqual(line, f"task t1 is recorded, will be sent: {PEER} has not taken it yet; {until}\n")
         self.assertEqual(self.clock.seconds(), 1_775_736_010.25)
         (task,) = self.data("list")
         self.assertEqual((task["task_id"], task["description"]), ("t1", "Read the book"))
@@ -69,6 +73,23 @@ class SubmitTests(CommandTestCase):
         self.clock.callLater(2, lambda: self.tell("t1", "ACCEPTED"))
         self.clock.callLater(1000, lambda: self.deliver(message))
         self.assertEqual(self.ok("submit", str(PEER), "x", "--task-id", "t1", "--wait"), "forty-two\n")
+
+    def test_restart_after_the_wait(self) -> None:
+        """A restart between the end of the wait and the results is waited for like one before."""
+        answers: list[Exception] = []
+        ask = Control.result
+
+        async def result(control: Control, task_id: str, **which: str) -> Json:
+            if answers:
+                raise answers.pop()
+            return await ask(control, task_id, **which)
+
+        message = TaskResultMessage("t1", "text", "forty-two", completed_at=DONE_AT)
+        for task_id, error in (("t1", AnswerLost("closed")), ("t2", NodeUnreachable("gone"))):
+            self.clock.callLater(2, partial(self.deliver, evolve(message, task_id=task_id)))
+            answers.append(error)
+            self.patch(Control, "result", result)
+            self.assertEqual(self.ok("submit", str(PEER), "x", "--task-id", task_id, "--wait"), "forty-two\n")
 
     def test_wait_for_too_long(self) -> None:
         """With --wait and --timeout it is an error when the results are not there in time."""

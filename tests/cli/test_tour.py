@@ -194,7 +194,7 @@ class ValueTests(TourTestCase):
         wrong: list[tuple[type[object], tuple[str, ...]]] = [
             (Duration, ("soon", "", "-1", "nan", "5 parsecs", "1m1h", "99999999999w")),
             (Moment, ("soon", "", "2026-04-09", "noon", "+99999999w")),
-            (click.IntRange, ("x", "", "0", "-1", "1.5", "99999999999")),
+            (click.IntRange, ("x", "", "0", "-1", "1.5")),
             (click.types.IntParamType, ("x", "", "1.5")),
             (click.Choice, ("x", "")),
         ]

@@ -22,7 +22,7 @@ from tests.integration.test_twistd import UnixConnection
 from tests.processes import LONGEST_SECONDS, start, until
 
 HOUR, DAY = 3600, 86400
-ACCEPT_SECONDS = 6
+ACCEPT_SECONDS = 10
 
 _CHILD = """
 import sys, time
@@ -156,6 +156,7 @@ class ClockJumpTests(SynchronousTestCase):
 
     def test_jumps(self) -> None:
         """Short deadlines pass in their time and once, long ones not at all, and deliveries and connections go on."""
+        began = time.monotonic()
         for address in self.away:
             self.submitter.ask("POST", "/tasks", to=address, description="work")
         for receiver in self.receivers:
@@ -178,7 +179,7 @@ class ClockJumpTests(SynchronousTestCase):
             self.assertEqual(receiver.status(self.name(receiver, "executing")), "EXECUTING")
             queue = [task["task_id"] for task in receiver.ask("GET", "/queue")]
             self.assertEqual(queue, [self.name(receiver, "head"), self.name(receiver, "behind")])
-            self.finish(receiver)
+            self.finish(receiver, began)
         self.see_stories(new)
         for node in (self.submitter, *self.receivers):
             self.assertIn("the clock was set by", node.log())
@@ -208,14 +209,14 @@ class ClockJumpTests(SynchronousTestCase):
             until(lambda task_id=task_id: self.submitter.status(task_id) == "CANCELLED", "nobody told the submitter")
         return ended
 
-    def finish(self, receiver: JumpingNode) -> None:
+    def finish(self, receiver: JumpingNode, began: float) -> None:
         """What runs can be finished, what waits begun, and what is new taken."""
         done, head = self.name(receiver, "executing"), self.name(receiver, "head")
         receiver.ask("POST", f"/tasks/{done}/results", text="done")
         until(lambda: self.submitter.status(done) == "SUCCEEDED", "the results did not arrive")
         task = self.submitter.ask("GET", f"/tasks/{done}")
         self.assertFalse(task["is_time_disputed"])
-        self.assertLess(task["time_cpu_ms"], 60_000)
+        self.assertLess(task["time_cpu_ms"], (time.monotonic() - began) * 1000 + 1)
         self.assertEqual(receiver.ask("POST", "/execute")["task_id"], head)
         self.submit(receiver, "later", "accept")
 

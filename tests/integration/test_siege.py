@@ -22,6 +22,6 @@ class SiegeTests(SynchronousTestCase):
         # Room for all of them: a busy node may not have come yet to those that are gone.
         bounds = Bounds(max_connections=500, max_buffered_bytes=LEAST_BUFFERED_BYTES)
         sizes = {"dribble": 200, "come_and_go": 200, "flood": 4}
-        large = {"dribble_bytes": MIB // 2, "large_bytes": 4 * MIB}
+        large = {"dribble_bytes": MIB // 2, "large_bytes": 2 * MIB}
         plan = Plan(seconds=5, sizes=sizes, only="all at once", bounds=bounds, **large)
         self.assertEqual(lay_siege(plan), [])

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from tests.docs.running import free_ports
 from tests.integration.test_two_agents import A, Agent, B
-from tests.processes import until
+from tests.processes import LONGEST_SECONDS, until
 
 SCRIPT = """#!/bin/sh
 echo "progress attempt $TASKSUBMIT_ATTEMPT" >&3
@@ -82,7 +82,7 @@ class WorkersTests(SynchronousTestCase):
         pidfile.unlink()
         (self.directory / "go").touch()
         self.b.start(*self.options)
-        self.a.ask("wait", "t1", "--timeout", "60")
+        self.a.ask("wait", "t1", "--timeout", str(int(LONGEST_SECONDS)))
         self.assertEqual(self.a.run("result", "t1").stdout, f"wait, by {A}\n")
         self.assertEqual(self.b.ask("show", "t1")["attempt"], 2)
 
@@ -141,5 +141,5 @@ class WorkersTests(SynchronousTestCase):
         self.assertFalse(self.is_alive(self.pids()[0]))
         (self.directory / "go").touch()
         self.b.start(*self.options)
-        self.a.ask("wait", "t1", "--timeout", "60")
+        self.a.ask("wait", "t1", "--timeout", str(int(LONGEST_SECONDS)))
         self.assertEqual(len(self.pids()), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked, StoreTooNew
@@ -165,6 +167,36 @@ class DirectoryTests(DirectoryCase):
         self.assertEqual({name: modes.pop(name) for name in directories}, dict.fromkeys(directories, "0o700"))
         self.assertEqual(set(modes.values()), {"0o600"})
         self.assertTrue({"tasks.db", "tasks.db-wal", "lock", "results/t-1_a.md"} <= set(modes))
+
+    async def test_awkward_disk(self) -> None:
+        """What the disk of the results cannot do is logged at the start, and a result survives that, and a restart."""
+        make = os.open
+
+        def picky(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+            if flags & os.O_CREAT and ":" in os.path.basename(path):
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return make(path, flags, *arguments, **options)
+
+        def no_links(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        await self.store.close()
+        self.patch(os, "open", picky)
+        self.patch(os, "link", no_links)
+        with capturedLogs() as logs:
+            self.store.open()
+        [line] = [formatEvent(event) for event in logs if "disk" in formatEvent(event)]
+        self.assertIn("the disk of the results directory has limits: no hard links, no ':' in names; results", line)
+        task, _ = await self.store.create(new_task(), [])
+        saved = await self.store.save_result("t-1", "9:00 minutes.md", b"x")
+        named = evolve(task, result_file=saved.name, result_filename="9:00 minutes.md")
+        await self.store.apply(Change(before=task, after=named, at=START))
+        await self.store.close()
+        self.store.open()
+        kept = await self.store.get(task.key)
+        assert kept is not None
+        self.assertEqual((kept.result_file, kept.result_filename), ("t-1.md", "9:00 minutes.md"))
+        self.assertEqual(await self.store.read_result(kept.result_file), b"x")
 
     async def test_durable(self) -> None:
         """Commits are synced: the journal is a write-ahead log, and is synced with each of them."""

@@ -124,12 +124,11 @@ def exceptions() -> str:
 
 def outcomes() -> str:
     """A table of the words that tell programs how a task ended."""
-    words = sorted({transition.outcome for transition in TRANSITIONS.values()} - {""})
+    made = TRANSITIONS.values()
+    words = sorted({transition.outcome for transition in made} - {""})
     # A request for cancellation leaves the task open; its word is the outcome once the task is cancelled.
     ends = {
-        word: sorted(
-            {str(t.target) if t.target.is_final else "CANCELLED" for t in TRANSITIONS.values() if t.outcome == word}
-        )
+        word: sorted({str(t.target) if t.target.is_final else "CANCELLED" for t in made if t.outcome == word})
         for word in words
     }
     rows = [(literal(word), ", ".join(ends[word]), OUTCOMES[word]) for word in words]
