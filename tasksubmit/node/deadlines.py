@@ -110,17 +110,18 @@ class Deadlines(Service):
         self._started_at += by
 
     async def _pass(self, key: TaskKey, deadline: Deadline, before: datetime) -> None:
-        passed: list[Deadline] = []
+        reasons: list[str] = []
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             is_passed = task.meets(deadline, before) and not self._was_unheard(task, deadline, now)
-            passed[:] = [deadline] if is_passed and deadline.reason else []
-            return overdue(task, deadline) if is_passed else ((), {})
+            events, fields = overdue(task, deadline) if is_passed else ((), {})
+            reasons[:] = fields.values()
+            return events, fields
 
         try:
             await self._records.change(key, decide)
         except Exception:
             self._log.failure("the deadline of task {task_id} could not be carried out", task_id=key.task_id)
             return
-        for deadline in passed:
-            self._log.info("task {task_id}: {reason}", task_id=key.task_id, peer=key.peer, reason=deadline.reason)
+        for reason in reasons:
+            self._log.info("task {task_id}: {reason}", task_id=key.task_id, peer=key.peer, reason=reason)

@@ -61,9 +61,9 @@ def kept_as(message: TaskResultMessage, saved: SavedResult) -> dict[str, Any]:
 def overdue(task: Task, deadline: Deadline) -> tuple[Sequence[Event], Mapping[str, Any]]:
     """What happens to a task whose ``deadline`` has passed."""
     events = task.events_of(deadline)
-    # A refusal keeps the receiver's own words.
-    has_words = Event.REFUSE in events or not deadline.reason
-    return events, {} if has_words else {"justification": deadline.reason}
+    # A refusal keeps the receiver's own words, and a query says nothing yet.
+    is_silent = not deadline.reason or events[0] in (Event.REFUSE, Event.QUERY_UNDECIDED)
+    return events, {} if is_silent else {"justification": deadline.reason}
 
 
 def recorded_time(text: str) -> datetime:
