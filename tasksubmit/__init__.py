@@ -34,7 +34,7 @@ from tasksubmit.lifecycle.change import Booking, Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.polo import PoloScoreBreakdown, ScoreFormula, polo_score
 from tasksubmit.lifecycle.results import ALLOWED_RESULT_EXTENSIONS, FORBIDDEN_RESULT_EXTENSIONS
 from tasksubmit.lifecycle.table import ACCEPT_TIMEOUT, QUEUE_HEAD_TIMEOUT, Lease, Side, TaskStatus, Timeouts
-from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.lifecycle.task import Reason, Task, TaskKey
 from tasksubmit.wire import (
     DEFAULT_TCP_PORT,
     MAX_FRAME,
@@ -57,6 +57,7 @@ from tasksubmit.wire import (
 
 if TYPE_CHECKING:
     from tasksubmit.node.acceptance import AcceptAll
+    from tasksubmit.node.availability import ExecutorProblem
     from tasksubmit.node.clock import use_steady_timers
     from tasksubmit.node.drain import Drained
     from tasksubmit.node.executors.process import ProcessExecutor
@@ -101,6 +102,7 @@ _ON_TWISTED = {
     "Client": "tasksubmit.protocol.client",
     "Credentials": "tasksubmit.tls.credentials",
     "Drained": "tasksubmit.node.drain",
+    "ExecutorProblem": "tasksubmit.node.availability",
     "FanOut": "tasksubmit.node.fanout",
     "Finished": "tasksubmit.node.fanout",
     "Load": "tasksubmit.node.load",
@@ -143,6 +145,7 @@ __all__ = [
     "Drained",
     "Execution",
     "ExecutionFailed",
+    "ExecutorProblem",
     "ExecutorUnavailable",
     "FanOut",
     "Finished",
@@ -174,6 +177,7 @@ __all__ = [
     "ProcessExecutor",
     "QueueLimit",
     "RateLimit",
+    "Reason",
     "Refusal",
     "ResponseStatus",
     "ResultFile",

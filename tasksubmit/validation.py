@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from functools import wraps
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -101,10 +102,11 @@ class Kind(Generic[T]):
 
 def optional(kind: Kind[Any]) -> Kind[Any]:
     """Return the same kind with None."""
+    is_type, is_in_range = kind.is_type, kind.is_in_range
     return Kind(
         f"{kind.needed}, or None",
-        lambda value: value is None or kind.is_type(value),
-        lambda value: value is None or kind.is_in_range is None or kind.is_in_range(value),
+        lambda value: value is None or is_type(value),
+        None if is_in_range is None else lambda value: value is None or is_in_range(value),
     )
 
 
@@ -184,8 +186,12 @@ def mapping_of(key: Kind[Any], value: Kind[Any]) -> Kind[Mapping[Any, Any]]:
     )
 
 
-def checker(function: Callable[..., Any], kinds: Mapping[str, Kind[Any]]) -> Callable[..., None]:
-    """Return what checks the arguments of a call of ``function``. Defaults are not checked.
+def checker(
+    function: Callable[..., Any], kinds: Mapping[str, Kind[Any]]
+) -> Callable[[tuple[Any, ...], Mapping[str, Any]], None]:
+    """Return a function that checks the arguments of a call of ``function``, positional ones and those by name.
+
+    Defaults are not checked.
 
     :raises TypeError: a kind is for a parameter that the function has not.
     """
@@ -196,13 +202,16 @@ def checker(function: Callable[..., Any], kinds: Mapping[str, Kind[Any]]) -> Cal
     if not kinds.keys() <= set(names):
         raise TypeError(f"{function.__qualname__} has no parameters {sorted(kinds.keys() - set(names))}")
 
-    def check(*args: Any, **kwargs: Any) -> None:
-        for name, value in zip(places, args, strict=False):
-            if name in kinds:
-                kinds[name].check(name, value)
-        for name, value in kwargs.items():
-            if name in kinds:
-                kinds[name].check(name, value)
+    # Values that fit, and None if it fits, are spared calls: `Task.new` is called for each submission.
+    tests = {name: (kind.is_type, kind.is_in_range, kind) for name, kind in kinds.items()}
+    omissible = {name for name, kind in kinds.items() if kind.is_type(None)}
+
+    def check(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        for name, value in chain(zip(places, args, strict=False), kwargs.items()):
+            if name in tests and (value is not None or name not in omissible):
+                is_type, is_in_range, kind = tests[name]
+                if not (is_type(value) and (is_in_range is None or is_in_range(value))):
+                    kind.check(name, value)
 
     return check
 
@@ -218,7 +227,7 @@ def checked(**kinds: Kind[Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            check(*args, **kwargs)
+            check(args, kwargs)
             return function(*args, **kwargs)
 
         return call

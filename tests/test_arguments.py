@@ -110,6 +110,8 @@ EXEMPT: Mapping[str, str] = {
     # whole classes and functions
     "Reloaded": "an answer of the node, which alone makes it",
     "Drained": "an answer of the node, which alone makes it",
+    "ExecutorProblem": "an answer of the node, which alone makes it",
+    "Reason": "a part of a record, which alone makes it",
     "Story": "an answer of the node, which alone makes it",
     "Delivery": "a row of the store, made by the node",
     "TaskEvent": "a row of the store, made by the node",
@@ -205,8 +207,8 @@ TYPES_ALONE = (Task, *(getattr(tasksubmit, name) for name in (
 
 ASKED_BY_APPLICATIONS = frozenset(
     {
-        *("deliveries_of", "events_of", "find", "get", "keep_note", "list_tasks", "note", "queue", "read_result"),
-        *("recall", "score", "tombstones"),
+        *("count_tasks", "deliveries_of", "events_of", "find", "get", "keep_note", "list_tasks", "note", "queue"),
+        *("read_result", "recall", "score", "tombstones"),
     }
 )
 """Methods of `ITaskStore` that applications call, too, and which are walked like others."""
@@ -292,6 +294,13 @@ def _methods(name: str, cls: type) -> Iterator[Public]:
         is_hook = attribute != attribute.lower() and attribute != "sendFrame"  # Twisted calls camelCase
         if is_ours and not (attribute.startswith("_") or attribute in demanded or is_hook):
             yield Public(f"{name}.{attribute}", getattr(cls, attribute), cls)
+
+
+def _properties(cls: type) -> list[Any]:
+    """Return the annotations of the public properties of a class."""
+    found = [inspect.getattr_static(cls, name) for name in dir(cls) if not name.startswith("_")]
+    getters = [one.fget for one in found if isinstance(one, property) and one.fget is not None]
+    return [inspect.signature(getter).return_annotation for getter in getters]
 
 
 # --- values that do not fit -----------------------------------------------------------------------------------------
@@ -627,13 +636,15 @@ class WalkTests(SynchronousTestCase):
         self.assertEqual({*EXEMPT, *ZERO_FITS, *ANY_NUMBER_FITS} - found, set())
 
     def test_signatures_need_public_names_only(self) -> None:
-        """Each class of the package that a public signature names is importable from the package, too."""
+        """Each class of the package that a public signature or property names is importable from the package, too."""
         exported = {*tasksubmit.__all__, *tasksubmit.testing.__all__}
         named: set[str] = set()
         for public in public_callables(tasksubmit, tasksubmit.testing):
             if not is_exempt(public.name):
                 annotations = [one.annotation for one in public.parameters.values()]
                 annotations.append(inspect.signature(public.function).return_annotation)
+                if inspect.isclass(public.function):
+                    annotations += _properties(public.function)
                 named.update(re.findall(r"\w+", " ".join(map(str, annotations))))
         ours = {
             name
@@ -647,6 +658,8 @@ class WalkTests(SynchronousTestCase):
 
 INTERNAL = (
     "Files",  # of Credentials, which has of_directory to make them
+    "Identity",  # of Credentials, too
+    "Trust",
     "Hold",  # for subclasses of TaskSubmitProtocol, with which it is imported
     "MemoryClientEndpoint",  # what endpoints of MemoryNetwork are; callers need to know their interface alone
     "MemoryServerEndpoint",
@@ -725,7 +738,9 @@ class ConversionTests(SynchronousTestCase):
         self.assertEqual(Booking(text, 1, "completed").party, TWO)
         self.assertEqual(Node(text, SQLiteTaskStore(None), StaticPeers({}), clock=clock).address, TWO)
         endpoint = MemoryNetwork(clock).client_endpoint("there")
-        self.assertEqual(list(StaticPeers({text: endpoint}).addresses()), [TWO])
+        peers = StaticPeers({text: endpoint})
+        peers.add({str(ONE): endpoint})
+        self.assertEqual(list(peers.addresses()), [ONE, TWO])
         self.assertEqual(Client(endpoint, text, clock).local_address, TWO)
         for made in (Deny([text]), Allow([text])):
             self.assertEqual(made.addresses, {TWO})

@@ -39,7 +39,7 @@ def checked_later(**kinds: Kind[Any]) -> Callable[[Callable[P, Deferred[T]]], Ca
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
             try:
-                check(*args, **kwargs)
+                check(args, kwargs)
             except (TypeError, ValueError):
                 return fail()
             return function(*args, **kwargs)

@@ -298,36 +298,8 @@ def postpone_delivery(
         events.tell(connection, [(row[0], event)])
 
 
-_OF_DELIVERY = "task_id = deliveries.task_id AND side = deliveries.side AND peer = deliveries.peer"
-_IS_UNDECIDED = "side = 'receiver' AND status = 'NEW'"
-
 _EARLIEST = to_milliseconds(datetime(1900, 1, 1, tzinfo=timezone.utc))
 _LATEST = to_milliseconds(datetime(9000, 1, 1, tzinfo=timezone.utc))
-
-
-def limit_waits(connection: sqlite3.Connection, now: datetime) -> None:
-    """Limit every wait to its maximum: see `ITaskStore.limit_waits`."""
-    times = {"now": to_milliseconds(now), "longest": LONGEST_WAIT // timedelta(milliseconds=1)}
-    # When the message, or what happened to its task, was last written.
-    written_at = (
-        "max(created_at, coalesce((SELECT max(coalesce(last_at, at)) FROM events"
-        f" WHERE task = (SELECT number FROM tasks WHERE {_OF_DELIVERY})), created_at))"
-    )
-    connection.execute(
-        f"UPDATE deliveries SET ready_at = CASE WHEN {written_at} > :now THEN :now"
-        " ELSE min(ready_at, :now + :longest) END WHERE ready_at > :now",
-        times,
-    )
-    connection.execute(
-        "UPDATE tasks SET revision = revision + 1, lease_expires_at = min(lease_expires_at, :now + lease_ms),"
-        " staged_at = min(staged_at, :now), heard_at = min(heard_at, :now),"
-        " undecided_since = min(undecided_since, :now), news_at = min(news_at, :now),"
-        f" created_at = CASE WHEN {_IS_UNDECIDED} THEN min(created_at, :now) ELSE created_at END"
-        " WHERE ended_at IS NULL AND (lease_expires_at > :now + lease_ms OR staged_at > :now OR heard_at > :now"
-        " OR undecided_since > :now OR news_at > :now"
-        f" OR ({_IS_UNDECIDED} AND created_at > :now))",
-        times,
-    )
 
 
 def shift_times(connection: sqlite3.Connection, by: timedelta, now: datetime | None) -> None:

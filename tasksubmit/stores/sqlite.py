@@ -22,7 +22,7 @@ from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBook
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.protocol.arguments import checked_later
-from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention
+from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, waits
 from tasksubmit.stores.batches import Connected, each, run_batch, run_reads
 from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
@@ -63,6 +63,14 @@ _LOG_BYTES = 16 * 1024 * 1024
 
 _KEY = instance_of(TaskKey, "a TaskKey, such as task.key")
 _ADDRESS = instance_of(Address)
+_FILTERS: dict[str, Kind[Any]] = {
+    "side": optional(instance_of(Side)),
+    "status": optional(instance_of(TaskStatus)),
+    "peer": optional(_ADDRESS),
+    "outcome": optional(TEXT),
+    "since": optional(MOMENT),
+    "stuck_before": optional(MOMENT),
+}
 _REACTOR: Kind[Any] = Kind(
     "the reactor, to which the threads of a store in a directory hand their answers",
     lambda value: IReactorTime.providedBy(value) or callable(getattr(value, "callFromThread", None)),
@@ -222,7 +230,7 @@ class SQLiteTaskStore:
 
     def limit_waits(self, now: datetime) -> Deferred[None]:
         """See `ITaskStore.limit_waits`."""
-        return self._write(lambda connection: queries.limit_waits(connection, now))
+        return self._write(lambda connection: waits.limit_waits(connection, now))
 
     def shift_times(self, by: timedelta, now: datetime | None = None) -> Deferred[None]:
         """See `ITaskStore.shift_times`."""
@@ -285,18 +293,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.find`."""
         return _run(self._reader, queries.find_tasks, (task_id, peer))
 
-    @checked_later(
-        side=optional(instance_of(Side)),
-        status=optional(instance_of(TaskStatus)),
-        peer=optional(_ADDRESS),
-        before=optional(SIZE),
-        limit=COUNT,
-        outcome=optional(TEXT),
-        since=optional(MOMENT),
-        stuck_before=optional(MOMENT),
-        after=optional(SIZE),
-        is_oldest_first=FLAG,
-    )
+    @checked_later(**_FILTERS, before=optional(SIZE), limit=COUNT, after=optional(SIZE), is_oldest_first=FLAG)
     def list_tasks(
         self,
         *,
@@ -328,6 +325,7 @@ class SQLiteTaskStore:
             )
         )
 
+    @checked_later(**_FILTERS, limit=COUNT)
     def count_tasks(
         self,
         *,

@@ -397,10 +397,10 @@ class FailingCheckpointTests(FailingDiskTestCase):
             while not fault.hits:
                 tried += 1
                 self.assertLess(tried, 100)
-                await self.ask_bob(request(f"{operation}-{tried}", "work " * 40_000))
+                await self.ask_bob(request(f"{operation}-{tried}", "work " * 200_000))
             self.disk.heal()
             for n in range(1, tried + 1):
-                await self.ask_until_accepted(request(f"{operation}-{n}", "work " * 40_000))
+                await self.ask_until_accepted(request(f"{operation}-{n}", "work " * 200_000))
         await self.assert_survives()
 
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tasksubmit.lifecycle.change import Booking
 from tasksubmit.lifecycle.table import DEADLINES, Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
-from tasksubmit.stores import deliveries, events, queries, retention
+from tasksubmit.stores import deliveries, events, queries, retention, waits
 from tasksubmit.stores.batches import Statement
 from tasksubmit.stores.migrations import APPLICATION_ID, migrate, schema_steps
 from tasksubmit.testing.contracts.samples import OWN, PEER, START, at, new_task, owed, step, told
@@ -22,9 +22,10 @@ OF_TASK = "deliveries_of_task (task_id=? AND side=? AND peer=?)"
 
 WITHOUT_SCAN = (
     r"^(SEARCH|(CORRELATED )?SCALAR SUBQUERY|SCAN \w+ USING INDEX tasks_queue|MATERIALIZE"
+    r"|SCAN deliveries USING COVERING INDEX deliveries_ready"
     r"|SCAN (new|last|CONSTANT ROW|\d+ CONSTANT ROWS)|$)"
 )
-"""Steps of a plan that read through nothing but the queue, and the values that they were given."""
+"""Steps of a plan that read through nothing but the queue, the index of pending deliveries, and given values."""
 
 
 class QueryTests(SynchronousTestCase):
@@ -136,6 +137,7 @@ class QueryTests(SynchronousTestCase):
         plans = self.plans(lambda c: apply_change(c, change))
         plans += self.plans(lambda c: queries.postpone_delivery(c, delivery, told("failed"), START, ""))
         plans += self.plans(queries.end_bound_leases)
+        plans += self.plans(lambda c: waits.limit_waits(c, START))
         plans += self.plans(lambda c: queries.is_result_named(c, "t-1_a.md"))
         declined = apply_change(self.connection, step(self.kept("d"), Event.DECLINE, 5))
         plans += self.plans(lambda c: retention.forget(c, declined, START))
