@@ -89,7 +89,8 @@ def _unexplained(sides: Sides, submitted: Json) -> Iterator[str]:
         "cancelled_by_submitter": (commands.may_be_cancelled, "nobody asked for its cancellation"),
         "result_timeout": (commands.has_due, "it has no deadline for results"),
         "deadline_passed": (commands.has_expiry, "it has no deadline"),
-        "undelivered": (sides.received is None, "the receiver has it"),
+        # A submission that arrives while its deadline passes is withdrawn with the word of that deadline.
+        "undelivered": (sides.received is None or bool(submitted["cancel_requested_at"]), "the receiver has it"),
         "lost": (sides.received is None, "the receiver has it"),
         "accept_timeout": (sides.is_by_hand or sides.is_disturbed, "its receiver accepts all, and was not disturbed"),
     }

@@ -21,7 +21,7 @@ from tasksubmit.tls.keeping import change_trust, make_identity, own_pins
 from tasksubmit.wire.address import Address
 from tests.chaos.journal import Journal
 from tests.chaos.page import Page
-from tests.chaos.proxy import Link, Place, unused_ports
+from tests.chaos.proxy import Link, Place, own_host, unused_ports
 from tests.docs.pages import ROOT
 
 COUNT = 4
@@ -89,6 +89,7 @@ class ChaosNode:
     """One node.
 
     :ivar number: 1 to 4.
+    :ivar host: the loopback address that it listens on.
     :ivar links: to each peer, by its address.
     :ivar is_wanted: whether its process is to run; `keep_running` starts it again then, as systemd does.
     :ivar deaths: how its processes ended that nobody had ended.
@@ -98,6 +99,7 @@ class ChaosNode:
     directory: Path
     number: int
     config: Config
+    host: str
     port: int
     mark: str
     links: dict[str, Link] = field(factory=dict)
@@ -144,7 +146,7 @@ class ChaosNode:
     @property
     def place(self) -> Place:
         """Where peers of its own kind reach it."""
-        return Place(port=self.port)
+        return Place(self.host, self.port)
 
     @property
     def plain_place(self) -> Place:
@@ -252,9 +254,10 @@ class ChaosNode:
 
 def make_nodes(reactor: Any, directory: Path, random: Random, mark: str) -> dict[str, ChaosNode]:
     """Four nodes, by their addresses, that reach each other through links; none is started yet."""
-    ports = unused_ports(COUNT + COUNT * (COUNT - 1), random.randrange(10_000))
+    host = own_host()
+    ports = unused_ports(COUNT + COUNT * (COUNT - 1), random.randrange(10_000), host)
     nodes = [
-        ChaosNode(reactor, directory / str(number), number, config, ports.pop(), mark)
+        ChaosNode(reactor, directory / str(number), number, config, host, ports.pop(), mark)
         for number, config in enumerate(draw_configs(random), 1)
     ]
     for node in nodes:
@@ -272,9 +275,9 @@ def _link(reactor: Any, node: ChaosNode, peer: ChaosNode, port: int) -> Link:
     if node.config.has_keys and peer.config.has_keys:
         _, [pin] = own_pins(peer.state)
         change_trust(node.state, lambda trust: trust.with_proof(peer.address, pin))
-        return Link(reactor, Place(port=port), peer.place)
+        return Link(reactor, Place(node.host, port), peer.place)
     # A node with keys puts no TLS around a Unix socket.
-    near = Place(path=node.directory / f"to{peer.number}.sock") if node.config.has_keys else Place(port=port)
+    near = Place(path=node.directory / f"to{peer.number}.sock") if node.config.has_keys else Place(node.host, port)
     return Link(reactor, near, peer.plain_place)
 
 

@@ -6,6 +6,7 @@ so a connection that lost bytes never carries any again: it is aborted, or stays
 
 from __future__ import annotations
 
+import os
 import socket
 from enum import Enum
 from pathlib import Path
@@ -47,8 +48,9 @@ _SILENT_AFTERWARDS = (Manner.BLACK_HOLE, Manner.REQUESTS_LOST, Manner.ANSWERS_LO
 
 @define(eq=False)
 class Place:
-    """Where something listens on this machine: a port of loopback, or the path of a Unix socket."""
+    """Where something listens on this machine: a port of a loopback address, or the path of a Unix socket."""
 
+    host: str = ""
     port: int = 0
     path: Path | None = None
 
@@ -56,17 +58,17 @@ class Place:
         """As ``--listen`` takes it."""
         if self.path is not None:
             return f"unix:{self.path}:mode=600:lockfile=1"
-        return f"tcp:{self.port}:interface=127.0.0.1"
+        return f"tcp:{self.port}:interface={self.host}"
 
     def client_string(self) -> str:
         """As ``--peer`` takes it."""
-        return f"unix:{self.path}" if self.path is not None else f"tcp:127.0.0.1:{self.port}"
+        return f"unix:{self.path}" if self.path is not None else f"tcp:{self.host}:{self.port}"
 
     def client_endpoint(self, reactor: Any) -> IStreamClientEndpoint:
         """To dial it."""
         if self.path is not None:
             return UNIXClientEndpoint(reactor, str(self.path), timeout=5)
-        return TCP4ClientEndpoint(reactor, "127.0.0.1", self.port, timeout=5)
+        return TCP4ClientEndpoint(reactor, self.host, self.port, timeout=5)
 
     def listen(self, reactor: Any, factory: Factory[Any]) -> IListeningPort:
         """Listen on it."""
@@ -74,7 +76,7 @@ class Place:
             self.path.unlink(missing_ok=True)
             port: IListeningPort = reactor.listenUNIX(str(self.path), factory, mode=0o600)
         else:
-            port = reactor.listenTCP(self.port, factory, interface="127.0.0.1")
+            port = reactor.listenTCP(self.port, factory, interface=self.host)
         return port
 
 
@@ -261,15 +263,21 @@ LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
 """Below the ports that the kernel gives to those who dial, so that a port stays free while nobody listens on it."""
 
 
-def unused_ports(count: int, start: int) -> list[int]:
-    """Ports of loopback that nobody listens on, from ``start`` on, wherever that is in the range."""
+def own_host() -> str:
+    """A loopback address that no other run has: nobody else takes a port of it while a node is down."""
+    number = os.getpid()
+    return f"127.{1 + number // 64_000 % 250}.{number // 250 % 256}.{1 + number % 250}"
+
+
+def unused_ports(count: int, start: int, host: str) -> list[int]:
+    """Ports of a host that nobody listens on, from ``start`` on, wherever that is in the range."""
     found: list[int] = []
     for step in range(HIGHEST_PORT - LOWEST_PORT):
         port = LOWEST_PORT + (start + step) % (HIGHEST_PORT - LOWEST_PORT)
         with socket.socket() as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                trial.bind(("127.0.0.1", port))
+                trial.bind((host, port))
             except OSError:
                 continue
         found.append(port)

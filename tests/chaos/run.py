@@ -52,6 +52,9 @@ LEFTOVER_SECONDS = 10.0
 
 _POLL_SECONDS = 0.25
 _PAGE = 1000
+_TWISTEDS = "ReactorNotRunning"
+"""What Twisted logs when a process that stops already gets a SIGTERM: one that was drained, for example."""
+
 _STRANGE_CODES = ("internal", "malformed", "error")
 
 
@@ -355,7 +358,7 @@ class Episode:
                 is_of_disk = "tasksubmit.errors.Store" in traceback and node.address in self.faults.had_bad_disk
                 self.totals.disk_errors += is_of_disk
                 last = traceback.strip().splitlines()[-1]
-                if last not in seen and not is_of_disk:
+                if last not in seen and not is_of_disk and _TWISTEDS not in last:
                     seen.add(last)
                     self._find(f"the log of {node.address} has a traceback: {traceback}")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta, timezone
 from random import Random
 from typing import Any
+from zlib import crc32
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, gatherResults
@@ -200,9 +201,11 @@ class Workload:
         self._note(pair, f"execute: attempt {attempt}")
         words = Words.parse(task["description"])
         key = submitter, task_id, attempt
+        # Some people do not name their attempt, which is good only as long as there was no other.
+        names: dict[str, Any] = {"peer": submitter, **({"attempt": attempt} if hash_of(pair) % 3 else {})}
         node.journal.note(START, *key)
         for step in range(words.steps):
-            progress = node.control.progress(task_id, f"{words.steps - step} to go", peer=submitter)
+            progress = node.control.progress(task_id, f"{words.steps - step} to go", **names)
             await self._try(pair, "progress", progress)
             await self._sleep(words.seconds)
         if words.is_left and attempt == 1:
@@ -211,14 +214,14 @@ class Workload:
             error = f"{BROKEN}: {task_id}"
             self.commands[pair].failed.add(error)
             node.journal.note(FAILED, *key)
-            await self._insist(pair, "fail", lambda: node.control.fail(task_id, error, peer=submitter))
+            await self._insist(pair, "fail", lambda: node.control.fail(task_id, error, **names))
             return
         content = words.result(*key)
         node.journal.note(DONE, *key)
         if words.kind == "file":
-            await self._insist(pair, "send", lambda: node.control.send_file(task_id, FILENAME, content, peer=submitter))
+            await self._insist(pair, "send", lambda: node.control.send_file(task_id, FILENAME, content, **names))
         else:
-            await self._insist(pair, "send", lambda: node.control.send_text(task_id, content.decode(), peer=submitter))
+            await self._insist(pair, "send", lambda: node.control.send_text(task_id, content.decode(), **names))
 
     async def _insist(self, pair: Pair, what: str, command: Callable[[], Coroutine[Any, Any, Json]]) -> None:
         """Repeat a command until it is answered, for as long as a lease lasts."""
@@ -249,6 +252,11 @@ class Workload:
 
     async def _sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)
+
+
+def hash_of(pair: Pair) -> int:
+    """A number that is the same for the same task in each run."""
+    return crc32(repr(pair).encode())
 
 
 def cancel_reason(pair: Pair) -> str:
