@@ -43,8 +43,8 @@ from tests.docs.pages import ROOT
 LIMIT_SECONDS = 120.0
 """After the last fault every record is final within this, without any command.
 
-An answer that will never come is waited for 30 s, the longest back-off is 60 s, and an execution that was lost ends
-with its lease, after 6 s.
+An answer that will never come is waited for 30 s, the longest back-off is 60 s, a node that is drained or disabled asks
+its peers to come again after 60 s, and an execution that was lost ends with its lease, after 6 s.
 """
 
 LEFTOVER_SECONDS = 10.0
