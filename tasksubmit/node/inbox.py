@@ -479,7 +479,7 @@ class Inbox:
 _CONFLICT = Refusal("id_conflict", "this task id was used for another description")
 _DISABLED = Refusal("not_accepting", "this node takes no tasks at the moment; try again later", retry_after_s=60)
 _STARTING = Refusal("storage", "this node cannot read its store yet; try again later", retry_after_s=1)
-_DRAINING = Refusal("not_accepting", "the node is being drained and will stop; try again later", retry_after_s=60)
+_DRAINING = Refusal("not_accepting", "the node is being drained and will stop; try again later", retry_after_s=5)
 
 
 _ENDED_WITHOUT_RESULTS = frozenset({TaskStatus.CANCELLED.value, TaskStatus.DECLINED.value, TaskStatus.EXPIRED.value})
