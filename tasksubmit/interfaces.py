@@ -181,10 +181,10 @@ class ITaskStore(Interface):
         """
 
     def get(key: TaskKey) -> Deferred[Task | None]:
-        """Fires with the record known by `key`, or None."""
+        """Fires with the record known by ``key``, or None."""
 
     def recall(key: TaskKey) -> Deferred[Task | Tombstone | None]:
-        """Fires with the record known by `key`, or with what retention left of it, or None."""
+        """Fires with the record known by ``key``, or with what retention left of it, or None."""
 
     def find(task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
         """Fires with every record that has this id, of either side and whichever peer, or the one that is given.

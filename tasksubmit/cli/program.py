@@ -22,7 +22,7 @@ PIPE_CLOSED = 141
 
 
 class _PipeClosed(Exception):
-    """Nothing reads the output; Click has an exit code of its own for a `BrokenPipeError`."""
+    """Nothing reads the output; Click has an exit code of its own for a ``BrokenPipeError``."""
 
 
 class Program(click.Group):

@@ -19,7 +19,7 @@ from tasksubmit.node.records import Records
 
 @define(eq=False)
 class _Asked:
-    """Somebody who wants to begin the next task, which has to be `key` if that is given.
+    """Somebody who wants to begin the next task, which has to be ``key`` if that is given.
 
     :ivar turn: grows with each who asks.
     """
@@ -50,12 +50,12 @@ class HandOut:
         self._is_under_way = False
 
     async def begin(self, key: TaskKey | None, lease: Lease) -> Task:
-        """Begin the next task, which has to be `key` if that is given: what was put back comes before the queue.
+        """Begin the next task, which has to be ``key`` if that is given: what was put back comes before the queue.
 
         :raises NotAccepting: when the node is being drained.
         :raises EmptyQueue: when there is none.
-        :raises NotAtHead: when `key` is not the next.
-        :raises IllegalTransition: when `key` does not wait to be begun, or its time has passed.
+        :raises NotAtHead: when ``key`` is not the next.
+        :raises IllegalTransition: when ``key`` does not wait to be begun, or its time has passed.
         """
         asked = _Asked(next(self._turns), key, lease)
         self._asked.append(asked)

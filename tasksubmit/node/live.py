@@ -69,7 +69,7 @@ class LiveTasks:
         return len(self._tasks)
 
     async def wait(self, key: TaskKey, condition: Condition) -> Task:
-        """The record of `key` as soon as it meets ``condition``, which may be at once.
+        """The record of ``key`` as soon as it meets ``condition``, which may be at once.
 
         :raises UnknownTask: when there is no such record.
         :raises StoreClosed: when the node stops meanwhile.

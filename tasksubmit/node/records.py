@@ -155,7 +155,7 @@ class Records:
         self._held_until[key] = now + HOLD
 
     async def get(self, key: TaskKey) -> Task:
-        """The record known by `key`.
+        """The record known by ``key``.
 
         :raises UnknownTask: when there is none.
         """

@@ -780,7 +780,7 @@ class Node(MultiService):
 
     @checked_later(key=_KEY, condition=FUNCTION)
     def wait(self, key: TaskKey, condition: Condition) -> Deferred[Task]:
-        """Fires with the record of `key` as soon as ``condition(task)`` is true, which may be at once.
+        """Fires with the record of ``key`` as soon as ``condition(task)`` is true, which may be at once.
 
         Fails with `UnknownTask`, and with `StoreClosed` when the node stops meanwhile. Cancelling gives up the wait.
         """

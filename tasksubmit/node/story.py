@@ -64,7 +64,7 @@ class Stories:
     age_limit: timedelta
 
     async def tell(self, key: TaskKey) -> Story:
-        """The story of the task known by `key`.
+        """The story of the task known by ``key``.
 
         :raises UnknownTask: when there is none.
         """

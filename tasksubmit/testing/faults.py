@@ -72,7 +72,7 @@ class FaultyTaskStore(MemoryTaskStore):
     """A `MemoryTaskStore` whose methods fail as the test says.
 
     :ivar calls: the number of calls of each method.
-    :ivar is_in_doubt: True from a fault that leaves a commit uncertain until `confirm`, or another commit, has fired.
+    :ivar is_in_doubt: True from a fault that leaves a commit uncertain until ``confirm``, or another commit, has fired.
     """
 
     def __init__(self) -> None:

@@ -150,7 +150,7 @@ class Cancel:
 class Progress:
     """What to tell the submitter about how far the work is.
 
-    `attempt` is the number that `execute` gave, needed once there was more than one attempt.
+    `attempt` is the number that ``execute`` gave, needed once there was more than one attempt.
     """
 
     text: str
@@ -161,7 +161,7 @@ class Progress:
 class PutBack:
     """What to tell the submitter.
 
-    `attempt` is the number that `execute` gave, needed once there was more than one attempt.
+    `attempt` is the number that ``execute`` gave, needed once there was more than one attempt.
     """
 
     reason: str = "The task was put back"
@@ -172,7 +172,7 @@ class PutBack:
 class Fail:
     """What went wrong, for the submitter.
 
-    `attempt` is the number that `execute` gave, needed once there was more than one attempt.
+    `attempt` is the number that ``execute`` gave, needed once there was more than one attempt.
     """
 
     error: str
@@ -190,7 +190,7 @@ class Drain:
 class Results:
     """The results of a task: either `text`, or `filename` and `content_base64`.
 
-    `attempt` is the number that `execute` gave, needed once there was more than one attempt.
+    `attempt` is the number that ``execute`` gave, needed once there was more than one attempt.
     """
 
     text: str | None = None

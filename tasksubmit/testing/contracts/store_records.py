@@ -258,7 +258,7 @@ class RecordContract(StoreCase):
         return [outcome if is_success else outcome.value for is_success, outcome in asked]
 
     async def test_confirm(self) -> None:
-        """With nothing in doubt `confirm` fires after the changes that were asked for before, and changes nothing."""
+        """With nothing in doubt ``confirm`` fires after the changes that were asked for before, and changes nothing."""
         created = self.store.create(new_task(), [])
         await self.store.confirm()
         self.assertTrue(created.called)
