@@ -16,6 +16,7 @@ from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.routing import TaskOrder, sides_meant
 from tasksubmit.node.service import Node
 from tasksubmit.testing.executors import FakeExecutor
+from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.wire.messages import SubmitRequest, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, OURS, NodeTestCase, deployed, request, results
 
@@ -66,6 +67,17 @@ class SameIdTests(NodeTestCase):
         self.done(alice.submit(CAROL, "work"))
         self.done(alice.cancel(first.key))
         self.done(alice.submit(CAROL, "work", task_id="job"))
+
+    def test_two_receivers_at_the_same_time(self) -> None:
+        """The second of two submissions of one id is refused, although the first is still being recorded."""
+        store = MemoryTaskStore()
+        alice = self.make_node(ALICE, BOB, CAROL, store=store)
+        store.hold_commits()
+        first, second = (alice.submit(address, "work", task_id="job") for address in (BOB, CAROL))
+        store.release_commits()
+        self.done(first)
+        self.failed(second, TaskConflict)
+        self.assertEqual(alice._submissions._waiting, {})
 
     def test_two_submitters(self) -> None:
         """A cancellation withdraws the task of its sender, and not the other's with the same id."""
