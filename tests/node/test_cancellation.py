@@ -6,13 +6,15 @@ from datetime import timedelta
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from typing_extensions import override
 
-from tasksubmit.errors import IllegalTransition
+from tasksubmit.errors import IllegalTransition, PeerUnreachable
 from tasksubmit.interfaces import Peer
 from tasksubmit.lifecycle.table import Lease, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.protocol.client import Client
+from tasksubmit.testing.faults import FaultyTaskStore
 from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.wire.frames import Frame
 from tasksubmit.wire.messages import ResponseStatus, SubmitRequest, SubmitResponse, TaskStatusUpdate
@@ -129,6 +131,14 @@ class NeverSentTests(ScriptedReceiver):
         self.advance(200, step=10)
         self.assertEqual(self.end_of(key)[:2], ("CANCELLED", "undelivered"))
 
+    def test_expires_after_the_default_deadline(self) -> None:
+        """A task that expires later than the default delivery deadline is tried until that, not for longer."""
+        key = self.submit(expires_at=self.alice._records.now() + timedelta(days=30))
+        self.advance(WEEK_SECONDS - 60, step=3600)
+        self.assertIs(self.record(key).status, TaskStatus.NEW)
+        self.advance(120)
+        self.assertEqual(self.end_of(key)[:2], ("CANCELLED", "undelivered"))
+
     def test_every_attempt_was_refused(self) -> None:
         """A task that was refused each time is declined at its deadline, with the receiver's last words."""
         self.script = refuse("quota")
@@ -221,6 +231,47 @@ class NoSubmissionAfterRequestTests(ScriptedReceiver):
         else:  # the mark was first: then the receiver is told
             self.assertEqual(len(submitted), 1)
             self.assertEqual(len(self.frames(TaskStatusUpdate)), 1)
+
+
+class LostAnswerTests(ScriptedReceiver):
+    """The answer to a submission is lost, and the receiver may not be asked again."""
+
+    def test_results_arrived_before(self) -> None:
+        """A record that has its results already says nothing of a submission that was not confirmed."""
+        self.script = ignore
+        self.appear()
+        key = self.submit()
+        self.advance(2)
+        self.ask(ALICE, results("t1", ack=True))
+        self.network.cut_all()
+        self.advance(2)
+        task = self.record(key)
+        self.assertEqual((task.status, task.code, task.error), (TaskStatus.COMPLETED, "", ""))
+
+    def test_nothing_was_sent_and_the_store_fails(self) -> None:
+        """A submission of which no byte was written is sent again, although recording that has failed once."""
+        store = FaultyTaskStore()
+        self.stop(self.alice)
+        self.alice = self.make_node(ALICE, BOB, store=store)
+        submit, tried = Client.submit, list[str]()
+
+        def submit_later(client: Client, request: SubmitRequest) -> Deferred[SubmitResponse]:
+            tried.append(request.task_id)
+            if len(tried) > 1:
+                return submit(client, request)
+            store.fail("apply")
+            return fail(PeerUnreachable("gone just now"))
+
+        self.patch(Client, "submit", submit_later)
+        self.script = deployed
+        self.appear()
+        key = self.submit()
+        self.assertEqual(tried, ["t1"])
+        self.assertIsNotNone(self.record(key).submission_begun_at)
+        self.advance(30)
+        self.flushLoggedErrors()
+        self.assertEqual((len(self.frames(SubmitRequest)), self.record(key).code), (1, ""))
+        self.assertIsNotNone(self.record(key).answered_at)
 
 
 class AnswerTests(ScriptedReceiver):
