@@ -246,7 +246,7 @@ class QueryTests(NodeTestCase):
         self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "answer_timeout"))
 
     def test_refused(self) -> None:
-        """A query that is refused, by a peer that announces ``ack`` no longer, does not leave the task open for ever."""
+        """A query that is refused by a peer that announces ``ack`` no longer does not leave the task open for ever."""
         alice = self.make_node(ALICE, BOB)
         accepts = True
 
