@@ -607,9 +607,11 @@ class Node(MultiService):
                 await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), name, deadline)
 
         async def record() -> Task:
+            sends_now = self._delivery.sends_now(to)
             if is_own_id:
                 await self._refuse_if_indistinguishable(to, task_id)
-            sends_now = self._delivery.sends_now(to)
+                # A submission of a task that there is may have arrived already.
+                sends_now = sends_now and await self.store.get(TaskKey(Side.SUBMITTER, to, task_id)) is None
             return await self._outbox.submit(to, description, task_id, expires_at, result_due_at, deliver_by, sends_now)
 
         # One after another: of two submissions of one id to two peers the second has to find the first.

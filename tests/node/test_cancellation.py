@@ -248,6 +248,32 @@ class LostAnswerTests(ScriptedReceiver):
         task = self.record(key)
         self.assertEqual((task.status, task.code, task.error), (TaskStatus.COMPLETED, "", ""))
 
+    def test_submitted_again_meanwhile(self) -> None:
+        """A submission that may have arrived does not count as unsent because its task is submitted once more."""
+        store = FaultyTaskStore()
+        self.stop(self.alice)
+        store.open(ALICE)
+        self.successResultOf(store.remember_features(BOB, OURS))
+        self.alice = self.make_node(ALICE, BOB, store=store)
+        self.script = ignore
+        self.appear()
+        key = self.submit()
+        self.network.cut_all()
+        self.script = answer()
+        self.submit("t2")
+        store.fail("get")
+        self.advance(1)  # t2 goes, t1 cannot be read
+        self.assertEqual(len(self.frames(SubmitRequest)), 2)
+        self.assertTrue(self.alice._delivery.sends_now(BOB))
+        store.hold_commits()
+        again = self.alice.submit(BOB, "work", task_id="t1")
+        self.script = refuse("overloaded")
+        self.advance(3)
+        store.release_commits()
+        self.done(again)
+        self.assertGreater(len(self.frames(SubmitRequest)), 2)
+        self.assertEqual((self.record(key).code, self.record(key).is_unsent), ("overloaded", False))
+
     def test_nothing_was_sent_and_the_store_fails(self) -> None:
         """A submission of which no byte was written is sent again, although recording that has failed once."""
         store = FaultyTaskStore()
