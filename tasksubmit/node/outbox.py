@@ -32,7 +32,7 @@ from tasksubmit.lifecycle.table import (
 )
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
-from tasksubmit.node.inbox import acknowledgement, given_up
+from tasksubmit.node.inbox import IGNORED, acknowledgement, given_up
 from tasksubmit.node.records import Decision, Records, always, clipped, described, kept_as, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
@@ -304,13 +304,16 @@ class Outbox:
         """The receiver tells where the task stands; what the table does not allow changes nothing."""
         event = HEARD.get(update.status)
         if event is None:
+            self._ignored(task, f"hear {update.status}")
             return acknowledgement(task)
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if task.status.is_final:
+                self._ignored(task, event.value)
                 return (), _missing_reason(task, update.status, update)
-            # A word that no receiver has is dropped.
-            outcome = update.outcome if update.outcome in RECEIVER_OUTCOMES else ""
+            # Only an end has an outcome, and a word that no receiver has is dropped.
+            is_known = update.status in _CONFIRMATIONS and update.outcome in RECEIVER_OUTCOMES
+            outcome = update.outcome if is_known else ""
             fields: dict[str, Any] = {
                 "justification": update.justification,
                 "outcome": outcome or (task.cancel_outcome if event is Event.HEAR_CANCELLED else ""),
@@ -435,15 +438,13 @@ class Outbox:
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if not events or (task.side, task.status, events[0]) in TRANSITIONS:
                 return events, {**fields, **(anyway or {})}
-            self._log.debug(
-                "task {task_id} is {status}, and cannot {event}",
-                task_id=task.task_id,
-                status=task.status,
-                event=events[0].value,
-            )
+            self._ignored(task, events[0].value)
             return (), anyway or {}
 
         return decide
+
+    def _ignored(self, task: Task, event: str) -> None:
+        self._log.debug(IGNORED, task_id=task.task_id, status=task.status, event=event)
 
 
 def _keep_late(name: str) -> Decision:

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import LogLevel, capturedLogs
 from typing_extensions import override
 
 from tasksubmit.errors import IllegalTransition, PeerUnreachable
@@ -392,6 +393,30 @@ class AnswerTests(ScriptedReceiver):
         self.advance(70)
         self.assertEqual({update.outcome for update in self.frames(TaskStatusUpdate)}, {"result_timeout"})
         self.assertEqual(self.end_of(key)[:2], ("CANCELLED", "result_timeout"))
+
+    def test_word_of_a_task_that_goes_on(self) -> None:
+        """An outcome in an update that does not end the task is no outcome: the task may end for another reason."""
+        self.appear()
+        key = self.submit()
+        self.ask(ALICE, TaskStatusUpdate("t1", "EXECUTING", "", ack=True, outcome="failed"))
+        self.assertEqual((self.record(key).status, self.record(key).outcome), (TaskStatus.EXECUTING, ""))
+        self.script = refuse("unknown_task")
+        self.done(self.alice.cancel(key))
+        self.assertEqual(self.end_of(key)[:2], ("CANCELLED", "cancelled_by_submitter"))
+
+    def test_ignored(self) -> None:
+        """A message that the task's status does not allow changes nothing, is answered, and logged at debug level."""
+        self.appear()
+        key = self.submit()
+        self.ask(ALICE, results("t1", ack=True))
+        before = self.record(key)
+        for status in ("NEW", "COMPLETED", "ACCEPTED", "CANCELLED"):
+            with capturedLogs() as logged:
+                answered = self.ask(ALICE, TaskStatusUpdate("t1", status, "", ack=True, from_addr=str(BOB)))
+            self.assertEqual((answered.status, answered.current_status), (200, "COMPLETED"))
+            ignored = [event for event in logged if "message ignored" in (event["log_format"] or "")]
+            self.assertEqual({event["log_level"] for event in ignored}, {LogLevel.debug}, status)
+        self.assertEqual(self.record(key), before)
 
 
 class ReceiverTests(PairTestCase):
