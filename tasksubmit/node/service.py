@@ -341,6 +341,7 @@ class Node(MultiService):
         require_started_reactor(self._timers)
         self.store.open(self.address)
         self._clock.adopt()
+        self._order = TaskOrder()  # whatever the last run has not handled by now is not waited for
         self._inbox.is_draining = False
         self._inbox.is_enabled = None
         self.load.clear()

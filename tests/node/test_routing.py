@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import TaskConflict
@@ -216,6 +216,23 @@ class HeldUpTests(NodeTestCase):
         self.network.flush()
         self.assertEqual([answer.status for answer in first.answers], [200])
         self.assertEqual([len(peer.answers) for peer in others], [15] * 40)
+
+    def test_after_a_stop(self) -> None:
+        """A policy that never answers holds up the messages about the task until the node is stopped, not after."""
+        answers: list[Deferred[None]] = [Deferred(), succeed(None)]
+
+        class Stuck:
+            def admit(self, peer: Peer, request: SubmitRequest) -> Deferred[None]:
+                return answers.pop(0)
+
+        bob = self.make_node(BOB, ALICE, policy=Stuck())
+        waiting = self.say(BOB, request(features=tuple(OURS)))
+        stopped = bob.stopService()
+        self.advance(60)
+        self.successResultOf(stopped)
+        self.assertEqual(waiting.answers, [])
+        bob.startService()
+        self.assertEqual(self.ask(BOB, request(features=tuple(OURS))).status, 200)
 
 
 class MeantTests(NodeTestCase):
