@@ -289,7 +289,7 @@ class ITaskStore(Interface):
         """Note that an attempt failed, which ``event`` tells, and not to try again before ``ready_at``."""
 
     def hasten(now: datetime) -> Deferred[None]:
-        """Let everything that waits for its next attempt be sent from ``now`` on."""
+        """Let everything that waits for its next attempt be sent from ``now`` on; what was never tried stays held."""
 
     def owed_peers() -> Deferred[list[Address]]:
         """Fires with every peer to whom something is owed."""

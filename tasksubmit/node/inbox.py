@@ -61,6 +61,9 @@ from tasksubmit.wire.messages import (
 from tasksubmit.wire.taskfile import TaskFile
 from tasksubmit.wire.timestamps import format_time
 
+IGNORED = "message ignored: task {task_id} is {status}, and cannot {event}"
+"""The log line of a message that changes nothing."""
+
 _LONGEST_MS = 2**63 - 1
 _HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # whatever a submitter says
 
@@ -237,6 +240,8 @@ class Inbox:
     async def status_updated(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
         """The submitter withdraws a task; the answer tells what won when it raced with something else."""
         reason = Reason(update.outcome, justification=update.justification)
+        if (task.side, task.status, Event.CANCEL) not in TRANSITIONS:
+            self._log.debug(IGNORED, task_id=task.task_id, status=task.status, event=Event.CANCEL.value)
         return acknowledgement(await self._records.change(task, _cancelled_by(reason)))
 
     async def withdraw_unknown(self, key: TaskKey, update: TaskStatusUpdate) -> Task | Tombstone:

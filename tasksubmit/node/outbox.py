@@ -32,7 +32,7 @@ from tasksubmit.lifecycle.table import (
 )
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
-from tasksubmit.node.inbox import acknowledgement, given_up
+from tasksubmit.node.inbox import IGNORED, acknowledgement, given_up
 from tasksubmit.node.records import Decision, Records, always, clipped, described, kept_as, recorded_time
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import (
@@ -90,7 +90,10 @@ class Outbox:
         :raises TaskForgotten: when retention has removed the task that had the id.
         """
         now = self._records.now()
-        deadlines = [deadline for deadline in (deliver_by, expires_at) if deadline is not None]
+        if deliver_by is None and expires_at is not None and expires_at - now > self._timeouts.delivery_timeout:
+            deadlines = []  # the default deadline is earlier
+        else:
+            deadlines = [deadline for deadline in (deliver_by, expires_at) if deadline is not None]
         asked = Task.new(
             side=Side.SUBMITTER,
             peer=to,
@@ -169,13 +172,22 @@ class Outbox:
 
     async def submission_unsent(self, task: Task) -> None:
         """Not a byte of the first submission was written: no receiver can have the task."""
-        await self._records.change(task, _unsent({}))
+        await self._record_unsent(task, {})
 
     async def submission_postponed(self, task: Task, response: SubmitResponse, *, is_first: bool) -> None:
         """The receiver refuses the submission for now; it is to be sent again, unless a cancellation was requested."""
         refusal = _refusal(response)
-        decide = _unsent(refusal) if is_first else _refused_for_now(refusal)
-        await self._records.change(task, decide)
+        if is_first:
+            await self._record_unsent(task, refusal)
+        else:
+            await self._records.change(task, _refused_for_now(refusal))
+
+    async def _record_unsent(self, task: Task, refusal: Mapping[str, Any]) -> None:
+        try:
+            await self._records.change(task, _unsent(refusal))
+        except StoreError:
+            self._unsent.add(task.key)  # whether or not the mark is still on disk, no receiver has the task
+            raise
 
     async def submission_answered(self, task: Task, response: SubmitResponse, delivery: Delivery) -> None:
         """The receiver took the submission, or refused it for good."""
@@ -203,7 +215,10 @@ class Outbox:
         """The receiver said how a task stands that it had before, or that it does not know it."""
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            is_undecided = task.undecided_since is None and response.current_status == TaskStatus.NEW.value
             answered = self._answered(task, response, now)
+            if ACK not in response.features:
+                answered.update(self._awaiting(task, now, has_ack=False))  # it is not queried any more
             if response.status != ResponseStatus.ACCEPTED:
                 if response.code != UnknownTask.code:
                     return (), answered
@@ -211,7 +226,6 @@ class Outbox:
                     return self._heed((Event.WITHDRAW,), {}, anyway=answered)(task, now)
                 lost = {"justification": "The receiver does not know the task any more"}
                 return self._heed((Event.LOSE,), lost, anyway=answered)(task, now)
-            is_undecided = task.undecided_since is None and response.current_status == TaskStatus.NEW.value
             if is_undecided and task.status is TaskStatus.NEW and task.cancel_requested_at is None:
                 return (Event.TIME_OUT_ANSWER,), {**answered, "justification": UNDECIDED_REASON}
             return self._heed_status(task, response, now, answered)
@@ -222,6 +236,8 @@ class Outbox:
         """The answer was lost, and the peer is of the kind that may not be asked again (wire.md, section 6)."""
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if task.is_settled:
+                return (), {}  # the receiver had it: its results arrived, or its last word
             lost = {"code": "unconfirmed", "error": f"the answer to the submission was lost: {error}"}
             return (), {**lost, "deliver_by": None, "news_at": now, **self._awaiting(task, now, has_ack=False)}
 
@@ -288,13 +304,16 @@ class Outbox:
         """The receiver tells where the task stands; what the table does not allow changes nothing."""
         event = HEARD.get(update.status)
         if event is None:
+            self._ignored(task, f"hear {update.status}")
             return acknowledgement(task)
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if task.status.is_final:
+                self._ignored(task, event.value)
                 return (), _missing_reason(task, update.status, update)
-            # A word that no receiver has is dropped.
-            outcome = update.outcome if update.outcome in RECEIVER_OUTCOMES else ""
+            # Only an end has an outcome, and a word that no receiver has is dropped.
+            is_known = update.status in _CONFIRMATIONS and update.outcome in RECEIVER_OUTCOMES
+            outcome = update.outcome if is_known else ""
             fields: dict[str, Any] = {
                 "justification": update.justification,
                 "outcome": outcome or (task.cancel_outcome if event is Event.HEAR_CANCELLED else ""),
@@ -419,15 +438,13 @@ class Outbox:
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if not events or (task.side, task.status, events[0]) in TRANSITIONS:
                 return events, {**fields, **(anyway or {})}
-            self._log.debug(
-                "task {task_id} is {status}, and cannot {event}",
-                task_id=task.task_id,
-                status=task.status,
-                event=events[0].value,
-            )
+            self._ignored(task, events[0].value)
             return (), anyway or {}
 
         return decide
+
+    def _ignored(self, task: Task, event: str) -> None:
+        self._log.debug(IGNORED, task_id=task.task_id, status=task.status, event=event)
 
 
 def _keep_late(name: str) -> Decision:

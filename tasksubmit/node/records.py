@@ -20,7 +20,7 @@ from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.room import ResultRoom
 from tasksubmit.protocol.elsewhere import Elsewhere
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
+from tasksubmit.wire.messages import ACK, TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.timestamps import format_time, parse_time
 
 HOLD = timedelta(seconds=1)
@@ -343,8 +343,17 @@ class Records:
             update.validate()  # what cannot be told must not happen either
             payload = update.to_json()
         return Delivery(
-            key=task.key, kind=kind, payload=payload, created_at=now, ready_at=self._held_until.get(task.key)
+            key=task.key, kind=kind, payload=payload, created_at=now, ready_at=self._held_until_of(task, now)
         )
+
+    def _held_until_of(self, task: Task, now: datetime) -> datetime | None:
+        """Return before when no message about a task may be sent; None if there is no such time.
+
+        After a restart it is not known when the submission was answered, but when the task was created.
+        """
+        if task.side is Side.SUBMITTER or ACK in task.features:
+            return None
+        return self._held_until.get(task.key) or min(task.created_at, now) + HOLD
 
     def _bookings(self, effect: Effect, task: Task) -> list[Booking]:
         is_own = task.peer == self.own

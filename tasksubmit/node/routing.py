@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from tasksubmit.errors import InvalidMessage, UnknownTask
 from tasksubmit.interfaces import ITaskStore, Peer
@@ -75,23 +75,31 @@ class Routing:
         """
         self._doubts.check(task_id, sender)
         tasks = self._of_peer(peer, await self._store.find(task_id, sender))
-        known: Task | Tombstone | None = _meant(tasks, sides)
-        if known is None:
-            known = _meant(self._of_peer(peer, await self._store.tombstones(task_id, sender)), sides)
-        if known is None:
-            raise UnknownTask(f"there is no task {task_id} here")
-        return known
+        left: list[Tombstone] | None = None
+        for side in sides:
+            of_side: Sequence[Task | Tombstone] = [task for task in tasks if task.side is side]
+            if not of_side:  # only now: the record of another side says nothing of a task that was removed
+                if left is None:
+                    left = self._of_peer(peer, await self._store.tombstones(task_id, sender))
+                of_side = [tombstone for tombstone in left if tombstone.key.side is side]
+            if of_side:
+                return _only(of_side, task_id)
+        raise UnknownTask(f"there is no task {task_id} here")
 
     def _of_peer(self, peer: Peer, records: list[K]) -> list[K]:
         return [record for record in records if self._may_speak_for(peer, record.key.peer)]
 
 
-def _meant(records: Sequence[K], sides: Sequence[Side]) -> K | None:
-    for side in sides:
-        of_side = [record for record in records if record.key.side is side]
-        if of_side:
-            return of_side[0] if len(of_side) == 1 else None
-    return None
+def _only(records: Sequence[Task | Tombstone], task_id: str) -> Task | Tombstone:
+    """Return the one record of several with an id; of those of unknown senders, the one that is open.
+
+    :raises UnknownTask: several are open, or none is.
+    """
+    if len(records) > 1:
+        records = [record for record in records if isinstance(record, Task) and not record.is_settled]
+    if len(records) != 1:
+        raise UnknownTask(f"several tasks have the id {task_id}, and the message does not say from whom it is")
+    return records[0]
 
 
 class TaskOrder:
@@ -102,6 +110,8 @@ class TaskOrder:
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Deferred[None]]] = {}
+        self._ended: deque[Hashable] = deque()
+        self._is_going_on = False
 
     def run(self, task: Hashable, handle: Callable[[], Deferred[T]]) -> Deferred[T]:
         """Call ``handle`` once everything has ended that was run for ``task`` before; return a Deferred of its result.
@@ -111,7 +121,10 @@ class TaskOrder:
         waiting = self._waiting.get(task)
         if waiting is None:
             self._waiting[task] = deque()
-            handled = handle()
+            try:
+                handled = handle()
+            except Exception:
+                handled = fail()
         else:
             turn: Deferred[None] = Deferred()
             waiting.append(turn)
@@ -119,9 +132,20 @@ class TaskOrder:
         return handled.addBoth(self._end, task)
 
     def _end(self, result: T, task: Hashable) -> T:
+        self._ended.append(task)
+        if not self._is_going_on:
+            self._is_going_on = True
+            try:
+                # A loop: many that wait and end as soon as they are handled would exceed the depth of the stack.
+                while self._ended:
+                    self._go_on(self._ended.popleft())
+            finally:
+                self._is_going_on = False
+        return result
+
+    def _go_on(self, task: Hashable) -> None:
         waiting = self._waiting[task]
         if waiting:
             waiting.popleft().callback(None)
         else:
             del self._waiting[task]
-        return result

@@ -261,6 +261,7 @@ class Node(MultiService):
         self._outbox = Outbox(self._records, formula, timeouts, delivery_age_limit)
         self._routing = Routing(store, doubts, self._may_speak_for)
         self._order = TaskOrder()
+        self._submissions = TaskOrder()
         self._delivery = DeliveryService(
             self._records,
             Courier(self._records, self._inbox, self._outbox),
@@ -340,6 +341,7 @@ class Node(MultiService):
         require_started_reactor(self._timers)
         self.store.open(self.address)
         self._clock.adopt()
+        self._order = TaskOrder()  # whatever the last run has not handled by now is not waited for
         self._inbox.is_draining = False
         self._inbox.is_enabled = None
         self.load.clear()
@@ -604,10 +606,17 @@ class Node(MultiService):
         ):
             if deadline is not None and _written(name, deadline) and deadline <= self._records.now():
                 await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), name, deadline)
-        if is_own_id:
-            await self._refuse_if_indistinguishable(to, task_id)
-        sends_now = self._delivery.sends_now(to)
-        task = await self._outbox.submit(to, description, task_id, expires_at, result_due_at, deliver_by, sends_now)
+
+        async def record() -> Task:
+            sends_now = self._delivery.sends_now(to)
+            if is_own_id:
+                await self._refuse_if_indistinguishable(to, task_id)
+                # A submission of a task that there is may have arrived already.
+                sends_now = sends_now and await self.store.get(TaskKey(Side.SUBMITTER, to, task_id)) is None
+            return await self._outbox.submit(to, description, task_id, expires_at, result_due_at, deliver_by, sends_now)
+
+        # One after another: of two submissions of one id to two peers the second has to find the first.
+        task = await self._submissions.run(task_id, lambda: Deferred.fromCoroutine(record()))
         return SubmittedTask(self, task.key)
 
     async def _refuse_if_indistinguishable(self, to: Address, task_id: str) -> None:

@@ -199,5 +199,7 @@ def postpone(connection: sqlite3.Connection, delivery_id: int, ready_at: datetim
 
 
 def hasten(connection: sqlite3.Connection, now: datetime) -> None:
-    """Let what waits for its next attempt be sent from ``now`` on."""
-    connection.execute("UPDATE deliveries SET ready_at = ?1 WHERE ready_at > ?1", (to_milliseconds(now),))
+    """Let what waits for its next attempt be sent from ``now`` on; what is held before its first one stays held."""
+    connection.execute(
+        "UPDATE deliveries SET ready_at = ?1 WHERE ready_at > ?1 AND attempts > 0", (to_milliseconds(now),)
+    )

@@ -6,13 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import LogLevel, capturedLogs
 from typing_extensions import override
 
-from tasksubmit.errors import IllegalTransition
+from tasksubmit.errors import IllegalTransition, PeerUnreachable
 from tasksubmit.interfaces import Peer
 from tasksubmit.lifecycle.table import Lease, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.protocol.client import Client
+from tasksubmit.testing.faults import FaultyTaskStore
 from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.wire.frames import Frame
 from tasksubmit.wire.messages import ResponseStatus, SubmitRequest, SubmitResponse, TaskStatusUpdate
@@ -129,6 +132,14 @@ class NeverSentTests(ScriptedReceiver):
         self.advance(200, step=10)
         self.assertEqual(self.end_of(key)[:2], ("CANCELLED", "undelivered"))
 
+    def test_expires_after_the_default_deadline(self) -> None:
+        """A task that expires later than the default delivery deadline is tried until that, not for longer."""
+        key = self.submit(expires_at=self.alice._records.now() + timedelta(days=30))
+        self.advance(WEEK_SECONDS - 60, step=3600)
+        self.assertIs(self.record(key).status, TaskStatus.NEW)
+        self.advance(120)
+        self.assertEqual(self.end_of(key)[:2], ("CANCELLED", "undelivered"))
+
     def test_every_attempt_was_refused(self) -> None:
         """A task that was refused each time is declined at its deadline, with the receiver's last words."""
         self.script = refuse("quota")
@@ -223,6 +234,73 @@ class NoSubmissionAfterRequestTests(ScriptedReceiver):
             self.assertEqual(len(self.frames(TaskStatusUpdate)), 1)
 
 
+class LostAnswerTests(ScriptedReceiver):
+    """The answer to a submission is lost, and the receiver may not be asked again."""
+
+    def test_results_arrived_before(self) -> None:
+        """A record that has its results already says nothing of a submission that was not confirmed."""
+        self.script = ignore
+        self.appear()
+        key = self.submit()
+        self.advance(2)
+        self.ask(ALICE, results("t1", ack=True))
+        self.network.cut_all()
+        self.advance(2)
+        task = self.record(key)
+        self.assertEqual((task.status, task.code, task.error), (TaskStatus.COMPLETED, "", ""))
+
+    def test_submitted_again_meanwhile(self) -> None:
+        """A submission that may have arrived does not count as unsent because its task is submitted once more."""
+        store = FaultyTaskStore()
+        self.stop(self.alice)
+        store.open(ALICE)
+        self.successResultOf(store.remember_features(BOB, OURS))
+        self.alice = self.make_node(ALICE, BOB, store=store)
+        self.script = ignore
+        self.appear()
+        key = self.submit()
+        self.network.cut_all()
+        self.script = answer()
+        self.submit("t2")
+        store.fail("get")
+        self.advance(1)  # t2 goes, t1 cannot be read
+        self.assertEqual(len(self.frames(SubmitRequest)), 2)
+        self.assertTrue(self.alice._delivery.sends_now(BOB))
+        store.hold_commits()
+        again = self.alice.submit(BOB, "work", task_id="t1")
+        self.script = refuse("overloaded")
+        self.advance(3)
+        store.release_commits()
+        self.done(again)
+        self.assertGreater(len(self.frames(SubmitRequest)), 2)
+        self.assertEqual((self.record(key).code, self.record(key).is_unsent), ("overloaded", False))
+
+    def test_nothing_was_sent_and_the_store_fails(self) -> None:
+        """A submission of which no byte was written is sent again, although recording that has failed once."""
+        store = FaultyTaskStore()
+        self.stop(self.alice)
+        self.alice = self.make_node(ALICE, BOB, store=store)
+        submit, tried = Client.submit, list[str]()
+
+        def submit_later(client: Client, request: SubmitRequest) -> Deferred[SubmitResponse]:
+            tried.append(request.task_id)
+            if len(tried) > 1:
+                return submit(client, request)
+            store.fail("apply")
+            return fail(PeerUnreachable("gone just now"))
+
+        self.patch(Client, "submit", submit_later)
+        self.script = deployed
+        self.appear()
+        key = self.submit()
+        self.assertEqual(tried, ["t1"])
+        self.assertIsNotNone(self.record(key).submission_begun_at)
+        self.advance(30)
+        self.flushLoggedErrors()
+        self.assertEqual((len(self.frames(SubmitRequest)), self.record(key).code), (1, ""))
+        self.assertIsNotNone(self.record(key).answered_at)
+
+
 class AnswerTests(ScriptedReceiver):
     """What each answer to CANCELLED means."""
 
@@ -315,6 +393,30 @@ class AnswerTests(ScriptedReceiver):
         self.advance(70)
         self.assertEqual({update.outcome for update in self.frames(TaskStatusUpdate)}, {"result_timeout"})
         self.assertEqual(self.end_of(key)[:2], ("CANCELLED", "result_timeout"))
+
+    def test_word_of_a_task_that_goes_on(self) -> None:
+        """An outcome in an update that does not end the task is no outcome: the task may end for another reason."""
+        self.appear()
+        key = self.submit()
+        self.ask(ALICE, TaskStatusUpdate("t1", "EXECUTING", "", ack=True, outcome="failed"))
+        self.assertEqual((self.record(key).status, self.record(key).outcome), (TaskStatus.EXECUTING, ""))
+        self.script = refuse("unknown_task")
+        self.done(self.alice.cancel(key))
+        self.assertEqual(self.end_of(key)[:2], ("CANCELLED", "cancelled_by_submitter"))
+
+    def test_ignored(self) -> None:
+        """A message that the task's status does not allow changes nothing, is answered, and logged at debug level."""
+        self.appear()
+        key = self.submit()
+        self.ask(ALICE, results("t1", ack=True))
+        before = self.record(key)
+        for status in ("NEW", "COMPLETED", "ACCEPTED", "CANCELLED"):
+            with capturedLogs() as logged:
+                answered = self.ask(ALICE, TaskStatusUpdate("t1", status, "", ack=True, from_addr=str(BOB)))
+            self.assertEqual((answered.status, answered.current_status), (200, "COMPLETED"))
+            ignored = [event for event in logged if "message ignored" in (event["log_format"] or "")]
+            self.assertEqual({event["log_level"] for event in ignored}, {LogLevel.debug}, status)
+        self.assertEqual(self.record(key), before)
 
 
 class ReceiverTests(PairTestCase):

@@ -449,6 +449,22 @@ class DeployedTests(ReceiverTestCase):
         self.assertEqual((sent.result_type, sent.result_text), ("text", "done"))
         self.assert_idle(self.bob)
 
+    def test_held_whatever_happens(self) -> None:
+        """Neither a reload nor a restart sends the first message about a task before the peer has its own record."""
+        self.script = deployed
+        self.accept()
+        self.bob.reload()
+        self.network.flush()
+        self.assertEqual(self.heard, [])
+        self.ask(BOB, request("t2"))
+        self.stop(self.bob)
+        self.bob = self.make_node(BOB, ALICE, store=self.store)
+        self.done(self.bob.accept(TaskKey(Side.RECEIVER, ALICE, "t2")))
+        self.network.flush()
+        self.assertEqual(self.heard, [])
+        self.advance(2)
+        self.assertEqual(self.heard, ["ACCEPTED", "ACCEPTED"])
+
     def test_breaks(self) -> None:
         """A connection that breaks, or hangs, is not a close: it is tried again."""
         for n, fault in enumerate((abort, ignore)):

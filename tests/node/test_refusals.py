@@ -245,6 +245,30 @@ class QueryTests(NodeTestCase):
         task = self.task(alice, idle)
         self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "answer_timeout"))
 
+    def test_refused(self) -> None:
+        """A query that is refused by a peer that announces ``ack`` no longer does not leave the task open for ever."""
+        alice = self.make_node(ALICE, BOB)
+        accepts = True
+
+        def script(peer: RawPeer, frame: Frame) -> None:
+            if accepts:
+                accept(peer, frame)
+            elif frame.type == SubmitRequest.frame_type:
+                refusal = SubmitResponse(task_id_of(frame), ResponseStatus.REJECTED, "no", (), "id_conflict")
+                peer.send(refusal.to_frame().encode())
+            else:
+                refuse("unknown_task")(peer, frame)
+
+        self.listen(BOB, script)
+        key = self.done(alice.submit(BOB, "work")).key
+        accepts = False
+        self.advance(95)
+        task = self.task(alice, key)
+        self.assertEqual((task.status, task.cancel_requested_at), (TaskStatus.NEW, None))
+        self.advance(95)
+        task = self.task(alice, key)
+        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "answer_timeout"))
+
     def test_completed_there(self) -> None:
         """A query that is answered COMPLETED moves the record to EXECUTING: the results are pending."""
         alice = self.make_node(ALICE, BOB)

@@ -5,18 +5,22 @@ from __future__ import annotations
 from datetime import timedelta
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import TaskConflict
+from tasksubmit.interfaces import Peer
 from tasksubmit.lifecycle.table import RECEIVER_OUTCOMES, SUBMITTER_OUTCOMES, Side, TaskStatus
 from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.routing import TaskOrder, sides_meant
 from tasksubmit.node.service import Node
 from tasksubmit.testing.executors import FakeExecutor
-from tasksubmit.wire.messages import TaskStatusUpdate
-from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, deployed, request, results
+from tasksubmit.testing.stores import MemoryTaskStore
+from tasksubmit.wire.messages import SubmitRequest, TaskStatusUpdate
+from tests.node.helpers import ALICE, BOB, CAROL, OURS, NodeTestCase, deployed, request, results
+
+KEY = TaskKey(Side.RECEIVER, ALICE, "t1")
 
 
 class SidesTests(SynchronousTestCase):
@@ -63,6 +67,17 @@ class SameIdTests(NodeTestCase):
         self.done(alice.submit(CAROL, "work"))
         self.done(alice.cancel(first.key))
         self.done(alice.submit(CAROL, "work", task_id="job"))
+
+    def test_two_receivers_at_the_same_time(self) -> None:
+        """The second of two submissions of one id is refused, although the first is still being recorded."""
+        store = MemoryTaskStore()
+        alice = self.make_node(ALICE, BOB, CAROL, store=store)
+        store.hold_commits()
+        first, second = (alice.submit(address, "work", task_id="job") for address in (BOB, CAROL))
+        store.release_commits()
+        self.done(first)
+        self.failed(second, TaskConflict)
+        self.assertEqual(alice._submissions._waiting, {})
 
     def test_two_submitters(self) -> None:
         """A cancellation withdraws the task of its sender, and not the other's with the same id."""
@@ -172,3 +187,77 @@ class OrderTests(SynchronousTestCase):
         waiting["4"].callback("other")
         self.assertEqual([self.successResultOf(one) for one in (second, third, other)], ["second", "third", "other"])
         self.assertEqual(order._waiting, {})
+
+
+class HeldUpTests(NodeTestCase):
+    """A message that cannot be handled holds up no other."""
+
+    def test_after_one_that_fails_at_once(self) -> None:
+        """A submission that cannot be recorded is refused, and the next message about the task is answered."""
+        self.make_node(BOB, ALICE)
+        bad = request(features=tuple(OURS), expires_at="0001-01-01T00:00:00+23:59")
+        for _ in range(2):
+            self.assertEqual(self.ask(BOB, bad).status, 400)
+        self.assertEqual(self.ask(BOB, request(features=tuple(OURS))).status, 200)
+
+    def test_many_that_fail_at_once(self) -> None:
+        """Hundreds of messages that wait for one that takes long are all answered, however each of them ends."""
+        asked: list[Deferred[None]] = []
+
+        class Slow:
+            def admit(self, peer: Peer, request: SubmitRequest) -> Deferred[None]:
+                asked.append(Deferred())
+                return asked[-1]
+
+        self.make_node(BOB, ALICE, policy=Slow())
+        first = self.say(BOB, request(features=tuple(OURS)))
+        others = [self.say(BOB, *[evolve(request(features=tuple(OURS)), to_addr=str(CAROL))] * 15) for _ in range(40)]
+        asked[0].callback(None)
+        self.network.flush()
+        self.assertEqual([answer.status for answer in first.answers], [200])
+        self.assertEqual([len(peer.answers) for peer in others], [15] * 40)
+
+    def test_after_a_stop(self) -> None:
+        """A policy that never answers holds up the messages about the task until the node is stopped, not after."""
+        answers: list[Deferred[None]] = [Deferred(), succeed(None)]
+
+        class Stuck:
+            def admit(self, peer: Peer, request: SubmitRequest) -> Deferred[None]:
+                return answers.pop(0)
+
+        bob = self.make_node(BOB, ALICE, policy=Stuck())
+        waiting = self.say(BOB, request(features=tuple(OURS)))
+        stopped = bob.stopService()
+        self.advance(60)
+        self.successResultOf(stopped)
+        self.assertEqual(waiting.answers, [])
+        bob.startService()
+        self.assertEqual(self.ask(BOB, request(features=tuple(OURS))).status, 200)
+
+
+class MeantTests(NodeTestCase):
+    """The record that a message is about."""
+
+    def test_cancelled_of_a_received_task_that_was_removed(self) -> None:
+        """A CANCELLED without an outcome is about the received task, of which a tombstone is left, and no other."""
+        alice, bob = self.make_node(ALICE, BOB), self.make_node(BOB, ALICE)
+        received = self.done(alice.submit(BOB, "work", task_id="t1"))
+        self.done(bob.accept(KEY))
+        self.done(received.cancel())
+        self.assertTrue(self.done(bob.store.forget(self.task(bob, KEY), bob._records.now())))
+        submitted = self.done(bob.submit(ALICE, "other work", task_id="t1"))
+        answer = self.ask(BOB, TaskStatusUpdate("t1", "CANCELLED", "", ack=True, from_addr=str(ALICE)))
+        self.assertEqual(answer.current_status, "CANCELLED")
+        self.assertIs(self.task(bob, submitted.key).status, TaskStatus.NEW)
+
+    def test_id_used_again_with_another_peer(self) -> None:
+        """Of two tasks with one id, a message without a sender address is about the one that is still open."""
+        alice = self.make_node(ALICE, BOB, CAROL)
+        for name in (BOB, CAROL):
+            self.listen(name, deployed)
+        first = self.done(alice.submit(BOB, "work", task_id="job"))
+        self.assertEqual(self.ask(ALICE, results("job", ack=True)).status, 200)
+        self.assertIs(self.task(alice, first.key).status, TaskStatus.COMPLETED)
+        second = self.done(alice.submit(CAROL, "work", task_id="job"))
+        self.assertEqual(self.ask(ALICE, results("job", "other", ack=True)).status, 200)
+        self.assertIs(self.task(alice, second.key).status, TaskStatus.COMPLETED)
