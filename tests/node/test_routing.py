@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import TaskConflict
@@ -171,4 +172,36 @@ class OrderTests(SynchronousTestCase):
         waiting["3"].callback("third")
         waiting["4"].callback("other")
         self.assertEqual([self.successResultOf(one) for one in (second, third, other)], ["second", "third", "other"])
-        self.assertEqual(order._waiting, {})
+        self.assertEqual(order._queues, {})
+
+    def test_handler_raises(self) -> None:
+        """A handler that raises fails its own message, and holds up none behind it."""
+        order = TaskOrder()
+
+        def handle() -> Deferred[str]:
+            raise ZeroDivisionError
+
+        self.failureResultOf(order.run("a", handle), ZeroDivisionError)
+        self.assertEqual(self.successResultOf(order.run("a", lambda: succeed("second"))), "second")
+        self.assertEqual(order._queues, {})
+
+    def test_thousands(self) -> None:
+        """Thousands of messages about one task wait for the first, and each is handled after it."""
+        order, first = TaskOrder(), Deferred[int]()
+        handled = [order.run("a", lambda: first)]
+        handled += [order.run("a", partial(succeed, n)) for n in range(1, 5000)]
+        first.callback(0)
+        self.assertEqual([self.successResultOf(one) for one in handled], list(range(5000)))
+        self.assertEqual(order._queues, {})
+
+
+class RaisingHandlerTests(NodeTestCase):
+    """A message that cannot be handled."""
+
+    def test_deadline_outside_the_calendar(self) -> None:
+        """A submission whose deadline UTC cannot express is refused, and holds up no other of the same id."""
+        bob = self.make_node(BOB, ALICE)
+        answer = self.ask(BOB, request(expires_at="0001-01-01T00:00:00+14:00"))
+        self.assertEqual((answer.status, answer.code), (400, "invalid"))
+        self.assertEqual(self.ask(BOB, request()).status, 200)
+        self.assertEqual(bob._order._queues, {})
