@@ -247,7 +247,11 @@ class Inbox:
         """
         reason = _told(Reason(update.outcome, justification=clipped(update.justification)))
         tombstone = Tombstone.of_withdrawn(key, reason, self._records.now())
-        known = await self._store.leave_tombstone(tombstone)
+        try:
+            known = await self._store.leave_tombstone(tombstone)
+        except StoreUncertain:
+            self._records.doubts.add(key)
+            raise
         if known is None:
             raise UnknownTask(f"there is no task {key.task_id} here")
         return known

@@ -131,7 +131,8 @@ class TaskOrder:
         if queue is None:
             queue = self._queues[task] = _Queue()
         turn: Deferred[None] = Deferred()
-        handled = turn.addCallback(lambda _: handle()).addBoth(self._end, task, queue)
+        handled: Deferred[T] = turn.addCallback(lambda _: handle())
+        handled.addBoth(self._end, task, queue)
         queue.waiting.append(turn)
         self._advance(task, queue)
         return handled

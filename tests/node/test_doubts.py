@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from typing_extensions import override
 from zope.interface import implementer
@@ -16,7 +16,8 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.service import Node
 from tasksubmit.testing import FakeExecutor, FaultyTaskStore, StoreFault
-from tests.node.helpers import ALICE, BOB, NodeTestCase, request
+from tasksubmit.wire.messages import TaskStatusUpdate
+from tests.node.helpers import ALICE, BOB, OURS, NodeTestCase, request
 
 KEY = TaskKey(Side.RECEIVER, ALICE, "t1")
 HELD, UNDONE = StoreFault.UNCERTAIN_COMMITTED, StoreFault.UNCERTAIN_ROLLED_BACK
@@ -75,6 +76,21 @@ class DoubtTests(DoubtTestCase):
             self.assertFalse(bob._records.is_in_doubt(KEY))
             self.assertEqual(bob.retrying, {})
             self.assertIs(self.status(), status)
+
+    def test_withdrawn_before_it_arrived(self) -> None:
+        """While the tombstone of a task that did not arrive is in doubt, no message about the task is handled."""
+        bob = self.make_bob()
+        submission = request(features=tuple(OURS))
+        cancelled = TaskStatusUpdate("t1", "CANCELLED", "", ack=True, from_addr=str(ALICE))
+        for fault, status in ((UNDONE, ""), (HELD, "CANCELLED")):
+            cancelled, submission = (evolve(message, task_id=fault.name) for message in (cancelled, submission))
+            self.store.fail("leave_tombstone", fault)
+            self.store.fail("confirm")
+            for message in (cancelled, submission):
+                self.assertEqual(self.say(BOB, message).answers, [])
+            self.assertIsNone(self.done(bob.store.get(evolve(KEY, task_id=fault.name))))
+            self.advance(1.5)
+            self.assertEqual(self.ask(BOB, submission).current_status, status)
 
     def test_certain_failure(self) -> None:
         """A failure that is certain leaves nothing in doubt."""
