@@ -293,12 +293,13 @@ class Outbox:
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if task.status.is_final:
                 return (), _missing_reason(task, update.status, update)
-            # A word that no receiver has is dropped.
-            outcome = update.outcome if update.outcome in RECEIVER_OUTCOMES else ""
+            # A word that no receiver has is dropped, and so is the reason for an end that is none.
+            is_end = update.status in _CONFIRMATIONS
+            outcome = update.outcome if is_end and update.outcome in RECEIVER_OUTCOMES else ""
             fields: dict[str, Any] = {
                 "justification": update.justification,
                 "outcome": outcome or (task.cancel_outcome if event is Event.HEAR_CANCELLED else ""),
-                "error": update.error,
+                "error": clipped(update.error) if is_end else "",
                 "news_at": now,
             }
             if task.heard_at is not None:
@@ -494,8 +495,9 @@ def _missing_reason(task: Task, status: str, message: SubmitResponse | TaskStatu
     """Return the reason for a final status that a later message gives, if the record has none (wire.md, section 6)."""
     if task.outcome or status != task.status.value or status not in _CONFIRMATIONS:
         return {}
-    return {
+    reason = {
         "outcome": _known_outcome(message.outcome),
         "error": clipped(message.error),
         "justification": clipped(message.justification),
     }
+    return reason if any(reason.values()) else {}  # a message without a reason takes none away
