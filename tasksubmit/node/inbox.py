@@ -32,6 +32,7 @@ from tasksubmit.interfaces import (
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.table import (
+    RECEIVER_OUTCOMES,
     SUBMITTER_OUTCOMES,
     TRANSITIONS,
     Event,
@@ -41,7 +42,7 @@ from tasksubmit.lifecycle.table import (
     Timeouts,
     advance,
 )
-from tasksubmit.lifecycle.task import NO_REASON, Reason, Task, TaskKey
+from tasksubmit.lifecycle.task import Reason, Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.load import Load
@@ -553,16 +554,12 @@ def _remembered(request: SubmitRequest, tombstone: Tombstone) -> SubmitResponse:
 
 
 def _received(request: SubmitRequest, known: Task | Tombstone | None = None) -> SubmitResponse:
-    reason = known.reason if known else NO_REASON
     return SubmitResponse(
         task_id=request.task_id,
         status=ResponseStatus.ACCEPTED,
         message="Task received with status NEW",
         features=FEATURES,
-        current_status=known.status.value if known else "",
-        outcome=reason.outcome,
-        error=clipped(reason.error),
-        justification=clipped(reason.justification),
+        **(_standing(known) if known else {}),
     )
 
 
@@ -577,16 +574,27 @@ def _rejected(request: SubmitRequest, refusal: Refusal) -> SubmitResponse:
 
 
 def acknowledgement(task: Task | Tombstone, reward: int = 0) -> SubmitResponse:
-    """Where a task stands, and the reason for a final status, as the answer to a message (wire.md, section 6)."""
-    reason = task.reason
+    """Return the answer to a message about a task: its status, and the reason for a final one."""
     return SubmitResponse(
         task_id=task.key.task_id,
         status=ResponseStatus.ACCEPTED,
         message=f"Task is {task.status}",
         features=FEATURES,
-        current_status=task.status.value,
-        outcome=reason.outcome,
-        error=clipped(reason.error),
-        justification=clipped(reason.justification),
         reward=reward,
+        **_standing(task),
     )
+
+
+def _standing(task: Task | Tombstone) -> dict[str, Any]:
+    """Return the fields of an answer for a task's status, and for the reason for a final one (wire.md, section 6).
+
+    An outcome that stays in one record, such as ``late``, is not among them.
+    """
+    reason = task.reason
+    is_reported = reason.outcome in RECEIVER_OUTCOMES or reason.outcome in SUBMITTER_OUTCOMES
+    return {
+        "current_status": task.status.value,
+        "outcome": reason.outcome if is_reported else "",
+        "error": clipped(reason.error),
+        "justification": clipped(reason.justification),
+    }

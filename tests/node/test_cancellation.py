@@ -507,6 +507,18 @@ class ReasonTests(NodeTestCase):
         task = self.task(alice, handle.key)
         self.assertEqual((task.status, task.outcome, task.error), (TaskStatus.ACCEPTED, "", ""))
 
+    def test_words_of_one_record(self) -> None:
+        """An answer does not carry an outcome that says something about the record of one side alone."""
+        alice = self.make_node(ALICE, BOB)
+        self.listen(BOB, refuse("invalid"))
+        refused = self.done(alice.submit(BOB, "work", task_id="t1"))
+        self.assertEqual(self.task(alice, refused.key).outcome, "refused")
+        reply = self.ask(ALICE, TaskStatusUpdate("t1", "ACCEPTED", "", ack=True))
+        self.assertEqual((reply.current_status, reply.outcome), ("DECLINED", ""))
+        self.assertTrue(self.done(alice.store.forget(self.task(alice, refused.key), alice._records.now())))
+        reply = self.ask(ALICE, TaskStatusUpdate("t1", "ACCEPTED", "", ack=True))
+        self.assertEqual((reply.current_status, reply.outcome), ("DECLINED", ""))
+
     def test_long_error(self) -> None:
         """Of an error the first 1,000 characters are kept, however it arrives."""
         alice = self.make_node(ALICE, BOB)
