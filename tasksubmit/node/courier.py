@@ -33,7 +33,7 @@ class TryAgain(TaskSubmitError):
 
 
 class SubmissionRefused(TryAgain):
-    """The peer takes no submission now: a sign that it would refuse others, too."""
+    """The peer takes no submission, or query, now: a sign that it would refuse others, too."""
 
 
 class Courier:
@@ -100,10 +100,10 @@ class Courier:
             await self._outbox.submission_unconfirmed(task, str(error), delivery)
             return True
         try:
-            _final(response)
-        except TryAgain as refusal:
+            _final(response, SubmissionRefused)
+        except SubmissionRefused:
             await self._outbox.submission_postponed(task, response, is_first=is_first)
-            raise SubmissionRefused(str(refusal), refusal.retry_after_s) from None
+            raise
         await self._outbox.submission_answered(task, response, delivery)
         return True
 
@@ -113,7 +113,7 @@ class Courier:
             await self._outbox.question_dropped(task, delivery)
             return False
         response = await client.submit(self._request(task, query=True))
-        _final(response)
+        _final(response, SubmissionRefused)
         await self._outbox.query_answered(task, response, delivery)
         return True
 
@@ -134,13 +134,13 @@ def is_query(task: Task) -> bool:
     return task.answered_at is not None or task.status is not TaskStatus.NEW
 
 
-def _final(response: SubmitResponse | None) -> SubmitResponse | None:
-    """The answer, unless it asks to try again.
+def _final(response: SubmitResponse | None, refused: type[TryAgain] = TryAgain) -> SubmitResponse | None:
+    """Return the answer, unless it asks to try again.
 
-    :raises TryAgain: when it does.
+    :param refused: what is raised when it does.
     """
     if response is not None and response.status != ResponseStatus.ACCEPTED and response.code in WORTH_TRYING_AGAIN:
-        raise TryAgain(
+        raise refused(
             f"the peer answered {clipped(response.code)!r}: {clipped(response.message)!r}", response.retry_after_s
         )
     return response

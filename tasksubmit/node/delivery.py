@@ -29,7 +29,7 @@ from tasksubmit.interfaces import IPeers
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.logs import quiet_logger
-from tasksubmit.node.courier import Courier, SubmissionRefused, TryAgain
+from tasksubmit.node.courier import Courier, SubmissionRefused, TryAgain, is_query
 from tasksubmit.node.peers import Clients
 from tasksubmit.node.periodic import Periodic, Retrier
 from tasksubmit.node.records import Records, clipped, described, noted
@@ -77,8 +77,8 @@ _SIZES: Mapping[DeliveryKind, Callable[[Task], int]] = {
 class _Owed:
     """A peer that is owed something. Times are seconds of the clock.
 
-    A refusal that another attempt may get past holds all submissions to the peer. Then one of them probes; with each
-    that is answered the window is doubled, until it is as wide as for other messages.
+    A refusal that another attempt may get past holds all submissions to the peer, queries among them. Then one of them
+    probes; with each submission that is answered the window is doubled, until it is as wide as for other messages.
 
     :ivar in_work: the messages under way, by id, and their size where it matters.
     :ivar submissions: those of them that are submissions.
@@ -372,10 +372,10 @@ class DeliveryService(Service):
         try:
             if await self._courier.deliver(self._clients.client(address), delivery, task):
                 self.refusals.pop(address, None)
-                if delivery.kind is DeliveryKind.SUBMISSION:
-                    owed.submission_answered(self._clock.seconds(), self._at_once(address))
-                else:
+                if delivery.kind is not DeliveryKind.SUBMISSION:
                     owed.clean_closes = 0
+                elif not is_query(task):  # queries are answered whatever the peer admits
+                    owed.submission_answered(self._clock.seconds(), self._at_once(address))
             return True
         except Exception as error:
             self._note_refusal(address, error)
