@@ -342,9 +342,10 @@ class Records:
             )
             update.validate()  # what cannot be told must not happen either
             payload = update.to_json()
-        return Delivery(
-            key=task.key, kind=kind, payload=payload, created_at=now, ready_at=self._held_until.get(task.key)
-        )
+        held_until = self._held_until.get(task.key)
+        # The clock may have been set back since the hold began.
+        ready_at = None if held_until is None else min(held_until, now + HOLD)
+        return Delivery(key=task.key, kind=kind, payload=payload, created_at=now, ready_at=ready_at)
 
     def _bookings(self, effect: Effect, task: Task) -> list[Booking]:
         is_own = task.peer == self.own
