@@ -397,6 +397,7 @@ class DeliveryService(Service):
                 hint = min(error.retry_after_s, LONGEST_HINT_SECONDS)
                 delay = owed.submission_refused(self._clock.seconds(), self._delay(owed.refusals), hint)
             elif isinstance(error, TryAgain):
+                owed.clean_closes = 0  # a refusal is an acknowledgment
                 delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
             elif not isinstance(error, TaskSubmitError):
                 self._log.failure(

@@ -210,6 +210,26 @@ class CleanCloseTests(NodeTestCase):
         self.assertEqual(sum(len(peer.frames) for peer in alice.peers), MAX_CLEAN_CLOSES)
         self.assertIsNotNone(self.task(bob, TaskKey(Side.RECEIVER, ALICE, "t1")).delivery_given_up_at)
 
+    def test_refusals_between(self) -> None:
+        """A peer that answers that it cannot take a message now does acknowledge: its clean closes count anew."""
+        bob = self.make_node(BOB, ALICE)
+        self.ask(BOB, request(features=tuple(OURS)))
+        count = 0
+
+        def script(peer: RawPeer, frame: Frame) -> None:
+            nonlocal count
+            count += 1
+            if count == MAX_CLEAN_CLOSES:
+                refuse("storage")(peer, frame)
+            else:
+                peer.close()
+
+        self.listen(ALICE, script)
+        self.done(bob.accept(TaskKey(Side.RECEIVER, ALICE, "t1")))
+        self.advance(600)
+        self.assertEqual(count, 2 * MAX_CLEAN_CLOSES)
+        self.assertIsNotNone(self.task(bob, TaskKey(Side.RECEIVER, ALICE, "t1")).delivery_given_up_at)
+
     def test_not_when_it_breaks(self) -> None:
         """A connection that breaks says nothing about the peer."""
         bob = self.make_node(BOB, ALICE)
