@@ -78,14 +78,14 @@ class Courier:
         if is_query(task):
             return await self._query(client, delivery, task)
         if task.submission_begun_at is None:
-            await client.open()  # while nobody is there, nothing is begun
+            await client.open()  # an unreachable peer leaves the submission unmarked
         begun = await self._outbox.begin_submission(task)
         if begun is None:
             await self._outbox.submission_settled(task, delivery)
             return False
         task, is_first = begun
         if not is_first and ACK not in client.features:
-            # A reference peer would queue it twice, and what was begun before may have reached it.
+            # A reference peer would queue it twice, and may have received what was marked as begun before.
             await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery)
             return False
         try:
@@ -108,7 +108,7 @@ class Courier:
         return True
 
     async def _query(self, client: Client, delivery: Delivery, task: Task) -> bool:
-        """Ask how a task stands that the receiver had."""
+        """Query the status of a task that the receiver has taken."""
         if ACK not in client.features:
             await self._outbox.question_dropped(task, delivery)
             return False
@@ -130,7 +130,7 @@ class Courier:
 
 
 def is_query(task: Task) -> bool:
-    """True if the receiver has the task: what is sent then in place of the submission only asks how it stands."""
+    """True if the receiver has taken the task: a query is sent in place of the submission."""
     return task.answered_at is not None or task.status is not TaskStatus.NEW
 
 

@@ -236,15 +236,15 @@ class Inbox:
         return submitter
 
     async def status_updated(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
-        """The submitter withdraws a task; the answer tells what won when it raced with something else."""
+        """Cancel a task for its submitter; in a race with another change, the answer says which one won."""
         reason = Reason(update.outcome, justification=update.justification)
         return acknowledgement(await self._records.change(task, _cancelled_by(reason)))
 
     async def withdraw_unknown(self, key: TaskKey, update: TaskStatusUpdate) -> Task | Tombstone:
-        """The submitter withdraws a task that has not arrived: should it still arrive, it must not be started.
+        """Leave a tombstone for a task that its submitter withdrew before it arrived, so that it is never started.
 
-        :returns: what has come to be known by the key meanwhile.
-        :raises UnknownTask: nothing has, and a tombstone is in its place now.
+        :returns: the record or the tombstone that has the key meanwhile.
+        :raises UnknownTask: there was neither; the tombstone is on disk.
         """
         reason = _told(Reason(update.outcome, justification=clipped(update.justification)))
         tombstone = Tombstone.of_withdrawn(key, reason, self._records.now())
@@ -470,7 +470,7 @@ class Inbox:
         await self._records.change(task, always(**fields), gives_up=delivery, note=note)
 
     async def status_taken(self, task: Task, response: SubmitResponse | None, delivery: Delivery) -> None:
-        """The submitter has a status update, or does not want it: whichever, it is not sent again.
+        """Settle a status update that the submitter has acknowledged, or refused for good.
 
         If its own record has ended, nobody waits for the task any more.
         """
@@ -492,7 +492,7 @@ _ENDED_WITHOUT_RESULTS = frozenset({TaskStatus.CANCELLED.value, TaskStatus.DECLI
 
 
 def _told(reason: Reason) -> Reason:
-    """The reason that a submitter gives for a cancellation; a word that no submitter has is dropped."""
+    """Return a submitter's reason; ``cancelled_by_submitter`` replaces a word that no submitter has."""
     return reason if reason.outcome in SUBMITTER_OUTCOMES else evolve(reason, outcome="cancelled_by_submitter")
 
 
