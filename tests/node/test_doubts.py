@@ -83,11 +83,11 @@ class DoubtTests(DoubtTestCase):
         submission = request(features=tuple(OURS))
         cancelled = TaskStatusUpdate("t1", "CANCELLED", "", ack=True, from_addr=str(ALICE))
         for fault, status in ((UNDONE, ""), (HELD, "CANCELLED")):
-            cancelled, submission = (evolve(message, task_id=fault.name) for message in (cancelled, submission))
+            cancelled, submission = evolve(cancelled, task_id=fault.name), evolve(submission, task_id=fault.name)
             self.store.fail("leave_tombstone", fault)
             self.store.fail("confirm")
-            for message in (cancelled, submission):
-                self.assertEqual(self.say(BOB, message).answers, [])
+            self.assertEqual(self.say(BOB, cancelled).answers, [])
+            self.assertEqual(self.say(BOB, submission).answers, [])
             self.assertIsNone(self.done(bob.store.get(evolve(KEY, task_id=fault.name))))
             self.advance(1.5)
             self.assertEqual(self.ask(BOB, submission).current_status, status)
