@@ -299,11 +299,15 @@ class DeliveryService(Service):
             ready = await self._store.ready_deliveries(address, self._records.now(), room, under_way, kinds)
             if not self.running:
                 return  # the clients are closed; another would stay behind
-            self._send(address, owed, ready)
+            certain = [(delivery, task) for delivery, task in ready if not self._records.is_in_doubt(delivery.key)]
+            self._send(address, owed, certain)
+            if owed.has_more:
+                continue
             if owed.in_work:
-                if not owed.has_more:
-                    await owed.change()
-            elif not owed.has_more:
+                await owed.change()
+            elif len(certain) < len(ready):
+                owed.wake_at = self._clock.seconds() + FIRST_DELAY_SECONDS  # `owed` is called when the doubt has ended
+            else:
                 await self._rest(address, owed)
 
     async def _rest(self, address: Address, owed: _Owed) -> None:
