@@ -604,11 +604,18 @@ class Node(MultiService):
         ):
             if deadline is not None and _written(name, deadline) and deadline <= self._records.now():
                 await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), name, deadline)
-        if is_own_id:
-            await self._refuse_if_indistinguishable(to, task_id)
-        sends_now = self._delivery.sends_now(to)
-        task = await self._outbox.submit(to, description, task_id, expires_at, result_due_at, deliver_by, sends_now)
-        return SubmittedTask(self, task.key)
+
+        async def record() -> Task:
+            if is_own_id:
+                await self._refuse_if_indistinguishable(to, task_id)
+            is_sent_now = self._delivery.sends_now(to)
+            return await self._outbox.submit(
+                to, description, task_id, expires_at, result_due_at, deliver_by, is_sent_now
+            )
+
+        # Of two calls at the same time, the second must find what the first has recorded under the id.
+        recorded = self._order.run(task_id, lambda: Deferred.fromCoroutine(record())) if is_own_id else record()
+        return SubmittedTask(self, (await recorded).key)
 
     async def _refuse_if_indistinguishable(self, to: Address, task_id: str) -> None:
         """Refuse an id that is open with another peer, if neither proves who it is, nor says so in each message.

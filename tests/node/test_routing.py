@@ -8,16 +8,18 @@ from functools import partial
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
 
 from tasksubmit.errors import TaskConflict
 from tasksubmit.lifecycle.table import RECEIVER_OUTCOMES, SUBMITTER_OUTCOMES, Side, TaskStatus
-from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.routing import TaskOrder, sides_meant
 from tasksubmit.node.service import Node
 from tasksubmit.testing.executors import FakeExecutor
+from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskStatusUpdate
-from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, deployed, request, results
+from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, deployed, request, results
 
 
 class SidesTests(SynchronousTestCase):
@@ -64,6 +66,24 @@ class SameIdTests(NodeTestCase):
         self.done(alice.submit(CAROL, "work"))
         self.done(alice.cancel(first.key))
         self.done(alice.submit(CAROL, "work", task_id="job"))
+
+    def test_two_receivers_at_the_same_time(self) -> None:
+        """Of two calls that submit one id to two such peers at the same time, one is refused."""
+
+        class SlowToFind(SlowStore):
+            @override
+            def find(self, task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
+                return self._later("find", super().find(task_id, peer))
+
+        store = SlowToFind()
+        alice = self.make_node(ALICE, BOB, CAROL, store=store)
+        self.listen(BOB, deployed)
+        self.listen(CAROL, deployed)
+        store.slow_methods, store.is_slow = ("find",), True
+        submitted = [alice.submit(address, "work", task_id="job") for address in (BOB, CAROL)]
+        store.release()
+        self.done(submitted[0])
+        self.failed(submitted[1], TaskConflict)
 
     def test_two_submitters(self) -> None:
         """A cancellation withdraws the task of its sender, and not the other's with the same id."""
