@@ -33,7 +33,7 @@ class TryAgain(TaskSubmitError):
 
 
 class SubmissionRefused(TryAgain):
-    """The peer takes no submission now: a sign that it would refuse others, too."""
+    """The peer takes no submission, or query, now: a sign that it would refuse others, too."""
 
 
 class Courier:
@@ -78,14 +78,14 @@ class Courier:
         if is_query(task):
             return await self._query(client, delivery, task)
         if task.submission_begun_at is None:
-            await client.open()  # while nobody is there, nothing is begun
+            await client.open()  # an unreachable peer leaves the submission unmarked
         begun = await self._outbox.begin_submission(task)
         if begun is None:
             await self._outbox.submission_settled(task, delivery)
             return False
         task, is_first = begun
         if not is_first and ACK not in client.features:
-            # A reference peer would queue it twice, and what was begun before may have reached it.
+            # A reference peer would queue it twice, and may have received what was marked as begun before.
             await self._outbox.submission_unconfirmed(task, "the node was stopped meanwhile", delivery)
             return False
         try:
@@ -100,20 +100,20 @@ class Courier:
             await self._outbox.submission_unconfirmed(task, str(error), delivery)
             return True
         try:
-            _final(response)
-        except TryAgain as refusal:
+            _final(response, SubmissionRefused)
+        except SubmissionRefused:
             await self._outbox.submission_postponed(task, response, is_first=is_first)
-            raise SubmissionRefused(str(refusal), refusal.retry_after_s) from None
+            raise
         await self._outbox.submission_answered(task, response, delivery)
         return True
 
     async def _query(self, client: Client, delivery: Delivery, task: Task) -> bool:
-        """Ask how a task stands that the receiver had."""
+        """Query the status of a task that the receiver has taken."""
         if ACK not in client.features:
             await self._outbox.question_dropped(task, delivery)
             return False
         response = await client.submit(self._request(task, query=True))
-        _final(response)
+        _final(response, SubmissionRefused)
         await self._outbox.query_answered(task, response, delivery)
         return True
 
@@ -130,17 +130,17 @@ class Courier:
 
 
 def is_query(task: Task) -> bool:
-    """True if the receiver has the task: what is sent then in place of the submission only asks how it stands."""
+    """True if the receiver has taken the task: a query is sent in place of the submission."""
     return task.answered_at is not None or task.status is not TaskStatus.NEW
 
 
-def _final(response: SubmitResponse | None) -> SubmitResponse | None:
-    """The answer, unless it asks to try again.
+def _final(response: SubmitResponse | None, refused: type[TryAgain] = TryAgain) -> SubmitResponse | None:
+    """Return the answer, unless it asks to try again.
 
-    :raises TryAgain: when it does.
+    :param refused: what is raised when it does.
     """
     if response is not None and response.status != ResponseStatus.ACCEPTED and response.code in WORTH_TRYING_AGAIN:
-        raise TryAgain(
+        raise refused(
             f"the peer answered {clipped(response.code)!r}: {clipped(response.message)!r}", response.retry_after_s
         )
     return response

@@ -29,7 +29,7 @@ from tasksubmit.interfaces import IPeers
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.logs import quiet_logger
-from tasksubmit.node.courier import Courier, SubmissionRefused, TryAgain
+from tasksubmit.node.courier import Courier, SubmissionRefused, TryAgain, is_query
 from tasksubmit.node.peers import Clients
 from tasksubmit.node.periodic import Periodic, Retrier
 from tasksubmit.node.records import Records, clipped, described, noted
@@ -54,8 +54,8 @@ _GRACE_SECONDS = 3600.0
 """How long a node that was started gives nothing up."""
 
 MAX_CLEAN_CLOSES = 5
-"""After so many clean closes in place of acknowledgments that a peer announced, what it does not acknowledge is given
-up: it may have become one that acknowledges nothing."""
+"""Clean closes in a row, in place of acknowledgments, by a peer that announced ``ack``. From then on each message that
+it does not acknowledge is abandoned: it may have become a peer that acknowledges nothing."""
 
 _NO_SUBMISSIONS = tuple(kind for kind in DeliveryKind if kind is not DeliveryKind.SUBMISSION)
 
@@ -77,12 +77,12 @@ _SIZES: Mapping[DeliveryKind, Callable[[Task], int]] = {
 class _Owed:
     """A peer that is owed something. Times are seconds of the clock.
 
-    A refusal that another attempt may get past holds all submissions to the peer. Then one of them probes; with each
-    that is answered the window is doubled, until it is as wide as for other messages.
+    A refusal that another attempt may get past holds all submissions to the peer, queries among them. Then one of them
+    probes; with each submission that is answered the window is doubled, until it is as wide as for other messages.
 
     :ivar in_work: the messages under way, by id, and their size where it matters.
-    :ivar submissions: those of them that are submissions.
-    :ivar window: how many submissions may be under way together; None for as many as there may be messages.
+    :ivar submissions: the ids of the submissions and queries among them.
+    :ivar window: how many submissions may be in flight together; None for as many as there may be messages.
     :ivar refusals: how often the probe was refused in a row.
     :ivar clean_closes: how often the peer closed a connection cleanly in place of an acknowledgement, in a row.
     """
@@ -105,20 +105,20 @@ class _Owed:
         return now >= max(self.not_before, self.wake_at)
 
     def may_submit(self, now: float) -> bool:
-        """Return whether one more submission may be under way."""
+        """Return True if one more submission may be in flight."""
         is_open = self.window is None or len(self.submissions) < self.window
         return is_open and now >= self.submissions_not_before
 
     def submission_refused(self, now: float, delay: float, retry_after_s: float) -> float:
         """Hold the submissions for a while; return how long."""
-        if now >= self.submissions_not_before:  # else it was under way together with the one that was refused
+        if now >= self.submissions_not_before:  # else it was in flight together with the refused one
             self.refusals += 1
         self.submissions_not_before = max(self.submissions_not_before, now + max(delay, retry_after_s))
         self.window = 1
         return self.submissions_not_before - now
 
     def submission_answered(self, now: float, widest: int) -> None:
-        """Let more submissions go together, unless they are held."""
+        """Double the window, unless submissions are held."""
         if self.window is not None and now >= self.submissions_not_before:
             self.refusals = 0
             self.window = 2 * self.window if 2 * self.window < widest else None
@@ -216,7 +216,7 @@ class DeliveryService(Service):
         return self._clients.acknowledges(address)
 
     def sends_now(self, address: Address) -> bool:
-        """True if a submission to a peer with ``ack`` would be written at once, on a connection that is open."""
+        """True if a submission to a peer with ``ack`` would be written immediately, on a connection that is open."""
         if not (self.running and self._clients.acknowledges(address) and self._clients.is_connected(address)):
             return False
         owed = self._owed.get(address)
@@ -299,11 +299,15 @@ class DeliveryService(Service):
             ready = await self._store.ready_deliveries(address, self._records.now(), room, under_way, kinds)
             if not self.running:
                 return  # the clients are closed; another would stay behind
-            self._send(address, owed, ready)
+            certain = [(delivery, task) for delivery, task in ready if not self._records.is_in_doubt(delivery.key)]
+            self._send(address, owed, certain)
+            if owed.has_more:
+                continue
             if owed.in_work:
-                if not owed.has_more:
-                    await owed.change()
-            elif not owed.has_more:
+                await owed.change()
+            elif len(certain) < len(ready):
+                owed.wake_at = self._clock.seconds() + FIRST_DELAY_SECONDS  # `owed` is called when the doubt has ended
+            else:
                 await self._rest(address, owed)
 
     async def _rest(self, address: Address, owed: _Owed) -> None:
@@ -372,10 +376,10 @@ class DeliveryService(Service):
         try:
             if await self._courier.deliver(self._clients.client(address), delivery, task):
                 self.refusals.pop(address, None)
-                if delivery.kind is DeliveryKind.SUBMISSION:
-                    owed.submission_answered(self._clock.seconds(), self._at_once(address))
-                else:
+                if delivery.kind is not DeliveryKind.SUBMISSION:
                     owed.clean_closes = 0
+                elif not is_query(task):  # queries are answered whatever the peer admits
+                    owed.submission_answered(self._clock.seconds(), self._at_once(address))
             return True
         except Exception as error:
             self._note_refusal(address, error)
@@ -397,6 +401,7 @@ class DeliveryService(Service):
                 hint = min(error.retry_after_s, LONGEST_HINT_SECONDS)
                 delay = owed.submission_refused(self._clock.seconds(), self._delay(owed.refusals), hint)
             elif isinstance(error, TryAgain):
+                owed.clean_closes = 0  # a refusal is an acknowledgment
                 delay = max(delay, min(error.retry_after_s, LONGEST_HINT_SECONDS))
             elif not isinstance(error, TaskSubmitError):
                 self._log.failure(

@@ -32,6 +32,7 @@ from tasksubmit.interfaces import (
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.table import (
+    RECEIVER_OUTCOMES,
     SUBMITTER_OUTCOMES,
     TRANSITIONS,
     Event,
@@ -41,7 +42,7 @@ from tasksubmit.lifecycle.table import (
     Timeouts,
     advance,
 )
-from tasksubmit.lifecycle.task import NO_REASON, Reason, Task, TaskKey
+from tasksubmit.lifecycle.task import Reason, Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
 from tasksubmit.node.load import Load
@@ -238,21 +239,25 @@ class Inbox:
         return submitter
 
     async def status_updated(self, task: Task, update: TaskStatusUpdate) -> SubmitResponse:
-        """The submitter withdraws a task; the answer tells what won when it raced with something else."""
+        """Cancel a task for its submitter; in a race with another change, the answer says which one won."""
         reason = Reason(update.outcome, justification=update.justification)
         if (task.side, task.status, Event.CANCEL) not in TRANSITIONS:
             self._log.debug(IGNORED, task_id=task.task_id, status=task.status, event=Event.CANCEL.value)
         return acknowledgement(await self._records.change(task, _cancelled_by(reason)))
 
     async def withdraw_unknown(self, key: TaskKey, update: TaskStatusUpdate) -> Task | Tombstone:
-        """The submitter withdraws a task that has not arrived: should it still arrive, it must not be started.
+        """Leave a tombstone for a task that its submitter withdrew before it arrived, so that it is never started.
 
-        :returns: what has come to be known by the key meanwhile.
-        :raises UnknownTask: nothing has, and a tombstone is in its place now.
+        :returns: the record or the tombstone that has the key meanwhile.
+        :raises UnknownTask: there was neither; the tombstone is on disk.
         """
         reason = _told(Reason(update.outcome, justification=clipped(update.justification)))
         tombstone = Tombstone.of_withdrawn(key, reason, self._records.now())
-        known = await self._store.leave_tombstone(tombstone)
+        try:
+            known = await self._store.leave_tombstone(tombstone)
+        except StoreUncertain:
+            self._records.doubts.add(key)
+            raise
         if known is None:
             raise UnknownTask(f"there is no task {key.task_id} here")
         return known
@@ -470,7 +475,7 @@ class Inbox:
         await self._records.change(task, always(**fields), gives_up=delivery, note=note)
 
     async def status_taken(self, task: Task, response: SubmitResponse | None, delivery: Delivery) -> None:
-        """The submitter has a status update, or does not want it: whichever, it is not sent again.
+        """Settle a status update that the submitter has acknowledged, or refused for good.
 
         If its own record has ended, nobody waits for the task any more.
         """
@@ -492,7 +497,7 @@ _ENDED_WITHOUT_RESULTS = frozenset({TaskStatus.CANCELLED.value, TaskStatus.DECLI
 
 
 def _told(reason: Reason) -> Reason:
-    """The reason that a submitter gives for a cancellation; a word that no submitter has is dropped."""
+    """Return a submitter's reason; ``cancelled_by_submitter`` replaces a word that no submitter has."""
     return reason if reason.outcome in SUBMITTER_OUTCOMES else evolve(reason, outcome="cancelled_by_submitter")
 
 
@@ -554,16 +559,12 @@ def _remembered(request: SubmitRequest, tombstone: Tombstone) -> SubmitResponse:
 
 
 def _received(request: SubmitRequest, known: Task | Tombstone | None = None) -> SubmitResponse:
-    reason = known.reason if known else NO_REASON
     return SubmitResponse(
         task_id=request.task_id,
         status=ResponseStatus.ACCEPTED,
         message="Task received with status NEW",
         features=FEATURES,
-        current_status=known.status.value if known else "",
-        outcome=reason.outcome,
-        error=clipped(reason.error),
-        justification=clipped(reason.justification),
+        **(_standing(known) if known else {}),
     )
 
 
@@ -578,16 +579,27 @@ def _rejected(request: SubmitRequest, refusal: Refusal) -> SubmitResponse:
 
 
 def acknowledgement(task: Task | Tombstone, reward: int = 0) -> SubmitResponse:
-    """Where a task stands, and the reason for a final status, as the answer to a message (wire.md, section 6)."""
-    reason = task.reason
+    """Return the answer to a message about a task: its status, and the reason for a final one."""
     return SubmitResponse(
         task_id=task.key.task_id,
         status=ResponseStatus.ACCEPTED,
         message=f"Task is {task.status}",
         features=FEATURES,
-        current_status=task.status.value,
-        outcome=reason.outcome,
-        error=clipped(reason.error),
-        justification=clipped(reason.justification),
         reward=reward,
+        **_standing(task),
     )
+
+
+def _standing(task: Task | Tombstone) -> dict[str, Any]:
+    """Return the fields of an answer for a task's status, and for the reason for a final one (wire.md, section 6).
+
+    An outcome that stays in one record, such as ``late``, is not among them.
+    """
+    reason = task.reason
+    is_reported = reason.outcome in RECEIVER_OUTCOMES or reason.outcome in SUBMITTER_OUTCOMES
+    return {
+        "current_status": task.status.value,
+        "outcome": reason.outcome if is_reported else "",
+        "error": clipped(reason.error),
+        "justification": clipped(reason.justification),
+    }

@@ -46,14 +46,14 @@ from tasksubmit.wire.messages import (
 
 
 class NotHeeded(TaskSubmitError):
-    """The receiver acknowledged a cancellation, and its record goes on all the same."""
+    """The receiver acknowledged a cancellation, but its record is still open."""
 
 
 class Outbox:
     """What a submitter does with tasks. Its methods are coroutines that return after the commit.
 
-    A task that no receiver can have is withdrawn without asking anybody (wire.md, section 4). That is told by
-    `Task.submission_begun_at`: it is set, in a commit that fails after a cancellation was requested, before a
+    A task that no receiver can have is withdrawn without contacting the receiver (wire.md, section 4). Such a task has
+    no `Task.submission_begun_at`. That is set, in a commit that fails after a cancellation was requested, before a
     submission is handed to the transport. It is unset only by the attempt that set it, when that was refused or not a
     byte was written.
 
@@ -67,7 +67,7 @@ class Outbox:
         self._formula = formula
         self._timeouts = timeouts
         self._age_limit = age_limit
-        # Tasks that are recorded as begun, or may be, though nothing was handed to a transport.
+        # Tasks whose submission is marked as begun, or may be, though nothing was handed to a transport.
         self._unsent: set[TaskKey] = set()
 
     # --- what the submitter does ---------------------------------------------------------------------------------
@@ -133,14 +133,14 @@ class Outbox:
         return await self._records.change(key, decide)
 
     def changed(self, task: Task) -> None:
-        """A record has changed: of one that is not submitted any more nothing is kept in memory."""
+        """Forget a task that is not to be submitted any more."""
         if self._unsent and (task.is_settled or task.cancel_requested_at is not None):
             self._unsent.discard(task.key)
 
     # --- what becomes of a submission ----------------------------------------------------------------------------
 
     async def begin_submission(self, task: Task) -> tuple[Task, bool] | None:
-        """Record that a submission is begun.
+        """Mark a submission as begun.
 
         :returns: the record, and whether this is the first attempt that a receiver may know of; None when there is
             nothing to be submitted any more.
@@ -171,11 +171,11 @@ class Outbox:
         return task, is_first
 
     async def submission_unsent(self, task: Task) -> None:
-        """Not a byte of the first submission was written: no receiver can have the task."""
+        """Unmark a first submission of which no byte was written: no receiver can have the task."""
         await self._record_unsent(task, {})
 
     async def submission_postponed(self, task: Task, response: SubmitResponse, *, is_first: bool) -> None:
-        """The receiver refuses the submission for now; it is to be sent again, unless a cancellation was requested."""
+        """Record a refusal for now; the submission is sent again, unless a cancellation was requested."""
         refusal = _refusal(response)
         if is_first:
             await self._record_unsent(task, refusal)
@@ -190,7 +190,7 @@ class Outbox:
             raise
 
     async def submission_answered(self, task: Task, response: SubmitResponse, delivery: Delivery) -> None:
-        """The receiver took the submission, or refused it for good."""
+        """Record that the receiver took the submission, or refused it for good."""
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             answered = self._answered(task, response, now)
@@ -212,7 +212,7 @@ class Outbox:
         await self._records.change(task, decide, settles=delivery)
 
     async def query_answered(self, task: Task, response: SubmitResponse, delivery: Delivery) -> None:
-        """The receiver said how a task stands that it had before, or that it does not know it."""
+        """Record the answer to a query: the status of the receiver's record, or that there is none."""
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             is_undecided = task.undecided_since is None and response.current_status == TaskStatus.NEW.value
@@ -244,17 +244,17 @@ class Outbox:
         await self._records.change(task, decide, settles=delivery, note=(Note.UNCONFIRMED, error))
 
     async def submission_settled(self, task: Task, delivery: Delivery) -> None:
-        """There is nothing to submit or to ask any more: the task has ended, or is to be cancelled."""
+        """Settle a submission or a query that is not needed any more: the task has ended, or is to be cancelled."""
         note = Note.DELIVERED, "nothing: the task has ended"
         await self._records.change(task, always(), settles=delivery, note=note)
 
     async def question_dropped(self, task: Task, delivery: Delivery) -> None:
-        """The receiver is not of the kind any longer that may be asked how a task stands."""
+        """Settle a query to a receiver that does not announce ``ack`` any more."""
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             return (), {"heard_at": None, **self._awaiting(task, now, has_ack=False)}
 
-        note = Note.UNCONFIRMED, "the receiver has ceased to answer such questions"
+        note = Note.UNCONFIRMED, "the receiver does not announce ack any more, so that it is not queried"
         await self._records.change(task, decide, settles=delivery, note=note)
 
     # --- what becomes of a cancellation --------------------------------------------------------------------------
@@ -293,7 +293,7 @@ class Outbox:
         await self._records.change(task, decide, settles=delivery)
 
     def _last_day(self, task: Task, now: datetime) -> datetime:
-        """Return when a task ends whose cancellation came too late, if its results do not arrive."""
+        """Return the deadline for the results of a task whose cancellation came too late."""
         latest = now + self._age_limit
         is_earlier = task.result_due_at is not None and now < task.result_due_at < latest
         return task.result_due_at if is_earlier and task.result_due_at else latest
@@ -311,13 +311,13 @@ class Outbox:
             if task.status.is_final:
                 self._ignored(task, event.value)
                 return (), _missing_reason(task, update.status, update)
-            # Only an end has an outcome, and a word that no receiver has is dropped.
-            is_known = update.status in _CONFIRMATIONS and update.outcome in RECEIVER_OUTCOMES
-            outcome = update.outcome if is_known else ""
+            # Only an end has a reason, and a word that no receiver has is dropped.
+            is_end = update.status in _CONFIRMATIONS
+            outcome = update.outcome if is_end and update.outcome in RECEIVER_OUTCOMES else ""
             fields: dict[str, Any] = {
                 "justification": update.justification,
                 "outcome": outcome or (task.cancel_outcome if event is Event.HEAR_CANCELLED else ""),
-                "error": update.error,
+                "error": clipped(update.error) if is_end else "",
                 "news_at": now,
             }
             if task.heard_at is not None:
@@ -404,7 +404,7 @@ class Outbox:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _answered(self, task: Task, response: SubmitResponse, now: datetime) -> dict[str, Any]:
-        """Return what every answer to a submission or a query tells of the receiver."""
+        """Return the fields that every answer to a submission or a query sets."""
         heard_at = now if ACK in response.features else None
         return {"features": known_features(response.features), "heard_at": heard_at}
 
@@ -420,7 +420,7 @@ class Outbox:
     def _heed_status(
         self, task: Task, response: SubmitResponse, now: datetime, anyway: Mapping[str, Any]
     ) -> tuple[Sequence[Event], Mapping[str, Any]]:
-        """Let happen what the status in an answer says; set the fields ``anyway`` in any case."""
+        """Apply the status in an answer if the table allows it; set the fields ``anyway`` in any case."""
         if task.status.is_final:
             return (), {**anyway, **_missing_reason(task, response.current_status, response)}
         event = ANSWERED.get(response.current_status)
@@ -433,7 +433,7 @@ class Outbox:
     def _heed(
         self, events: Sequence[Event], fields: Mapping[str, Any], *, anyway: Mapping[str, Any] | None = None
     ) -> Decision:
-        """Let ``events`` happen and set ``fields`` if the table allows it; set the fields ``anyway`` in any case."""
+        """Apply ``events`` and set ``fields`` if the table allows it; set the fields ``anyway`` in any case."""
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             if not events or (task.side, task.status, events[0]) in TRANSITIONS:
@@ -503,7 +503,7 @@ def _reason_of(task: Task, answer: SubmitResponse) -> dict[str, Any]:
 
 
 def _known_outcome(outcome: str) -> str:
-    """Return an outcome as a receiver reports it, its own or the submitter's that it was given; else nothing."""
+    """Return ``outcome`` if it is a word of receivers or of submitters; else an empty string."""
     return outcome if outcome in RECEIVER_OUTCOMES or outcome in SUBMITTER_OUTCOMES else ""
 
 
@@ -511,8 +511,9 @@ def _missing_reason(task: Task, status: str, message: SubmitResponse | TaskStatu
     """Return the reason for a final status that a later message gives, if the record has none (wire.md, section 6)."""
     if task.outcome or status != task.status.value or status not in _CONFIRMATIONS:
         return {}
-    return {
+    reason = {
         "outcome": _known_outcome(message.outcome),
         "error": clipped(message.error),
         "justification": clipped(message.justification),
     }
+    return reason if any(reason.values()) else {}  # a message without a reason takes none away

@@ -353,7 +353,8 @@ class Records:
         """
         if task.side is Side.SUBMITTER or ACK in task.features:
             return None
-        return self._held_until.get(task.key) or min(task.created_at, now) + HOLD
+        held_until = self._held_until.get(task.key) or task.created_at + HOLD
+        return min(held_until, now + HOLD)  # the clock may have been set back
 
     def _bookings(self, effect: Effect, task: Task) -> list[Booking]:
         is_own = task.peer == self.own

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, fail
+from attrs import define, field
+from twisted.internet.defer import Deferred
 
 from tasksubmit.errors import InvalidMessage, UnknownTask
 from tasksubmit.interfaces import ITaskStore, Peer
@@ -102,50 +103,61 @@ def _only(records: Sequence[Task | Tombstone], task_id: str) -> Task | Tombstone
     return records[0]
 
 
+@define(eq=False)
+class _Queue:
+    """The messages about one task.
+
+    :ivar waiting: a Deferred for each message that is not handled yet; it fires when the message is to be handled.
+    :ivar is_handling: whether a message is being handled.
+    :ivar is_advancing: whether a loop is starting the messages that wait.
+    """
+
+    waiting: deque[Deferred[None]] = field(factory=deque)
+    is_handling: bool = False
+    is_advancing: bool = False
+
+
 class TaskOrder:
     """Has the messages about one task handled one after another, in the order of their arrival.
 
     A cancellation that arrives while its submission is being decided waits for that, so that it finds the task.
+
+    The trap for the next editor: a message may be handled before its handler returns, and peers may send thousands of
+    messages about one task. They are started in a loop: if each started the next, the stack would overflow.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, deque[Deferred[None]]] = {}
-        self._ended: deque[Hashable] = deque()
-        self._is_going_on = False
+        self._queues: dict[Hashable, _Queue] = {}
 
     def run(self, task: Hashable, handle: Callable[[], Deferred[T]]) -> Deferred[T]:
         """Call ``handle`` once everything has ended that was run for ``task`` before; return a Deferred of its result.
 
         :param task: what tells one task from another.
+        :param handle: what it raises, the Deferred fails with.
         """
-        waiting = self._waiting.get(task)
-        if waiting is None:
-            self._waiting[task] = deque()
-            try:
-                handled = handle()
-            except Exception:
-                handled = fail()
-        else:
-            turn: Deferred[None] = Deferred()
-            waiting.append(turn)
-            handled = turn.addCallback(lambda _: handle())
-        return handled.addBoth(self._end, task)
+        queue = self._queues.get(task)
+        if queue is None:
+            queue = self._queues[task] = _Queue()
+        turn: Deferred[None] = Deferred()
+        handled: Deferred[T] = turn.addCallback(lambda _: handle())
+        handled.addBoth(self._end, task, queue)
+        queue.waiting.append(turn)
+        self._advance(task, queue)
+        return handled
 
-    def _end(self, result: T, task: Hashable) -> T:
-        self._ended.append(task)
-        if not self._is_going_on:
-            self._is_going_on = True
-            try:
-                # A loop: many that wait and end as soon as they are handled would exceed the depth of the stack.
-                while self._ended:
-                    self._go_on(self._ended.popleft())
-            finally:
-                self._is_going_on = False
+    def _end(self, result: T, task: Hashable, queue: _Queue) -> T:
+        queue.is_handling = False
+        self._advance(task, queue)
         return result
 
-    def _go_on(self, task: Hashable) -> None:
-        waiting = self._waiting[task]
-        if waiting:
-            waiting.popleft().callback(None)
-        else:
-            del self._waiting[task]
+    def _advance(self, task: Hashable, queue: _Queue) -> None:
+        """Start the next message, unless one is being handled."""
+        if queue.is_advancing:
+            return
+        queue.is_advancing = True
+        while queue.waiting and not queue.is_handling:
+            queue.is_handling = True
+            queue.waiting.popleft().callback(None)
+        queue.is_advancing = False
+        if not queue.is_handling:
+            del self._queues[task]

@@ -261,7 +261,6 @@ class Node(MultiService):
         self._outbox = Outbox(self._records, formula, timeouts, delivery_age_limit)
         self._routing = Routing(store, doubts, self._may_speak_for)
         self._order = TaskOrder()
-        self._submissions = TaskOrder()
         self._delivery = DeliveryService(
             self._records,
             Courier(self._records, self._inbox, self._outbox),
@@ -608,16 +607,18 @@ class Node(MultiService):
                 await self._refuse_unless_known(TaskKey(Side.SUBMITTER, to, task_id), name, deadline)
 
         async def record() -> Task:
-            sends_now = self._delivery.sends_now(to)
+            is_sent_now = self._delivery.sends_now(to)
             if is_own_id:
                 await self._refuse_if_indistinguishable(to, task_id)
                 # A submission of a task that there is may have arrived already.
-                sends_now = sends_now and await self.store.get(TaskKey(Side.SUBMITTER, to, task_id)) is None
-            return await self._outbox.submit(to, description, task_id, expires_at, result_due_at, deliver_by, sends_now)
+                is_sent_now = is_sent_now and await self.store.get(TaskKey(Side.SUBMITTER, to, task_id)) is None
+            return await self._outbox.submit(
+                to, description, task_id, expires_at, result_due_at, deliver_by, is_sent_now
+            )
 
-        # One after another: of two submissions of one id to two peers the second has to find the first.
-        task = await self._submissions.run(task_id, lambda: Deferred.fromCoroutine(record()))
-        return SubmittedTask(self, task.key)
+        # Of two calls at the same time, the second must find what the first has recorded under the id.
+        recorded = self._order.run(task_id, lambda: Deferred.fromCoroutine(record())) if is_own_id else record()
+        return SubmittedTask(self, (await recorded).key)
 
     async def _refuse_if_indistinguishable(self, to: Address, task_id: str) -> None:
         """Refuse an id that is open with another peer, if neither proves who it is, nor says so in each message.

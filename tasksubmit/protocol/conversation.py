@@ -75,6 +75,8 @@ class Conversation(TaskSubmitProtocol):
     :ivar is_wanted: whether the dial that it was made for is not given up.
     :ivar unanswered: the requests that were written, oldest first.
     :ivar written_count: how many requests were ever written.
+    :ivar awaits_acknowledgment: whether the peer was known to acknowledge when one of them was written; it may have
+        announced something else since then.
     :ivar results_due: how many submissions were written that no RESULT has come for.
     """
 
@@ -87,6 +89,7 @@ class Conversation(TaskSubmitProtocol):
         self.is_wanted = True
         self.unanswered: deque[Request] = deque()
         self.written_count = 0
+        self.awaits_acknowledgment = False
         self.results_due = 0
         self._draining: Request | None = None
 
@@ -94,6 +97,7 @@ class Conversation(TaskSubmitProtocol):
         """Send a request; from here on it is answered, or fails, by this connection."""
         self.unanswered.append(request)
         self.written_count += 1
+        self.awaits_acknowledgment = self.awaits_acknowledgment or self.client.acknowledges
         self.results_due += request.is_submission
         self._give_time(request, self.client.timeout, self._timed_out)
         self.sendFrame(request.frame)
@@ -130,8 +134,9 @@ class Conversation(TaskSubmitProtocol):
         if not self.ready.called:
             self.ready.errback(reason)
         self.client._connection_lost(self, reason)
+        acknowledges = self.awaits_acknowledgment or self.client.acknowledges
         for number, request in enumerate(requests):
-            if is_end and not request.is_submission and not self.client.acknowledges:
+            if is_end and not request.is_submission and not acknowledges:
                 request.succeed(None)  # as far as such a peer can tell, it has arrived
             elif is_end and not request.is_submission and number == 0:  # the one that it was to answer next
                 request.fail(NotAcknowledged(f"{self.client.name} closed the connection without an acknowledgement"))

@@ -350,12 +350,13 @@ class TaskSubmitServer(TaskSubmitProtocol):
             self._refused(turn.request, error, turn)
 
     def _refused(self, request: Request, error: Exception, turn: Turn) -> None:
-        if isinstance(error, StoreUncertain):
-            # What is on the disk is not known: to answer either way would be a guess.
+        is_answered = isinstance(request, SubmitRequest) or request.ack
+        if isinstance(error, StoreUncertain) or (isinstance(error, StoreError) and not is_answered):
+            # It is unknown whether the change is on disk, or nothing of it is, and no answer can say so.
             self._give_up(Failure(error), turn)
             return
         frame = encode(self._refusal(request, error))
-        self._complete(frame if isinstance(request, SubmitRequest) or request.ack else None, turn)
+        self._complete(frame if is_answered else None, turn)
 
     def _refusal(self, request: Request, error: Exception) -> SubmitResponse:
         """Put the error that is being handled into an answer: what the peer may know of it, and no more."""
@@ -402,7 +403,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
 
     def _give_up(self, failure: Failure, turn: Turn) -> None:
         """End the connection: after this frame there is no telling what the peer waits for."""
-        if failure.check(_Unanswerable, StoreUncertain):
+        if failure.check(_Unanswerable, StoreError):
             self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=failure.value)
         else:
             self._log.failure("{peer} is disconnected: no answer can be made", failure, peer=self._origin)

@@ -591,6 +591,45 @@ class ReasonTests(NodeTestCase):
         task = self.task(alice, handle.key)
         self.assertEqual((task.outcome, task.error, task.justification), ("failed", "out of memory", "It failed"))
 
+    def test_no_reason_takes_none_away(self) -> None:
+        """A final record keeps its justification when a later message of the same status gives no reason."""
+        alice = self.make_node(ALICE, BOB)
+        self.listen(BOB, answer(""))
+        handle = self.done(alice.submit(BOB, "work", task_id="t1"))
+        for justification in ("I have no time", ""):
+            self.ask(ALICE, TaskStatusUpdate("t1", "DECLINED", justification, ack=True))
+        self.assertEqual(self.task(alice, handle.key).justification, "I have no time")
+
+    def test_open_task_has_no_outcome(self) -> None:
+        """Only an update that ends a task gives its outcome and error: they would be that of a later cancellation."""
+        alice = self.make_node(ALICE, BOB)
+        self.listen(BOB, answer(""))
+        handle = self.done(alice.submit(BOB, "work", task_id="t1"))
+        self.ask(ALICE, TaskStatusUpdate("t1", "ACCEPTED", "", ack=True, outcome="failed", error="out of memory"))
+        task = self.task(alice, handle.key)
+        self.assertEqual((task.status, task.outcome, task.error), (TaskStatus.ACCEPTED, "", ""))
+
+    def test_words_of_one_record(self) -> None:
+        """An answer does not carry an outcome that says something about the record of one side alone."""
+        alice = self.make_node(ALICE, BOB)
+        self.listen(BOB, refuse("invalid"))
+        refused = self.done(alice.submit(BOB, "work", task_id="t1"))
+        self.assertEqual(self.task(alice, refused.key).outcome, "refused")
+        reply = self.ask(ALICE, TaskStatusUpdate("t1", "ACCEPTED", "", ack=True))
+        self.assertEqual((reply.current_status, reply.outcome), ("DECLINED", ""))
+        self.assertTrue(self.done(alice.store.forget(self.task(alice, refused.key), alice._records.now())))
+        reply = self.ask(ALICE, TaskStatusUpdate("t1", "ACCEPTED", "", ack=True))
+        self.assertEqual((reply.current_status, reply.outcome), ("DECLINED", ""))
+
+    def test_long_error(self) -> None:
+        """Of an error the first 1,000 characters are kept, however it arrives."""
+        alice = self.make_node(ALICE, BOB)
+        self.listen(BOB, answer(""))
+        handle = self.done(alice.submit(BOB, "work", task_id="t1"))
+        update = TaskStatusUpdate("t1", "CANCELLED", "It failed", ack=True, outcome="failed", error="e" * 1001)
+        self.assertEqual(self.ask(ALICE, update).error, "e" * 1000)
+        self.assertEqual(self.task(alice, handle.key).error, "e" * 1000)
+
     def test_tombstone(self) -> None:
         """What retention has removed still says why it ended, to a query and to a late update."""
         alice, bob = self.make_node(ALICE, BOB), self.make_node(BOB, ALICE)

@@ -27,7 +27,7 @@ from tasksubmit.node.service import Node
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing import FaultyTaskStore, StoreFault
 from tasksubmit.wire.address import Address
-from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore
+from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, deployed, request
 
 HOUR, DAY = 3600.0, 86400.0
 JUMPS = (-HOUR, DAY)
@@ -146,6 +146,18 @@ class ReceiverTests(JumpTestCase):
             self.assertEqual((task.outcome, task.time_idle_ms // 1000), ("accept_timeout", 61))
 
         self.for_each_jump(check)
+
+    def test_first_message_to_a_reference_peer(self) -> None:
+        """It is held for a second after the answer to the submission, not until the clock is where it was."""
+        self.stop(self.alice)
+        alice = self.listen(ALICE, deployed)
+        for number, jump in enumerate(JUMPS):
+            self.ask(BOB, request(f"t{number}"))
+            self.advance(5)
+            self.jump(jump, self.bob)
+            self.done(self.bob.accept(TaskKey(Side.RECEIVER, ALICE, f"t{number}")))
+            self.advance(2)
+            self.assertEqual(len(alice.peers), number + 1)
 
     def test_shift_fails(self) -> None:
         """Times are moved once, although the commit that moves them failed or was in doubt, and the doubt lasted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from typing_extensions import override
 from zope.interface import implementer
@@ -16,7 +16,9 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.service import Node
 from tasksubmit.testing import FakeExecutor, FaultyTaskStore, StoreFault
-from tests.node.helpers import ALICE, BOB, NodeTestCase, request
+from tasksubmit.wire.messages import TaskStatusUpdate
+from tests.node.helpers import ALICE, BOB, OURS, NodeTestCase, request, task_id_of
+from tests.node.test_refusals import accept
 
 KEY = TaskKey(Side.RECEIVER, ALICE, "t1")
 HELD, UNDONE = StoreFault.UNCERTAIN_COMMITTED, StoreFault.UNCERTAIN_ROLLED_BACK
@@ -75,6 +77,39 @@ class DoubtTests(DoubtTestCase):
             self.assertFalse(bob._records.is_in_doubt(KEY))
             self.assertEqual(bob.retrying, {})
             self.assertIs(self.status(), status)
+
+    def test_withdrawn_before_it_arrived(self) -> None:
+        """While the tombstone of a task that did not arrive is in doubt, no message about the task is handled."""
+        bob = self.make_bob()
+        submission = request(features=tuple(OURS))
+        cancelled = TaskStatusUpdate("t1", "CANCELLED", "", ack=True, from_addr=str(ALICE))
+        for fault, status in ((UNDONE, ""), (HELD, "CANCELLED")):
+            cancelled, submission = evolve(cancelled, task_id=fault.name), evolve(submission, task_id=fault.name)
+            self.store.fail("leave_tombstone", fault)
+            self.store.fail("confirm")
+            self.assertEqual(self.say(BOB, cancelled).answers, [])
+            self.assertEqual(self.say(BOB, submission).answers, [])
+            self.assertIsNone(self.done(bob.store.get(evolve(KEY, task_id=fault.name))))
+            self.advance(1.5)
+            self.assertEqual(self.ask(BOB, submission).current_status, status)
+
+    def test_not_reported(self) -> None:
+        """A status that may not be on disk is not sent; it is once the store has confirmed it, and nothing else is."""
+        bob = self.make_bob()
+        for task_id in ("t1", "t2"):
+            self.ask(BOB, request(task_id, features=tuple(OURS)))
+        self.done(bob.decline(evolve(KEY, task_id="t2"), "no"))  # Alice is not there
+        self.store.fail("apply", HELD)
+        for _ in range(5):
+            self.store.fail("confirm")
+        self.failed(bob.decline(KEY, "no"), StoreUncertain)
+        alice = self.listen(ALICE, accept)
+        self.advance(20)
+        self.assertTrue(bob._records.is_in_doubt(KEY))
+        self.assertEqual([task_id_of(frame) for peer in alice.peers for frame in peer.frames], ["t2"])
+        self.advance(15)
+        self.assertEqual([task_id_of(frame) for peer in alice.peers for frame in peer.frames], ["t2", "t1"])
+        self.assert_idle(bob)
 
     def test_certain_failure(self) -> None:
         """A failure that is certain leaves nothing in doubt."""

@@ -6,13 +6,15 @@ from datetime import timedelta
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from typing_extensions import override
 
 from tasksubmit.errors import TaskDeclined
-from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.lifecycle.table import Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.delivery import MAX_CLEAN_CLOSES
 from tasksubmit.node.policy import RateLimit
+from tasksubmit.node.records import always
 from tasksubmit.wire.frames import Frame
 from tasksubmit.wire.messages import FEATURES, ResponseStatus, SubmitRequest, SubmitResponse, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, OURS, NodeTestCase, Script, SlowStore, refuse, request, task_id_of
@@ -147,6 +149,40 @@ class ProbeTests(RefusingTestCase):
         self.done(self.alice.cancel(TaskKey(Side.SUBMITTER, BOB, "taken")))
         self.assertIs(self.record("taken").status, TaskStatus.CANCELLED)
 
+    def ask_again(self, task_id: str) -> None:
+        """Have Alice query how a task stands, as if nothing had been heard of it."""
+        key = TaskKey(Side.SUBMITTER, BOB, task_id)
+        self.done(Deferred.fromCoroutine(self.alice._records.change(key, always(Event.ASK_AGAIN))))
+
+    def test_refused_query(self) -> None:
+        """A query that is refused for now holds every submission to the peer, too."""
+        self.submit("taken")
+        self.script = refuse_for("overloaded", 100)
+        self.ask_again("taken")
+        self.assertEqual(len(self.times), 2)
+        self.submit("held")
+        self.assertEqual(len(self.times), 2)
+
+    def test_answered_queries(self) -> None:
+        """Queries that are answered do not open the way for submissions: the peer was not asked to take any."""
+        known = [f"known{n}" for n in range(6)]
+        for task_id in known:
+            self.submit(task_id)
+
+        def refuse_new(peer: RawPeer, frame: Frame) -> None:
+            script = accept if SubmitRequest.from_frame(frame).query else refuse_for("overloaded", 10)
+            script(peer, frame)
+
+        self.script = refuse_new
+        self.submit("t0")
+        for task_id in known:
+            self.ask_again(task_id)
+        for n in range(1, 20):
+            self.submit(f"t{n}")
+        self.times.clear()
+        self.advance(15)
+        self.assertEqual(len(self.times), len(known) + 1)
+
     def test_rate_limited_batch(self) -> None:
         """A batch that is larger than a peer's rate is taken all the same, in about the time that the rate needs."""
         for peer in self.bob.peers:
@@ -172,6 +208,26 @@ class CleanCloseTests(NodeTestCase):
         self.done(bob.accept(TaskKey(Side.RECEIVER, ALICE, "t1")))
         self.advance(200)
         self.assertEqual(sum(len(peer.frames) for peer in alice.peers), MAX_CLEAN_CLOSES)
+        self.assertIsNotNone(self.task(bob, TaskKey(Side.RECEIVER, ALICE, "t1")).delivery_given_up_at)
+
+    def test_refusals_between(self) -> None:
+        """A peer that answers that it cannot take a message now does acknowledge: its clean closes count anew."""
+        bob = self.make_node(BOB, ALICE)
+        self.ask(BOB, request(features=tuple(OURS)))
+        count = 0
+
+        def script(peer: RawPeer, frame: Frame) -> None:
+            nonlocal count
+            count += 1
+            if count == MAX_CLEAN_CLOSES:
+                refuse("storage")(peer, frame)
+            else:
+                peer.close()
+
+        self.listen(ALICE, script)
+        self.done(bob.accept(TaskKey(Side.RECEIVER, ALICE, "t1")))
+        self.advance(600)
+        self.assertEqual(count, 2 * MAX_CLEAN_CLOSES)
         self.assertIsNotNone(self.task(bob, TaskKey(Side.RECEIVER, ALICE, "t1")).delivery_given_up_at)
 
     def test_not_when_it_breaks(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
@@ -77,7 +78,6 @@ class SameIdTests(NodeTestCase):
         store.release_commits()
         self.done(first)
         self.failed(second, TaskConflict)
-        self.assertEqual(alice._submissions._waiting, {})
 
     def test_two_submitters(self) -> None:
         """A cancellation withdraws the task of its sender, and not the other's with the same id."""
@@ -186,7 +186,27 @@ class OrderTests(SynchronousTestCase):
         waiting["3"].callback("third")
         waiting["4"].callback("other")
         self.assertEqual([self.successResultOf(one) for one in (second, third, other)], ["second", "third", "other"])
-        self.assertEqual(order._waiting, {})
+        self.assertEqual(order._queues, {})
+
+    def test_handler_raises(self) -> None:
+        """A handler that raises fails its own message, and holds up none behind it."""
+        order = TaskOrder()
+
+        def handle() -> Deferred[str]:
+            raise ZeroDivisionError
+
+        self.failureResultOf(order.run("a", handle), ZeroDivisionError)
+        self.assertEqual(self.successResultOf(order.run("a", lambda: succeed("second"))), "second")
+        self.assertEqual(order._queues, {})
+
+    def test_thousands(self) -> None:
+        """Thousands of messages about one task wait for the first, and each is handled after it."""
+        order, first = TaskOrder(), Deferred[int]()
+        handled = [order.run("a", lambda: first)]
+        handled += [order.run("a", partial(succeed, n)) for n in range(1, 5000)]
+        first.callback(0)
+        self.assertEqual([self.successResultOf(one) for one in handled], list(range(5000)))
+        self.assertEqual(order._queues, {})
 
 
 class HeldUpTests(NodeTestCase):

@@ -126,6 +126,19 @@ class DeployedPeerTests(NetworkTestCase):
         self.deployed()
         self.failureResultOf(self.flushed(self.client(features=frozenset({ACK})).update(update())), PeerVanished)
 
+    def test_peer_that_acknowledged_closes(self) -> None:
+        """A clean close is no delivery of what was written to a peer with ``ack``, whatever it announced since."""
+        peers = RawFactory()
+        self.listen(peers)
+        client = self.client(features=OURS)
+        sent = [client.update(update(f"t{number}")) for number in range(3)]
+        self.network.flush()
+        client.features = NOTHING
+        peers.peers[0].close()
+        self.network.flush()
+        for deferred in sent:
+            self.failureResultOf(deferred, PeerVanished)
+
     def test_unclean_close(self) -> None:
         """A broken connection is never a delivery."""
         self.listen(RawFactory(lambda peer, frame: self.network.cut_all()))

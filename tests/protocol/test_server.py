@@ -427,6 +427,14 @@ class RefusalTests(ServerTestCase):
         self.assertNotIn("secret", peer.answers[0].message)
         self.assertEqual(len(self.flushLoggedErrors(StoreError)), 1)
 
+    def test_store_error_without_an_answer(self) -> None:
+        """A message that asks for no answer, and could not be stored, is not taken for delivered: it is aborted."""
+        peer = self.start()
+        self.deliver(peer, encoded(update("a", ack=False)))
+        self.reply("a", StoreError("/var/lib/secret is full"))
+        self.assertEqual(peer.answers, [])
+        self.assert_aborted(peer)
+
     def test_other_error(self) -> None:
         """Any other failure of the handler is logged, and the peer told to try again later."""
         peer = self.start()
