@@ -281,6 +281,11 @@ HEARD: Mapping[str, Event] = MappingProxyType(
 ANSWERED: Mapping[str, Event] = MappingProxyType({**HEARD, "COMPLETED": Event.HEAR_COMPLETED})
 """The same, when the receiver says it in an answer: there COMPLETED says that the results are pending."""
 
+ENDED_WITHOUT_RESULTS = frozenset(
+    status.value for status in (TaskStatus.DECLINED, TaskStatus.CANCELLED, TaskStatus.EXPIRED)
+)
+"""The words of the statuses that end a task on both sides, without results."""
+
 RECEIVER_OUTCOMES = frozenset(
     {"accept_timeout", "deadline_passed", "failed", "lease_expired", "expired", "withdrawn_by_receiver"}
 )

@@ -32,6 +32,7 @@ from tasksubmit.interfaces import (
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.lifecycle.table import (
+    ENDED_WITHOUT_RESULTS,
     RECEIVER_OUTCOMES,
     SUBMITTER_OUTCOMES,
     TRANSITIONS,
@@ -455,7 +456,7 @@ class Inbox:
             note = Note.RESULTS_REFUSED, f"{response.code}: {response.message}"
             await self._records.change(task, always(**fields), gives_up=delivery, note=note)
             return
-        if response is not None and response.current_status in _ENDED_WITHOUT_RESULTS:
+        if response is not None and response.current_status in ENDED_WITHOUT_RESULTS:
             self._log.info(
                 "results delivered too late: task={task_id} submitter_status={status}",
                 task_id=task.task_id,
@@ -480,7 +481,7 @@ class Inbox:
         If its own record has ended, nobody waits for the task any more.
         """
         decision = always()
-        if response is not None and response.current_status in _ENDED_WITHOUT_RESULTS:
+        if response is not None and response.current_status in ENDED_WITHOUT_RESULTS:
             reason = Reason(response.outcome, justification=clipped(response.justification))
             decision = _cancelled_by(reason)
         await self._records.change(task, decision, settles=delivery)
@@ -490,10 +491,6 @@ _CONFLICT = Refusal("id_conflict", "this task id was used for another descriptio
 _DISABLED = Refusal("not_accepting", "this node takes no tasks at the moment; try again later", retry_after_s=60)
 _STARTING = Refusal("storage", "this node cannot read its store yet; try again later", retry_after_s=1)
 _DRAINING = Refusal("not_accepting", "the node is being drained and will stop; try again later", retry_after_s=5)
-
-
-_ENDED_WITHOUT_RESULTS = frozenset({TaskStatus.CANCELLED.value, TaskStatus.DECLINED.value, TaskStatus.EXPIRED.value})
-"""The statuses of a submitter's record in which nobody waits for results."""
 
 
 def _told(reason: Reason) -> Reason:

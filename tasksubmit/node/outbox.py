@@ -19,6 +19,7 @@ from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
 from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.table import (
     ANSWERED,
+    ENDED_WITHOUT_RESULTS,
     HEARD,
     RECEIVER_OUTCOMES,
     SUBMITTER_OUTCOMES,
@@ -281,7 +282,7 @@ class Outbox:
                 return self._heed((Event.CONFIRM_CANCEL,), {})(task, now)
             if status in (TaskStatus.COMPLETED.value, TaskStatus.SUCCEEDED.value):
                 return self._heed_status(task, response, now, {"cancel_ends_at": self._last_day(task, now)})
-            if status in _CONFIRMATIONS:
+            if status in ENDED_WITHOUT_RESULTS:
                 event = HEARD[status]
                 if (task.side, task.status, event) not in TRANSITIONS:
                     event = Event.CONFIRM_CANCEL  # it was accepted, says the record, and declined, says the receiver
@@ -312,7 +313,7 @@ class Outbox:
                 self._ignored(task, event.value)
                 return (), _missing_reason(task, update.status, update)
             # Only an end has a reason, and a word that no receiver has is dropped.
-            is_end = update.status in _CONFIRMATIONS
+            is_end = update.status in ENDED_WITHOUT_RESULTS
             outcome = update.outcome if is_end and update.outcome in RECEIVER_OUTCOMES else ""
             fields: dict[str, Any] = {
                 "justification": update.justification,
@@ -452,9 +453,6 @@ def _keep_late(name: str) -> Decision:
     return lambda task, now: ((), {} if task.late_result_file else {"late_result_file": name})
 
 
-_CONFIRMATIONS = frozenset({TaskStatus.CANCELLED.value, TaskStatus.DECLINED.value, TaskStatus.EXPIRED.value})
-"""The statuses of a receiver's record in which the task is not done."""
-
 NOT_STOPPED = "Cancelled here; the receiver cannot be stopped and may still do the work"
 """The justification of a task that was cancelled at a peer without ``ack``."""
 
@@ -492,7 +490,7 @@ def _refused_for_now(refusal: Mapping[str, Any]) -> Decision:
 
 def _reason_of(task: Task, answer: SubmitResponse) -> dict[str, Any]:
     """Return the fields of a record that say why it ended, as an answer with a final status tells it."""
-    if answer.current_status not in _CONFIRMATIONS:
+    if answer.current_status not in ENDED_WITHOUT_RESULTS:
         return {}
     is_cancelled = answer.current_status == TaskStatus.CANCELLED.value
     return {
@@ -509,7 +507,7 @@ def _known_outcome(outcome: str) -> str:
 
 def _missing_reason(task: Task, status: str, message: SubmitResponse | TaskStatusUpdate) -> dict[str, Any]:
     """Return the reason for a final status that a later message gives, if the record has none (wire.md, section 6)."""
-    if task.outcome or status != task.status.value or status not in _CONFIRMATIONS:
+    if task.outcome or status != task.status.value or status not in ENDED_WITHOUT_RESULTS:
         return {}
     reason = {
         "outcome": _known_outcome(message.outcome),

@@ -86,12 +86,11 @@ def of_task(connection: sqlite3.Connection, key: TaskKey) -> list[Delivery]:
 class Step:
     """What one change does to what is owed for a task.
 
-    :ivar drops_pending: whether what was pending is not sent any more, but for what it gives up.
-
     :ivar at: when; what then comes first may be sent from then on.
     :ivar owes: messages that become owed, behind those that are.
     :ivar settles: the id of a message that needs not be sent any more.
     :ivar gives_up: the id of one that is kept, and not tried again.
+    :ivar drops_pending: whether what was pending is not sent any more, but for what it gives up.
     :ivar revives: whether what was given up is tried again, as if it were new: first, for it is older.
     """
 
