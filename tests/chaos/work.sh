@@ -3,7 +3,11 @@
 # Every step is one line of the journal, in one write.
 read -r _ seconds exit_code cleanup on_term kind size steps _
 key="$TASKSUBMIT_FROM $TASKSUBMIT_TASK_ID $TASKSUBMIT_ATTEMPT"
-note() { printf '%s %s %s\n' "$1" "$key" "$(date +%s.%N)" >> "$CHAOS_JOURNAL"; }
+note() {
+    at= # SIGTERM ends the command that asks for the time, too
+    while [ -z "$at" ]; do at=$(date +%s.%N); done
+    printf '%s %s %s\n' "$1" "$key" "$at" >> "$CHAOS_JOURNAL"
+}
 clean_up() {
     note term
     sleep "$cleanup"
