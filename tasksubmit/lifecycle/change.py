@@ -125,7 +125,7 @@ class Tombstone:
 
     @classmethod
     def of_withdrawn(cls, key: TaskKey, reason: Reason, now: datetime) -> Tombstone:
-        """What to leave of a task that was cancelled before its submission arrived."""
+        """Return the tombstone of a task that was cancelled before its submission arrived."""
         return cls(key, TaskStatus.CANCELLED, "", None, now, reason)
 
     def is_of(self, description: str) -> bool:

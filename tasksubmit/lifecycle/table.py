@@ -24,16 +24,16 @@ QUEUE_HEAD_TIMEOUT = timedelta(hours=1)
 """The longest stay of a received task at the head of the queue."""
 
 DELIVERY_TIMEOUT = timedelta(days=7)
-"""How long a submission is tried, counted from its creation, when it has no deadline of its own."""
+"""Default delivery deadline of a submission, counted from its creation."""
 
 DELIVERY_GRACE = timedelta(hours=1)
-"""How long a node tries after a start, at least, before `DELIVERY_TIMEOUT` ends a task."""
+"""Minimum time of trying after a start before `DELIVERY_TIMEOUT` ends a task."""
 
 ANSWER_TIMEOUT = timedelta(seconds=90)
-"""How long a submitter waits for a delivered task to leave NEW before it cancels: it may never be notified."""
+"""Default time after which a submitter cancels a delivered task that is still NEW: it may never be notified."""
 
 RESULT_TIMEOUT = timedelta(days=7)
-"""How long a submitter waits for the results of a peer without ``ack``, which sends them only once."""
+"""Default time that a submitter waits for the results of a peer without ``ack``, which sends them only once."""
 
 NEWS_TIMEOUT = timedelta(days=30)
 """The longest time without any news of a submitted task, after which the submitter cancels it."""

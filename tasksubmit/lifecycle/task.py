@@ -61,7 +61,7 @@ def _to_task_id(value: str) -> str:
 
 @frozen(cache_hash=True)
 class TaskKey:
-    """What a task is known by: whose record it is, who the other party is, and the id that the submitter made.
+    """Key of a task: whose record it is, who the other party is, and the id that the submitter made.
 
     :ivar side: or its word, ``receiver`` or ``submitter``.
     :ivar peer: or the string of its address.
@@ -95,7 +95,7 @@ _KINDS: Mapping[str, Kind[Any]] = {
     "datetime | None": optional(MOMENT),
     "tuple[str, ...]": Kind("a tuple of strings", lambda value: isinstance(value, tuple)),
 }
-"""What the fields of a record take, by their types."""
+"""Validators of the fields of a record, by the types of the fields."""
 
 
 def _validated(_: type, attributes: list[Attribute[Any]]) -> list[Attribute[Any]]:

@@ -30,7 +30,7 @@ PROBE_SECONDS = 5.0
 
 @frozen
 class ExecutorProblem:
-    """What keeps an executor from starting anything.
+    """Fault that keeps an executor from starting anything.
 
     :ivar error: what is wrong, for the operator: it may name local paths.
     :ivar since: when it was noticed first.
@@ -54,7 +54,7 @@ class _Fault:
 
 
 class Availability:
-    """Whether an executor can start executions, as far as its last attempts showed.
+    """Availability of an executor, as far as its last attempts showed.
 
     :param timers: measures the pauses.
     :param limit_seconds: how long a fault may last before new tasks are refused.
@@ -77,14 +77,14 @@ class Availability:
 
     @property
     def is_refusing(self) -> bool:
-        """Whether new tasks are to be refused because of the fault."""
+        """True if new tasks are to be refused because of the fault."""
         fault = self._fault
         if fault is None or self._is_idle:
             return False
         return self._timers.seconds() >= fault.since + self._limit_seconds
 
     def problem(self, now: datetime) -> ExecutorProblem | None:
-        """What keeps the executor from starting anything, told at ``now``; None while nothing does."""
+        """Return the fault that keeps the executor from starting anything, as of ``now``; None if there is none."""
         fault = self._fault
         if fault is None:
             return None

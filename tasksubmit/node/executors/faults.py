@@ -1,4 +1,4 @@
-"""What keeps an execution from starting, and is no fault of its task."""
+"""Errors that keep an execution from starting, and are no fault of its task."""
 
 from __future__ import annotations
 
