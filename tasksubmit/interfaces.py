@@ -258,6 +258,12 @@ class ITaskStore(Interface):
     def events_of(task: Task) -> Deferred[list[TaskEvent]]:
         """Fires with the story of a task, in order; it begins after the creation, which the record itself tells."""
 
+    def passed_deadlines(limits: Sequence[tuple[Deadline, datetime]]) -> Deferred[list[Deadline]]:
+        """Fires with those deadlines that at least one record meets, its column before the time beside the deadline.
+
+        It reads no record, so a damaged one does not make it fail. A scan asks this first, as most find nothing.
+        """
+
     def due(deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
         """Fires with up to ``limit`` records that meet ``deadline``, its column before ``before``, the oldest first.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -53,20 +53,26 @@ class Deadlines(Service):
 
     async def _look(self) -> None:
         await self._follow_clock()
-        for deadline in DEADLINES:
-            before = self._records.now() - self._timeouts.limit(deadline)
-            if deadline is ASK_AGAIN:
-                before = max(before, self._started_at)
-            elif deadline.needs_hearing and before < self._started_at:
-                continue
-            if self._records.now() < self._started_at + deadline.grace:
-                continue
+        limits = dict(self._limits(self._records.now()))
+        for deadline in await self._records.store.passed_deadlines(tuple(limits.items())):
+            before = limits[deadline]
             try:
                 due = await self._records.store.due(deadline, before, _AT_ONCE)
             except StoreError:  # a damaged record must not hold up the other deadlines
                 self._log.failure("those that {event} could not be looked for", event=deadline.event.value)
                 continue
             await DeferredList([Deferred.fromCoroutine(self._pass(task.key, deadline, before)) for task in due])
+
+    def _limits(self, now: datetime) -> Iterator[tuple[Deadline, datetime]]:
+        """Give each deadline that can pass now, and the time before which its column has to be for that."""
+        for deadline in DEADLINES:
+            before = now - self._timeouts.limit(deadline)
+            if deadline is ASK_AGAIN:
+                before = max(before, self._started_at)
+            elif deadline.needs_hearing and before < self._started_at:
+                continue
+            if now >= self._started_at + deadline.grace:
+                yield deadline, before
 
     def _was_unheard(self, task: Task, deadline: Deadline, now: datetime) -> bool:
         """Whether somebody outside executes the task, who could tell of it only since the node was started."""

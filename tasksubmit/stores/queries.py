@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from os.path import splitext
 
 from tasksubmit.errors import StoreError
@@ -190,15 +191,34 @@ def put_back(connection: sqlite3.Connection, limit: int) -> list[Task]:
     return [task_from_row(row) for row in connection.execute(sql, (limit,))]
 
 
+def passed_deadlines(connection: sqlite3.Connection, limits: Sequence[tuple[Deadline, datetime]]) -> list[Deadline]:
+    """Those deadlines that a record meets; see `ITaskStore.passed_deadlines`."""
+    sql = passed_deadlines_sql(tuple(deadline for deadline, _ in limits))
+    rows = connection.execute(sql, [to_milliseconds(before) for _, before in limits])
+    return [limits[position][0] for (position,) in rows]
+
+
+@cache
+def passed_deadlines_sql(deadlines: tuple[Deadline, ...]) -> str:
+    """One statement that gives the positions of the deadlines that a record meets."""
+    return " UNION ALL ".join(
+        f"SELECT {position} WHERE EXISTS (SELECT 1 {_due(deadline)})" for position, deadline in enumerate(deadlines)
+    )
+
+
 def due_tasks_sql(deadline: Deadline) -> str:
-    """The look-up for one deadline, worded like its index in the schema, so that SQLite can use that."""
+    """The look-up of the tasks that meet one deadline."""
+    return f"SELECT {TASK_COLUMNS} {_due(deadline)} ORDER BY {deadline.since} LIMIT ?"
+
+
+def _due(deadline: Deadline) -> str:
+    """What selects the tasks that meet a deadline, worded like its index in the schema, so that SQLite can use that."""
     index = f"tasks_{deadline.side.value}_{deadline.since}"
     statuses = ", ".join(f"'{status.value}'" for status in deadline.statuses)
     unless = "".join(f" AND {column} IS NULL" for column in deadline.unless)
     return (
-        f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY {index}"
-        f" WHERE side = '{deadline.side.value}' AND status IN ({statuses}){unless}"
-        f" AND {deadline.since} < ? ORDER BY {deadline.since} LIMIT ?"
+        f"FROM tasks INDEXED BY {index} WHERE side = '{deadline.side.value}' AND status IN ({statuses}){unless}"
+        f" AND {deadline.since} < ?"
     )
 
 

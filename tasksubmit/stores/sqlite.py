@@ -374,6 +374,10 @@ class SQLiteTaskStore:
         """See `ITaskStore.put_back`."""
         return self._read(lambda connection: queries.put_back(connection, limit))
 
+    def passed_deadlines(self, limits: Sequence[tuple[Deadline, datetime]]) -> Deferred[list[Deadline]]:
+        """See `ITaskStore.passed_deadlines`."""
+        return self._read(lambda connection: queries.passed_deadlines(connection, limits))
+
     def due(self, deadline: Deadline, before: datetime, limit: int) -> Deferred[list[Task]]:
         """See `ITaskStore.due`."""
         return self._read(lambda connection: queries.due_tasks(connection, deadline, before, limit))

@@ -36,6 +36,7 @@ READS = frozenset(
         "note",
         "owed_bookings",
         "owed_peers",
+        "passed_deadlines",
         "peer_features",
         "put_back",
         "queue",

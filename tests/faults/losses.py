@@ -11,30 +11,39 @@ from tasksubmit.lifecycle.task import Task
 from tests.faults.harness import STATES, Acknowledged, DiskTestCase, MarkingNode, all_tasks, violations
 from tests.faults.remains import Mark, Remains, SyncDirectory
 from tests.node.helpers import ALICE, BOB
+from tests.tiers import sampled
 
 SEED = 20
 """Of the chance by which sectors survive; change it to see other losses."""
+
+ONE_IN = 6
+"""The share of the moments at which power is lost in the default tier of tests."""
 
 
 class PowerLossTestCase(DiskTestCase):
     """Loses power again and again, long after the fact."""
 
-    async def losses(self, *, first: int = 0, resume_every: int = 0, enough: int | None = None) -> list[str]:
+    async def losses(
+        self, *, first: int = 0, resume_every: int = 0, enough: int | None = None, one_in: int = 1
+    ) -> list[str]:
         """Lose power at every moment of the journal; what is wrong then? Stops when ``enough`` was found.
 
         Between two syncs of a state directory what is durable there stays the same, and what was told only grows. So it
         is enough to look just before each sync, at the directory that it belongs to.
 
         :param first: the moment to begin with.
+        :param one_in: look at a sample of the moments, one in so many; see `sampled`.
         :param resume_every: after so many looks let both nodes go on from there.
         """
         remains, found, looks = Remains(), list[str](), 0
         told: dict[str, list[Acknowledged]] = {state: [] for state in STATES.values()}
-        for moment, entry in enumerate([*self.disk.journal, *map(SyncDirectory, told)]):
+        journal = [*self.disk.journal, *map(SyncDirectory, told)]
+        looked_at = set(sampled(range(len(journal)), one_in))
+        for moment, entry in enumerate(journal):
             if isinstance(entry, Mark) and isinstance(entry.what, Acknowledged):
                 told[STATES[entry.what.node]].append(entry.what)
             state = remains.place(entry).split("/")[0]
-            if state and moment >= first:
+            if state and moment >= first and moment in looked_at:
                 looks += 1
                 for luck in (None, Random(SEED + moment)):
                     wrong = await self.look(remains, state, luck, told[state])
@@ -48,8 +57,8 @@ class PowerLossTestCase(DiskTestCase):
         return found
 
     async def assert_nothing_lost(self, **options: int) -> None:
-        """Fail with the first few things that `losses` finds, if it finds any."""
-        found = await self.losses(**options)
+        """Fail with the first few things that `losses` finds, if it finds any, at a sample of the moments."""
+        found = await self.losses(one_in=ONE_IN, **options)
         if found:
             self.fail("\n".join([f"{len(found)} violations:", *found[:8]]))
 

@@ -30,6 +30,7 @@ from tests.faults.network import (
 )
 from tests.node.helpers import ALICE, BOB, deployed, request
 from tests.protocol.support import RawFactory
+from tests.tiers import sampled
 
 Work = Callable[[SubmittedTask, Task], None]
 """What happens to a task, given Alice's handle on it, as soon as Bob has it: his record is given, too."""
@@ -38,6 +39,9 @@ LONGEST_SECONDS = 400
 """Whatever timed out, was tried again and timed out again, by then it is over."""
 
 HEADER_BYTES = 8
+
+ONE_IN = 8
+"""The share of the places that is cut in the default tier of tests; all are in the tier ``full``."""
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def naming(where: str) -> Iterator[None]:
         raise AssertionError(f"{where}: {error}") from error
 
 
-def sample(frame_ends: Iterable[int], size: int, step: int) -> list[int]:
+def edges_and_steps(frame_ends: Iterable[int], size: int, step: int) -> list[int]:
     """Give where to cut a conversation: at the edges of each header and each message, and every so many bytes."""
     edges = {end + n for end in (0, *frame_ends) for n in (-1, 0, HEADER_BYTES // 2, HEADER_BYTES)}
     return sorted(n for n in edges.union(range(0, size, step)) if 0 <= n < size)
@@ -126,9 +130,9 @@ class CutTestCase(WiredPairTestCase):
         self.live(work, at_once)
         size = self.wires.passed_bytes - before
         frame_ends = [end - before for end in self.wires.frame_ends] if at_once == 1 else []
-        places = sample(frame_ends, size, step)
+        places = edges_and_steps(frame_ends, size, step)
         for manner in manners:
-            for after in places:
+            for after in sampled(places, ONE_IN):
                 self.wires.arm(after, manner)
                 with naming(f"{manner.name} after {after} of {size} bytes"):
                     found = self.live(work, at_once)
@@ -187,7 +191,7 @@ class KnownPeerTests(CutTestCase):
         for _ in range(2):  # in the first they get to know each other
             sizes = self.live_in_stages(0, [0, 0, 0])
         self.assertGreater(sum(sizes), 1000)
-        for cut_after in range(max(sizes)):
+        for cut_after in sampled(range(max(sizes)), ONE_IN):
             with naming(f"LOST after {cut_after} bytes of {sizes}"):
                 self.live_in_stages(cut_after, sizes)
 
@@ -254,7 +258,7 @@ class FirstContactTests(WiredPairTestCase):
         """A submission of which a byte was written is sent once; it succeeds if it arrived, else it is cancelled."""
         size = self.meet(None, Manner.LOST)
         for manner in (Manner.LOST, Manner.CLOSED, Manner.SILENT):
-            for after in range(0, size, 5 if manner is Manner.LOST else 47):
+            for after in sampled(range(0, size, 5 if manner is Manner.LOST else 47), ONE_IN):
                 with naming(f"{manner.name} after {after} of {size} bytes"):
                     self.meet(after, manner)
 
@@ -277,7 +281,7 @@ class DeployedReceiverTests(WiredTestCase):
         ends = self.wires.frame_ends
         self.assertEqual(len(ends), 2)
         for manner in (Manner.LOST, Manner.CLOSED, Manner.SILENT):
-            for after in range(0, size, 1 if manner is Manner.LOST else 47):
+            for after in sampled(range(0, size, 1 if manner is Manner.LOST else 47), ONE_IN):
                 self.wires.arm(after, manner)
                 task_id = f"{manner.name[:2]}{after:03}"
                 handle = self.done(alice.submit(BOB, "w", task_id=task_id))
@@ -330,7 +334,7 @@ class DeployedSubmitterTests(WiredTestCase):
         self.live(bob, alice, "0000")
         size = self.wires.passed_bytes - before
         for manner in (Manner.LOST, Manner.SILENT):
-            for after in range(0, size, 3 if manner is Manner.LOST else 41):
+            for after in sampled(range(0, size, 3 if manner is Manner.LOST else 41), ONE_IN):
                 task_id = f"{manner.name[:1]}{after:03}"
                 self.ask(BOB, request(task_id))
                 self.wires.arm(after, manner)

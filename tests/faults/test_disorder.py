@@ -24,6 +24,7 @@ from tasksubmit.wire.messages import ResponseStatus, SubmitResponse, TaskStatusU
 from tests.faults.network import RESULT, SlowWires, WiredPairTestCase, Wires, do_all
 from tests.node.helpers import ALICE, BOB, OURS, Message, NodeTestCase, request, results, task_id_of
 from tests.protocol.support import RawFactory, RawPeer
+from tests.tiers import examples
 
 REWARD = 2
 """What a submitter that follows a script books."""
@@ -181,7 +182,7 @@ class SubmitterTests(DisorderTestCase):
         self.assertEqual(len(self.files(self.node)) - self.files_before, 1)
         return task
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(steps(st.sampled_from(ENDS).flatmap(lambda end: repeated((*WORK, end)))))
     def test_any_order(self, steps: list[Step]) -> None:
         """Whatever the order, a task ends once, in a status that it was told; its results are kept once."""
@@ -190,7 +191,7 @@ class SubmitterTests(DisorderTestCase):
         self.assertEqual(task.reward is None, bool(task.late_result_file))
         self.assertEqual(task.reward is None, task.status is not TaskStatus.SUCCEEDED)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=examples(50), deadline=None)
     @given(steps(repeated(WORK)))
     def test_success(self, steps: list[Step]) -> None:
         """The messages of a success end in SUCCEEDED in any order, also when SUCCEEDED overtakes the results."""
@@ -198,7 +199,7 @@ class SubmitterTests(DisorderTestCase):
         self.assertIs(task.status, TaskStatus.SUCCEEDED)
         self.assertIsNotNone(task.reward)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=examples(50), deadline=None)
     @given(steps(repeated(WORK)), steps(repeated(ENDS)), st.randoms(use_true_random=False))
     def test_results_first(self, work: list[Step], ends: list[Step], random: Random) -> None:
         """Once results have arrived no other end can come: it is SUCCEEDED, in whatever order."""
@@ -267,13 +268,13 @@ class ReceiverTests(DisorderTestCase):
         self.ask(BOB, TaskStatusUpdate(self.task_id, "CANCELLED", "", ack=True))  # lest it stay in the queue
         return task
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=examples(80), deadline=None)
     @given(steps(repeated(("SUBMIT", "CANCELLED", *COMMANDS))))
     def test_any_order(self, steps: list[Step]) -> None:
         """Whatever the order, there is one task, which ends once; Alice is told each step once, in order."""
         self.go(steps)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=examples(40), deadline=None)
     @given(steps(repeated(("SUBMIT", "CANCELLED"), 4)), steps(st.just(list(COMMANDS[:3]))))
     def test_withdrawn_too_late(self, said: list[Step], commands: list[Step]) -> None:
         """After the results were delivered neither a withdrawal nor a submission changes anything."""

@@ -17,6 +17,7 @@ from tests.faults.harness import STATES, Acknowledged, MarkingNode, all_tasks, k
 from tests.faults.losses import PowerLossTestCase, is_final
 from tests.faults.remains import Remains
 from tests.node.helpers import ALICE, BOB
+from tests.tiers import tier
 
 LARGE = bytes(range(256)) * 400
 RESULTS: dict[str, tuple[str, bytes]] = {
@@ -30,7 +31,7 @@ RESULTS: dict[str, tuple[str, bytes]] = {
 DECLINED = [f"declined-{n}" for n in range(3)]
 CANCELLED = [f"cancelled-{n}" for n in range(4)]
 
-RESUME_EVERY = 40
+RESUME_EVERY = 20
 """Looks between two resumptions; those take longer."""
 
 
@@ -101,7 +102,7 @@ class PowerLossTests(WorkTestCase):
         """The same holds for results on a disk that has no hard links."""
         self.patch(os, "link", _no_links)
         await self.work()
-        self.assertEqual(await self.losses(enough=1), [])
+        await self.assert_nothing_lost()
 
     async def test_new_state_directory(self) -> None:
         """What was told by a node that has just made its state directory is not lost with the directory."""
@@ -122,6 +123,7 @@ class UnsafeConnection(sqlite3.Connection):
         return super().execute(sql.replace("synchronous = FULL", "synchronous = OFF"), parameters)
 
 
+@tier("full")
 class UnsafeStoreTests(WorkTestCase):
     """The same with stores that leave out a sync: what they lose is found, so it would be found above."""
 

@@ -33,6 +33,7 @@ from tasksubmit.testing.faults import CERTAIN, METHODS, FaultyTaskStore, StoreFa
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest
 from tests.node.helpers import ALICE, BOB, OURS
+from tests.tiers import sampled
 
 LIMIT_SECONDS = 300
 """Within which every task has ended as it should, of the test's clock, after the last command of a scenario."""
@@ -43,6 +44,9 @@ NEW, CANCELLED, DECLINED, SUCCEEDED = (
     TaskStatus.DECLINED,
     TaskStatus.SUCCEEDED,
 )
+
+ONE_IN = 6
+"""The share of the failures that are played in the default tier of tests; all are in the tier ``full``."""
 
 _NODE_CODE = "/tasksubmit/node/"
 
@@ -613,15 +617,20 @@ class Walk:
 Code = tuple[str, str, tuple[str, ...]]
 """The code that makes a call: the node, the method, and the functions."""
 
+_calls: dict[type[Scenario], dict[Code, Call]] = {}
+
 
 def calls_of(scenario: type[Scenario]) -> dict[Code, Call]:
-    """The first call that each code makes."""
+    """The first call that each code makes; a scenario is played once for that."""
+    if scenario in _calls:
+        return _calls[scenario]
     walk = Walk(scenario)
     problems = walk.play()
     assert not problems, f"{scenario.__name__} without a fault: {problems}"
     first: dict[Code, Call] = {}
     for call in walk.calls:
         first.setdefault((call.node, call.method, call.made_by), call)
+    _calls[scenario] = first
     return first
 
 
@@ -650,7 +659,7 @@ class StoreCallTests(SynchronousTestCase):
 
     def test_confirm_fails(self) -> None:
         """That a doubt cannot be ended at the first attempt delays the tasks, and no more."""
-        for call in calls_of(Work).values():
+        for call in sampled(calls_of(Work).values(), ONE_IN):
             if call.method in ("create", "apply"):
                 for fault in (StoreFault.UNCERTAIN_COMMITTED, StoreFault.UNCERTAIN_ROLLED_BACK):
                     walk = Walk(Work, (call, fault))
@@ -664,14 +673,14 @@ class StoreCallTests(SynchronousTestCase):
 def _test(scenario: type[Scenario]) -> Callable[[StoreCallTests], None]:
     def test(case: StoreCallTests) -> None:
         found = []
-        for call in new_calls_of(scenario):
-            for fault in faults_of(call):
-                walk = Walk(scenario, (call, fault))
-                problems = walk.play()
-                if not any(store.has_failed for store in walk.stores):
-                    problems = ["the call was not made", *problems]
-                if problems:
-                    found.append(f"{call} {fault.name}: {problems}")
+        failures = [(call, fault) for call in new_calls_of(scenario) for fault in faults_of(call)]
+        for call, fault in sampled(failures, ONE_IN):
+            walk = Walk(scenario, (call, fault))
+            problems = walk.play()
+            if not any(store.has_failed for store in walk.stores):
+                problems = ["the call was not made", *problems]
+            if problems:
+                found.append(f"{call} {fault.name}: {problems}")
         case.flushLoggedErrors()
         if found:
             case.fail("\n".join([f"{len(found)} problems:", *found]))

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fuzz.seeds import seeds
 from tests.fuzz.targets import TARGETS
+from tests.tiers import examples
 
 EXAMPLES = {"http": 50, "server": 50, "state": 5, "options": 20}
 """How many for each target, where that is not the usual number: these take longer."""
@@ -39,7 +40,7 @@ class TargetTests(SynchronousTestCase):
 
         @settings(
             deadline=None,
-            max_examples=EXAMPLES.get(name, USUAL_EXAMPLES),
+            max_examples=examples(EXAMPLES.get(name, USUAL_EXAMPLES)),
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         )
         @given(st.one_of(spoilt(seeds()[name]), spoilt(seeds()[name]), st.binary(max_size=300)))

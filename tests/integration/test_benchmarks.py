@@ -11,6 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes import run
+from tests.tiers import tier
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +29,7 @@ class BenchmarksTests(SynchronousTestCase):
             capture_output=True,
         )
 
+    @tier("full")
     def test_submissions(self) -> None:
         """It measures a node, finds all that was acknowledged, and prints how many a second that were."""
         done = self.run_benchmarks("--quick", "--only", "submissions", "--shape", "2x4")

@@ -16,9 +16,8 @@ from typing_extensions import override
 
 from tests.chaos.sweeper import processes_with
 from tests.docs.pages import ROOT
-from tests.integration.test_two_agents import until
+from tests.processes import LONGEST_SECONDS, start, until
 
-SECONDS = 240
 SMALL = ("--rounds", "1", "--window", "3.5", "--tasks", "14", "--longest-fault", "2", "--no-silence")
 
 
@@ -39,20 +38,15 @@ class ChaosTests(SynchronousTestCase):
 
     def run_chaos(self, *options: str) -> subprocess.Popen[str]:
         """Start a run; all its files are in the directory."""
-        process = subprocess.Popen(
+        return start(
+            self,
             [sys.executable, "-m", "tests.chaos", *SMALL, *options],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": str(self.directory)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
-        assert process.stdout is not None
-        self.addCleanup(process.stdout.close)
-        return process
 
     def left(self) -> list[str]:
         """Processes, mounts and files of the run."""
@@ -63,7 +57,7 @@ class ChaosTests(SynchronousTestCase):
     def test_both_sides_agree(self) -> None:
         """After two faults at the same time all tasks end by themselves, and both sides of each say the same."""
         process = self.run_chaos("--seed", "1")
-        output, _ = process.communicate(timeout=SECONDS)
+        output, _ = process.communicate(timeout=2 * LONGEST_SECONDS)
         self.assertEqual(process.returncode, 0, output)
         self.assertEqual(self.left(), [])
 
@@ -74,5 +68,5 @@ class ChaosTests(SynchronousTestCase):
             nodes = "tests.chaos.child"
             until(lambda nodes=nodes: any(nodes in one for one in self.left()), "no node was started")
             process.send_signal(number)
-            self.assertNotEqual(process.wait(SECONDS), 0)
+            self.assertNotEqual(process.wait(LONGEST_SECONDS), 0)
             until(lambda: not self.left(), f"something is left after signal {number}")

@@ -20,6 +20,7 @@ from tests.docs.pages import ROOT
 from tests.docs.running import free_ports
 from tests.integration.test_twistd import UnixConnection
 from tests.processes import LONGEST_SECONDS, start, until
+from tests.tiers import tier
 
 HOUR, DAY = 3600, 86400
 ACCEPT_SECONDS = 10
@@ -117,6 +118,7 @@ class JumpingNode:
         return str(self.ask("GET", f"/tasks/{task_id}")["status"])
 
 
+@tier("full")
 class ClockJumpTests(SynchronousTestCase):
     """One submitter, whose clock is set back and forward, and two receivers, of which each has one of that."""
 

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
+from tests import processes
 from tests.docs.running import free_ports
 from tests.integration.test_two_agents import A, Agent, B, until
 
@@ -22,7 +23,7 @@ PROGRAM = (sys.executable, "-m", "tasksubmit")
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a verb, with both streams kept unless they are given."""
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.run([*PROGRAM, *words], text=True, timeout=60, **{**given, **options})
+    return processes.run([*PROGRAM, *words], **{**given, **options})
 
 
 class StreamTests(SynchronousTestCase):
@@ -52,7 +53,7 @@ class StreamTests(SynchronousTestCase):
     def test_closed_streams(self) -> None:
         """Streams that were closed before the start are no trouble."""
         script = f"{sys.executable} -m tasksubmit --version >&- 2>&- <&-"
-        self.assertEqual(subprocess.run(["/bin/sh", "-c", script], timeout=60).returncode, 0)
+        self.assertEqual(processes.run(["/bin/sh", "-c", script]).returncode, 0)
 
     def test_no_home(self) -> None:
         """A user without a home directory is asked for --state-dir, by the verbs and by a node."""
@@ -65,9 +66,7 @@ class StreamTests(SynchronousTestCase):
         )
         environment = {name: text for name, text in os.environ.items() if name not in ("HOME", "XDG_STATE_HOME")}
         for words, exit_code in ((("list",), 1), (("check",), 1), (("run", "--address", A, "--check"), 2)):
-            done = subprocess.run(
-                [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, timeout=60
-            )
+            done = processes.run([sys.executable, "-c", code, *words], env=environment, capture_output=True)
             self.assertEqual(done.returncode, exit_code, done)
             self.assertIn("give --state-dir", done.stderr)
             self.assertEqual(done.stderr.count("\n"), 1, done)
@@ -98,21 +97,15 @@ class RestartTests(SynchronousTestCase):
         text = "caf\xe9 \U0001f600"
         self.assertEqual(self.a.ask("submit", B, text, "--task-id", "t1")["status"], "NEW")
         state = str(self.a.directory / "state")
-        waiting = subprocess.Popen(
-            [*PROGRAM, "wait", "t1", "--timeout", "2m", "--state-dir", state, "--json"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.addCleanup(waiting.stdout.close)  # type: ignore[union-attr]
-        self.addCleanup(waiting.kill)
+        command = [*PROGRAM, "wait", "t1", "--timeout", "10m", "--state-dir", state, "--json"]
+        waiting = processes.start(self, command, stdout=subprocess.PIPE)
         until(self.has_client, "the command does not connect")
         self.a.stop()
         self.a.start("--accept-timeout", "10m")
         self.b.ask("decline", "t1", "--justification", "no time")
-        answer, _ = waiting.communicate(timeout=60)
+        answer, _ = waiting.communicate(timeout=processes.LONGEST_SECONDS)
         self.assertEqual((waiting.returncode, json.loads(answer)["code"]), (1, "declined"))
         environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
-        shown = subprocess.run(
-            [*PROGRAM, "list", "--state-dir", state], env=environment, capture_output=True, timeout=60, check=True
-        )
-        self.assertIn(b"caf\xe9 \\U0001f600", shown.stdout)
+        command = [*PROGRAM, "list", "--state-dir", state]
+        shown = processes.run(command, env=environment, capture_output=True, check=True, encoding="latin-1")
+        self.assertIn("caf\xe9 \\U0001f600", shown.stdout)

@@ -19,6 +19,7 @@ from tests import processes
 from tests.docs.running import free_ports
 from tests.integration.test_two_agents import ENVIRONMENT, TWISTD, A, Agent, B
 from tests.processes import until
+from tests.tiers import tier
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TEXT = (
@@ -80,6 +81,7 @@ class FanOutTests(ExamplesTestCase):
         """Ten agents in one process are asked, and each answers."""
         self.assert_estimated(run(str(EXAMPLES / "fan_out.py")))
 
+    @tier("full")
     def test_other_reactors(self) -> None:
         """The same program runs on other reactors."""
         for reactor in ("asyncioreactor", "selectreactor"):
@@ -107,6 +109,7 @@ class BareProtocolTests(ExamplesTestCase):
         )
 
 
+@tier("full")
 class SummariseTests(ExamplesTestCase):
     """``summarise.py``, which a daemon submits to."""
 
@@ -161,7 +164,7 @@ class AsgiAppTests(ExamplesTestCase):
             STATE_DIR=str(self.directory / "asgi"),
             WORKER=f"{B}=tcp:127.0.0.1:{work}",
         )
-        printed, _ = server.communicate(timeout=60)
+        printed, _ = server.communicate(timeout=processes.LONGEST_SECONDS)
         first, second, last = printed.splitlines()
         self.assertEqual(first, "200 " + json.dumps({"summary": SUMMARY}))
         self.assertRegex(second, "^502 .*there is not a single sentence in the text")

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from tests.docs.running import free_ports
 from tests.integration.test_two_agents import ENVIRONMENT
+from tests.processes import LONGEST_SECONDS, run
 
 PROGRAM = """
 import asyncio, signal, sys, time
@@ -40,7 +41,7 @@ async def main():
     node.startService()
     for _ in range(3):
         task = await node.submit(own, "one two three").asFuture(loop)
-        result = await asyncio.wait_for(task.result().asFuture(loop), 8)
+        result = await asyncio.wait_for(task.result().asFuture(loop), {LONGEST_SECONDS})
         print(result.result_text.strip())
     await node.stopService().asFuture(loop)
     reactor.getThreadPool().stop()
@@ -63,9 +64,9 @@ class ForeignLoopTests(SynchronousTestCase):
 
     def run_program(self, prelude: str, command: str = "wc -w") -> subprocess.CompletedProcess[str]:
         """Run the program to its end."""
-        program = PROGRAM.format(prelude=prelude)
+        program = PROGRAM.format(prelude=prelude, LONGEST_SECONDS=LONGEST_SECONDS / 2)
         arguments = [sys.executable, "-c", program, str(self.directory / "state"), str(*free_ports(1)), command]
-        return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False)
+        return run(arguments, env=ENVIRONMENT, capture_output=True)
 
     def test_commands_end(self) -> None:
         """Commands do tasks, and their ends are noticed."""
@@ -75,7 +76,7 @@ class ForeignLoopTests(SynchronousTestCase):
     def test_output_outlives_the_command(self) -> None:
         """The end of a command is noticed although a process that has left its group holds its output open."""
         pids = self.directory / "pids"
-        done = self.run_program(START, f"wc -w; setsid sleep 60 & echo $! >> {pids}")
+        done = self.run_program(START, f"wc -w; setsid sleep 600 & echo $! >> {pids}")
         for pid in pids.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
         self.assertEqual((done.returncode, done.stdout.split(), done.stderr), (0, [*"333", "stopped"], ""))

@@ -13,12 +13,14 @@ from twisted.trial.unittest import TestCase
 
 from tests.integration.kills import MIN_IN_FLIGHT, Run
 from tests.processes import LONGEST_SECONDS
+from tests.tiers import tier
 
 KILLS = int(os.environ.get("TASKSUBMIT_KILLS", "6"))
 
 clock: Any = reactor
 
 
+@tier("full")
 class KillTests(TestCase):
     """Nodes that die in the middle of everything."""
 

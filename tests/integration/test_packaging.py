@@ -24,6 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import twisted
 from tests import processes
+from tests.tiers import tier
 
 if TYPE_CHECKING:
     Base = SynchronousTestCase
@@ -207,6 +208,7 @@ class InstalledMixin(Base):
         self.assertEqual(list(environment.site.rglob("*tasksubmit*")), [])
 
 
+@tier("package")
 class WheelTests(InstalledMixin, SynchronousTestCase):
     """Installed from a wheel."""
 
@@ -215,6 +217,7 @@ class WheelTests(InstalledMixin, SynchronousTestCase):
         environment.pip(*INSTALL, call_backend(copy_checkout(work / "tree"), "build_wheel"))
 
 
+@tier("package")
 class SdistTests(InstalledMixin, SynchronousTestCase):
     """Installed from a source distribution."""
 
@@ -223,6 +226,7 @@ class SdistTests(InstalledMixin, SynchronousTestCase):
         environment.pip(*INSTALL, call_backend(copy_checkout(work / "tree"), "build_sdist"))
 
 
+@tier("package")
 class EditableTests(InstalledMixin, SynchronousTestCase):
     """Installed as a path to a checkout."""
 
@@ -263,6 +267,7 @@ class ContentTests(SynchronousTestCase):
         files = [path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "twisted").rglob("*.py")]
         self.assertEqual(sorted(files), PLUGINS)
 
+    @tier("package")
     def test_wheel(self) -> None:
         """The wheel has every file of the package, the plugin, its own metadata, and nothing else."""
         tree, built = self.build("build_wheel")
@@ -273,6 +278,7 @@ class ContentTests(SynchronousTestCase):
         self.assertTrue(any(name.endswith(".sql") for name in names), "no schema in the wheel")
         self.assertTrue(built.name.endswith("-py3-none-any.whl"), built.name)
 
+    @tier("package")
     def test_sdist(self) -> None:
         """The source distribution has the whole project, tests and docs included."""
         tree, built = self.build("build_sdist")

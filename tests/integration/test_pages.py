@@ -11,6 +11,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.docs.pages import LOOKED_AT, ROOT, Block, blocks, literal_blocks, pages
 from tests.docs.running import SampleFailed, run_page
+from tests.tiers import tier
 
 INDEX = "needs a package index"
 NOT_RUN = {
@@ -30,6 +31,9 @@ NOT_RUN = {
 
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-task.rst"
 
+FIRST = (ROOT / "README.rst", TUTORIAL)
+"""What a newcomer reads first; the other pages are in the tier ``full``."""
+
 PROGRAMS = ("curl", "openssl")
 """What is not everywhere: without it a page that uses it is not run."""
 
@@ -47,7 +51,7 @@ def _test_of(page: Path) -> Callable[[PageTests], None]:
         run_page(todo)
 
     test.__doc__ = f"The samples of {page.relative_to(ROOT)} do what it says."
-    return test
+    return test if page in FIRST else tier("full")(test)
 
 
 for _page in pages():

@@ -10,8 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tests.integration.siege import MIB, Plan, lay_siege
+from tests.tiers import tier
 
 
+@tier("full")
 class SiegeTests(SynchronousTestCase):
     """A node in a process of its own."""
 

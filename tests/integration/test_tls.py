@@ -30,6 +30,7 @@ from tasksubmit.tls.endpoints import admitted_name
 from tasksubmit.tls.identity import dns_name, make_certificate
 from tests.integration.test_twistd import CHECKOUT, SECONDS, TWISTD
 from tests.processes import run, start, until
+from tests.tiers import tier
 from tests.tls.support import ALICE, BOB, CAROL, DAY, Authority, Party, now, vouched
 
 clock: Any = reactor
@@ -373,6 +374,7 @@ class TwoNodesTests(SynchronousTestCase):
         """Wait for something that other processes do."""
         until(condition, lambda: "\n".join(map(self.log, self.processes)))
 
+    @tier("full")
     def test_life(self) -> None:
         """A whole task over TLS; then renewal, a new key, the loss of trust and its return, with both running."""
         self.start("a")

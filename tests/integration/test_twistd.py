@@ -24,6 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from tests.processes import LONGEST_SECONDS, run, start
+from tests.tiers import tier
 
 if TYPE_CHECKING:
     Base = SynchronousTestCase
@@ -267,6 +268,7 @@ def flat_lines(case: SynchronousTestCase, text: str) -> list[dict[str, Any]]:
     return lines
 
 
+@tier("full")
 class ModuleTests(ProcessCase, RunnerContract):
     """``python -m tasksubmit run``."""
 
@@ -277,6 +279,7 @@ class ModuleTests(ProcessCase, RunnerContract):
         self.assertEqual(self.run_to_the_end(*self.command).returncode, 2)
 
 
+@tier("full")
 class TwistTests(ProcessCase, RunnerContract):
     """``twist``."""
 

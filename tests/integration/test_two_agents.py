@@ -18,6 +18,7 @@ from tests.docs.pages import ROOT
 from tests.docs.running import free_ports
 from tests.processes import run
 from tests.processes import until as until  # others take it from here
+from tests.tiers import tier
 
 A, B = "0:0000.0000.0001", "0:0000.0000.0002"
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
@@ -71,6 +72,7 @@ class Agent:
         return done.stderr
 
 
+@tier("full")
 class TwoAgentsTests(SynchronousTestCase):
     """One walk through everything that two agents do with each other, for starting processes takes time."""
 

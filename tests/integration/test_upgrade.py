@@ -8,8 +8,10 @@ from contextlib import closing
 
 from tasksubmit.stores.migrations import migrate, schema_steps
 from tests.integration.test_twistd import ProcessCase
+from tests.tiers import tier
 
 
+@tier("full")
 class UpgradeTests(ProcessCase):
     """``python -m tasksubmit run``."""
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 from tests.docs.running import free_ports
 from tests.integration.test_two_agents import A, Agent, B
 from tests.processes import LONGEST_SECONDS, until
+from tests.tiers import tier
 
 SCRIPT = """#!/bin/sh
 echo "progress attempt $TASKSUBMIT_ATTEMPT" >&3
@@ -69,6 +70,7 @@ class WorkersTests(SynchronousTestCase):
         worker = self.b.ask("worker")
         self.assertEqual((worker["done"], worker["failed"], worker["executing"]), (1, 0, []))
 
+    @tier("full")
     def test_killed(self) -> None:
         """A node that is killed at work takes the command with it, and begins the task again after its start."""
         self.a.ask("submit", B, "wait", "--task-id", "t1", "--timeout", "0")
@@ -111,6 +113,7 @@ class WorkersTests(SynchronousTestCase):
         """The steps that the commands have logged."""
         return (self.directory / "log").read_text().splitlines()
 
+    @tier("full")
     def test_next_attempt_waits_for_the_last(self) -> None:
         """When a node is killed, the next attempt starts only after the command of the last one has tidied up."""
         self.start_tidy_command(grace=30)
@@ -119,6 +122,7 @@ class WorkersTests(SynchronousTestCase):
         self.assertEqual(self.log(), ["start 1", "end 1", "start 2"])
         until(lambda: not list((self.b.directory / "state" / "work").iterdir()), "something is left of the killed node")
 
+    @tier("full")
     def test_next_attempt_waits_without_a_supervisor(self) -> None:
         """What a killed supervisor leaves is killed when its time is up, and only then the next attempt starts."""
         self.start_tidy_command(grace=1)

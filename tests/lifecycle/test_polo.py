@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.lifecycle.polo import PoloScoreBreakdown, ScoreFormula, polo_score
 from tasksubmit.wire.messages import TaskResultMessage
+from tests.tiers import examples
 from tests.wire.vectors import Row, check_rows, rows
 
 PARTS = ("base", "cpu_bonus", "cpu_minutes", "idle_factor", "staged_factor", "efficiency_multiplier", "raw_reward")
@@ -48,7 +49,7 @@ class ScoreTests(SynchronousTestCase):
         ]
         self.assertEqual([polo_score(example).final_reward for example in examples], [2, 4, 2, 6])
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(ANY_MS, ANY_MS, ANY_MS, st.sampled_from(ScoreFormula))
     def test_any_durations(self, idle_ms: int, staged_ms: int, cpu_ms: int, formula: ScoreFormula) -> None:
         """Whatever a peer says, the reward is at least 1, and negative durations count as zero."""

@@ -14,6 +14,7 @@ from tasksubmit.lifecycle.results import (
     disk_name,
     numbered,
 )
+from tests.tiers import examples
 
 
 class CheckTests(SynchronousTestCase):
@@ -69,7 +70,7 @@ class CheckTests(SynchronousTestCase):
         for name in ("a", "md", "a."):
             self.refused(name, "has no extension")
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.text(max_size=20) | st.text("./\\ a\n\u202e", max_size=8).map(lambda text: text + ".md"))
     def test_any_name(self, name: str) -> None:
         """Any name is let through, as one component of a path that can be encoded, or refused with the named error."""

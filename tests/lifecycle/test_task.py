@@ -25,6 +25,7 @@ from tasksubmit.lifecycle.table import (
 )
 from tasksubmit.lifecycle.task import Task, TaskKey, from_milliseconds, milliseconds_between, to_milliseconds
 from tasksubmit.wire.address import Address
+from tests.tiers import examples
 
 START = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 MILLISECOND = timedelta(milliseconds=1)
@@ -497,7 +498,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 class EvolvedTests(SynchronousTestCase):
     """Records out of records."""
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=examples(60))
     @given(st.fixed_dictionaries({}, optional=VALUES), st.fixed_dictionaries({}, optional=VALUES))
     def test_as_attrs_does(self, before: dict[str, Any], changes: dict[str, Any]) -> None:
         """A record with some fields changed is the one that attrs makes, and the other stays as it was."""
@@ -508,7 +509,7 @@ class EvolvedTests(SynchronousTestCase):
         self.assertEqual(record, same)
         self.assertEqual(Task.of_fields(vars(found)), expected)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=examples(60))
     @given(st.fixed_dictionaries({}, optional=VALUES))
     def test_new(self, changes: dict[str, Any]) -> None:
         """A new record is the one with all its defaults, and stays so with whatever is changed in it."""

@@ -28,6 +28,7 @@ from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing import FaultyTaskStore, StoreFault
 from tasksubmit.wire.address import Address
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, deployed, request
+from tests.tiers import examples
 
 HOUR, DAY = 3600.0, 86400.0
 JUMPS = (-HOUR, DAY)
@@ -641,7 +642,7 @@ class BootTests(JumpTestCase):
         self.advance(lease.duration.total_seconds())
         self.assertIs(self.status(self.bob, leased), TaskStatus.CANCELLED)
 
-    @settings(deadline=None, max_examples=10, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+    @settings(deadline=None, max_examples=examples(10), phases=[Phase.explicit, Phase.reuse, Phase.generate])
     @given(st.lists(st.tuples(st.booleans(), st.sampled_from(CLOCKS), st.integers(1, 90)), max_size=8))
     def test_any_sequence_of_boots(self, steps: list[tuple[bool, float, int]]) -> None:
         """Whatever the clock does, in whatever order with boots, records stay readable and deliveries are tried."""

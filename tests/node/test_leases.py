@@ -175,7 +175,7 @@ class LeaseTests(PairTestCase):
         key = self.begin(Lease(MINUTE, max_attempts=2))
         self.done(self.bob.put_back(key, "busy"))
         self.failed(self.bob.put_back(key, "busy"), IllegalTransition)
-        self.advance(3600)
+        self.advance(3600, step=10)
         self.assertIs(self.task(self.bob, key).status, TaskStatus.EXECUTING)
         self.advance(3)
         self.assertEqual(self.task(self.bob, key).outcome, "lease_expired")

@@ -27,6 +27,7 @@ from tasksubmit.node.submitted import SubmittedTask
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
 from tasksubmit.wire.timestamps import format_time
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, PairTestCase, request, results
+from tests.tiers import examples
 
 
 class LifeTests(PairTestCase):
@@ -425,7 +426,7 @@ class CutTests(PairTestCase):
 class AnyOrderTests(NodeTestCase):
     """The receiver's words, shuffled."""
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=examples(60))
     @given(
         order=st.permutations(range(4)),
         repeats=st.lists(st.integers(0, 3), max_size=6),

@@ -20,6 +20,7 @@ from tasksubmit.testing import Agents, MemoryTaskStore
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, request
+from tests.tiers import examples
 
 
 def counted(load: Load, *addresses: Address) -> dict[Address, tuple[int, int]]:
@@ -31,7 +32,7 @@ def counted(load: Load, *addresses: Address) -> dict[Address, tuple[int, int]]:
 class LoadTests(SynchronousTestCase):
     """Whatever happens to tasks, the load is what the store counts."""
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=examples(40), deadline=None)
     @given(
         st.lists(
             st.tuples(

@@ -31,6 +31,7 @@ from tests.protocol.support import (
     results,
     update,
 )
+from tests.tiers import examples
 
 
 class ServerTestCase(NetworkTestCase):
@@ -117,7 +118,7 @@ class AnswerTests(ServerTestCase):
             sent_after.append("".join(response.task_id for response in peer.answers))
         self.assertEqual(sent_after, ["", "", "abc", "abcd"])
 
-    @settings(deadline=None, max_examples=50)
+    @settings(deadline=None, max_examples=examples(50))
     @given(st.data())
     def test_any_order(self, data: st.DataObject) -> None:
         """Whatever frames come and in whatever order they are handled, each that asks is answered once, in order."""

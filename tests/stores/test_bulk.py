@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.stores import bulk
+from tests.tiers import examples
 
 SIZES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 128, 129, 1000, 1023, 1024, 1025, 5000)
 """Around the lengths of what is cut into pieces, and long enough for many of them."""
@@ -131,7 +132,7 @@ class BulkTests(SynchronousTestCase):
             self.assertEqual(found, [])
             self.assertEqual(self.kept(), self.rows(size + 3)[size:])
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=examples(60))
     @given(st.lists(st.integers(0, 300), max_size=200), st.sets(st.integers(0, 300), max_size=200))
     def test_any_values(self, wanted: list[int], kept: set[int]) -> None:
         """Whatever is asked for, with repetitions and in any order: what there is of it is found once."""

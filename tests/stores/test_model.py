@@ -20,13 +20,14 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, at, new_task, owed, step, told
 from tasksubmit.wire.address import Address
+from tests.tiers import examples
 
 T = TypeVar("T")
 
 IDS = st.sampled_from(["t-1", "t-2", "t-3"])
 PEERS = st.sampled_from([PEER, OTHER])
 PARTIES = st.sampled_from([OWN, PEER, OTHER])
-SAFE = settings(max_examples=60, stateful_step_count=30, deadline=None)
+SAFE = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 @define
@@ -270,6 +271,8 @@ class StoreMachine(RuleBasedStateMachine):
             expected = {key for key, task in self.records.items() if task.meets(deadline, at(self.now))}
             due = self.result(self.store.due(deadline, at(self.now), 100))
             assert {task.key for task in due} == expected
+            passed = self.result(self.store.passed_deadlines([(deadline, at(self.now))]))
+            assert passed == [deadline] * bool(expected)
 
 
 class ModelTests(SynchronousTestCase):

@@ -62,6 +62,8 @@ class QueryTests(SynchronousTestCase):
             plan = self.plan(queries.due_tasks_sql(deadline), 0, 1)
             index = f"tasks_{deadline.side}_{deadline.since}"
             self.assertEqual(plan, f"SEARCH tasks USING INDEX {index} ({deadline.since}<?)")
+            plan = self.plan(queries.passed_deadlines_sql((deadline,)), 0)
+            self.assertIn(f"SEARCH tasks USING INDEX {index} ({deadline.since}<?)", plan)
 
     def test_reads(self) -> None:
         """Every other look-up uses its index, and none sorts."""

@@ -20,6 +20,7 @@ from typing_extensions import override
 from tasksubmit.errors import StoreDamaged, StoreError
 from tasksubmit.stores.names import PROBE, DiskLimits
 from tasksubmit.stores.results import INCOMING, MemoryResultFiles, ResultFiles
+from tests.tiers import examples
 
 
 def named(*names: str) -> Any:
@@ -123,7 +124,7 @@ class ResultFilesTests(SynchronousTestCase):
         self.assertEqual(victim.read_bytes(), b"precious")
         self.assertEqual([path.name for path in self.outside.rglob("*") if path.is_file()], ["tasks.db"])
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=examples(60))
     @given(st.text("a./\\\0-\n", max_size=8), st.text("a./\\\0-\n", max_size=8))
     def test_any_name(self, task_id: str, filename: str) -> None:
         """Whatever the names, a write ends in a plain file of the directory or is refused."""

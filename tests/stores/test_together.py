@@ -27,6 +27,7 @@ from tasksubmit.stores.migrations import migrate, schema_steps
 from tasksubmit.stores.threads import Call
 from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, at, new_task, owed, step, told
 from tests.stores.support import apply_change, create_task
+from tests.tiers import examples
 
 SIZES = (1, 15, 16, 17, 33, 63, 64, 65, 130)
 """Around the lengths into which many rows are cut."""
@@ -226,7 +227,7 @@ class TogetherTests(SynchronousTestCase):
             expected = expected.evolved(staged_at=found.staged_at, revision=expected.revision + 1)
         self.assertEqual(without_place(found), without_place(expected))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=examples(100))
     @given(st.data())
     def test_any_batch(self, data: st.DataObject) -> None:
         """Whatever calls share a batch, each has the result, and all have the effect, of a batch for each.

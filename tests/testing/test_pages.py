@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from tests.docs.pages import ROOT, blocks
 from tests.processes import run
+from tests.tiers import tier
 
 PAGE = ROOT / "docs" / "testing.rst"
 
@@ -45,6 +46,7 @@ class PageTests(TestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return done.stdout
 
+    @tier("full")
     def test_pytest(self) -> None:
         """Every sample passes in pytest, where a warning is an error: functions, fixtures and test cases."""
         printed = self.run_with("pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_samples.py")

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import InvalidAddress
 from tasksubmit.wire.address import Address, SocketAddress
+from tests.tiers import examples
 from tests.wire.vectors import Row, check_rows, rows
 
 ADDRESSES = st.builds(Address, st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1))
@@ -48,14 +49,14 @@ class GoldenTests(SynchronousTestCase):
 class AddressTests(SynchronousTestCase):
     """Address values."""
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=examples(100))
     @given(ADDRESSES, st.integers(0, 2**16 - 1))
     def test_round_trip(self, address: Address, port: int) -> None:
         """Every address, with and without a port, reads back from its text."""
         self.assertEqual(Address.parse(str(address)), address)
         self.assertEqual(SocketAddress.parse(f"{address}:{port}"), SocketAddress(address, port))
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.text("0123456789abcdefABCDEF:.+- \n\u0661", max_size=24) | st.text(max_size=20))
     def test_noise(self, text: str) -> None:
         """Any text is read or refused with the named error."""

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import FrameTooLarge, InvalidMessage, TruncatedFrame
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME, PORT, Frame, FrameDecoder, FrameType, type_name
+from tests.tiers import examples
 from tests.wire.vectors import Row, check_rows, rows
 
 KIB = 2**10
@@ -86,7 +87,7 @@ FRAMES = st.builds(Frame, st.integers(0, 2**32 - 1), st.binary(max_size=40))
 class DecoderTests(SynchronousTestCase):
     """The decoder, fed in every way."""
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.lists(FRAMES, max_size=6), st.lists(st.integers(0, 300), max_size=12), st.integers(0, 20))
     def test_cuts(self, frames: list[Frame], cuts: list[int], missing: int) -> None:
         """However a stream is cut, even when its end is missing, the same frames come out and the same end."""
@@ -107,7 +108,7 @@ class DecoderTests(SynchronousTestCase):
             error = self.assertRaises(TruncatedFrame, decoder.finish)
             self.assertEqual(f"truncated_{error.part}", end)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.lists(st.binary(max_size=50), max_size=5))
     def test_noise(self, chunks: list[bytes]) -> None:
         """Any bytes give frames or the named error."""

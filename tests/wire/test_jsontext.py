@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import InvalidMessage, MalformedMessage
 from tasksubmit.wire.jsontext import MAX_VALUES, decode_object, encode_value
+from tests.tiers import examples
 
 
 class EncodeTests(SynchronousTestCase):
@@ -41,7 +42,7 @@ class EncodeTests(SynchronousTestCase):
         ):
             self.assertEqual(encode_value(value).decode(), text)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.floats(allow_nan=False, allow_infinity=False))
     def test_doubles_round_trip(self, value: float) -> None:
         """Every finite double reads back equal, its sign included."""
@@ -61,7 +62,7 @@ class EncodeTests(SynchronousTestCase):
 class DecodeTests(SynchronousTestCase):
     """Whole documents."""
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=examples(300))
     @given(st.text('{}[]",:0123456789.eE+-\\ud8c tfalsruN\n\ufeff', max_size=30).map(lambda text: text.encode()))
     def test_noise(self, document: bytes) -> None:
         """Any document is read as the standard library reads it, or refused with the named error."""

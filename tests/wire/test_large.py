@@ -20,6 +20,7 @@ from tasksubmit.pieces import PIECE
 from tasksubmit.wire import jsontext, records
 from tasksubmit.wire.frames import Frame, FrameDecoder
 from tasksubmit.wire.messages import TaskResultMessage
+from tests.tiers import examples
 from tests.wire.test_messages import any_message
 
 STRICT = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
@@ -47,7 +48,7 @@ def document_of(encoded: str) -> bytes:
 class LengthTests(SynchronousTestCase):
     """How long a message is."""
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(any_message(TaskResultMessage))
     def test_any_message(self, message: Any) -> None:
         """The length that is told is that of the payload that carries the message."""
@@ -132,7 +133,7 @@ class Base64Tests(SynchronousTestCase):
         self.patch(jsontext, "MAX_VALUES", 300)
         self.patch(jsontext, "_has_more", lambda *_: False)  # it may have more values than that
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=examples(300))
     @given(
         st.integers(1, 12),
         st.sampled_from((0, 80)),
@@ -149,7 +150,7 @@ class Base64Tests(SynchronousTestCase):
             found = type(error)
         self.assertEqual(found, expected)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.integers(1, 12), st.sampled_from((0, 240)), st.binary(max_size=100))
     def test_any_content(self, length: int, before: int, content: bytes) -> None:
         """However short the pieces: any content is written as it is in one, and reads back."""
@@ -194,7 +195,7 @@ class DocumentTests(SynchronousTestCase):
         except MalformedMessage as error:
             return error.field, str(error)
 
-    @settings(deadline=None, max_examples=500)
+    @settings(deadline=None, max_examples=examples(500))
     @given(documents(), st.integers(10, 150))
     def test_as_in_one_piece(self, document: str, length: int) -> None:
         """However short the pieces: a document reads as it does in one, and is refused in the same words."""
@@ -219,7 +220,7 @@ class DocumentTests(SynchronousTestCase):
         for document in (form % inside for form in (*around, *broken) for inside in insides):
             self.assertEqual(self.read(document, 50), self.read(document, 2**20), ascii(document))
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.text('ab<>&\u2028\u2029\u00e9\U0001f600"\\'), st.integers(1, 9))
     def test_written(self, text: str, length: int) -> None:
         """However short the pieces: a text is written as it is in one."""
@@ -228,7 +229,7 @@ class DocumentTests(SynchronousTestCase):
         self.patch(jsontext, "PIECE", length)
         self.assertEqual(jsontext.encode_value(text), expected)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.text('ab<>&\u2028\u2029\u00e9\U0001f600"\\\n', min_size=1), st.integers(1, 9))
     def test_written_in_a_message(self, text: str, length: int) -> None:
         """The same as a field of a message."""
@@ -249,7 +250,7 @@ class DocumentTests(SynchronousTestCase):
 class StreamTests(SynchronousTestCase):
     """Frames out of a stream."""
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=examples(100))
     @given(st.lists(st.binary(max_size=30), min_size=1, max_size=5), st.lists(st.integers(0, 200), max_size=8))
     def test_payloads_are_bytes(self, payloads: list[bytes], cuts: list[int]) -> None:
         """However a stream is cut, payloads are bytes of their own, which nothing that comes later changes."""

@@ -28,6 +28,7 @@ from tasksubmit.wire.messages import (
     TaskStatusUpdate,
 )
 from tasksubmit.wire.records import Message
+from tests.tiers import examples
 from tests.wire.vectors import KINDS, Row, check_rows, rows
 
 MESSAGES = list(KINDS.values())
@@ -153,19 +154,19 @@ def any_message(kind: type[Message]) -> st.SearchStrategy[Message]:
 class AnyMessageTests(SynchronousTestCase):
     """What holds for every message."""
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=examples(150))
     @given(st.sampled_from(MESSAGES).flatmap(any_message))
     def test_round_trip(self, message: Message) -> None:
         """Whatever a message holds, writing and reading it gives the same message."""
         self.assertEqual(read_fields(type(message).from_frame(message.to_frame())), read_fields(message))
 
-    @settings(deadline=None, max_examples=50)
+    @settings(deadline=None, max_examples=examples(50))
     @given(st.integers(1 - 10 ** (MAX_NUMBER - 1), 10**MAX_NUMBER - 1))
     def test_exact_integers(self, number: int) -> None:
         """An integer in a result arrives exactly, however many digits a double would keep of it."""
         self.assertEqual(TaskResult.from_json(TaskResult(result=number).to_json()).result, number)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=examples(100))
     @given(st.sampled_from(MESSAGES).flatmap(any_message))
     def test_standard_json(self, message: Message) -> None:
         """Whatever a message holds, an ordinary JSON reader reads it, and finds no character that HTML minds."""
@@ -173,13 +174,13 @@ class AnyMessageTests(SynchronousTestCase):
         self.assertIsInstance(json.loads(document), dict)
         self.assertNotRegex(document.decode(), "[<>&\u2028\u2029]")
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=examples(300))
     @given(st.sampled_from(MESSAGES), st.binary(max_size=60))
     def test_noise(self, kind: type[Message], noise: bytes) -> None:
         """Any bytes are read as a message or refused with the named error."""
         self.check_named(kind, noise)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=examples(300))
     @given(
         st.sampled_from(MESSAGES).flatmap(any_message),
         st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), min_size=1, max_size=3),
@@ -191,7 +192,7 @@ class AnyMessageTests(SynchronousTestCase):
             document = document[:position] + inserted + document[position + 1 :]
         self.check_named(type(message), document)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(
         st.sampled_from(MESSAGES),
         st.dictionaries(st.sampled_from(["task_id", "status", "result", "ack", "features", "file_data"]), JSON_VALUES),
@@ -328,7 +329,7 @@ class DecodeTests(SynchronousTestCase):
         for encoded in ("A", "AA", "AAA", "A===", "=", "====", "AA=A", "AA==AAAA", "-_-_", "AAA\\n", "\u00c3AAA"):
             self.refused(f'{{"file_data":"{encoded}"}}', "file_data", TaskResultMessage)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.text("AB+/=-\n \u00c3", max_size=12))
     def test_base64_strict(self, encoded: str) -> None:
         """What is read as base64 is, but for loose bits, the encoding of what it reads as."""

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import InvalidTime, MalformedMessage, NeverStaged
 from tasksubmit.wire.taskfile import TaskFile
+from tests.tiers import examples
 from tests.wire.vectors import Row, check_rows, rows
 
 START = datetime(2026, 4, 9, 12, tzinfo=timezone.utc)
@@ -52,7 +53,7 @@ class GoldenTests(SynchronousTestCase):
 
         check_rows(self, rows("taskfile", op="unmarshal"), check)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.binary(max_size=60))
     def test_noise(self, noise: bytes) -> None:
         """Any bytes are read or refused with the named error."""

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import InvalidTime
 from tasksubmit.wire.timestamps import format_time, parse_time
+from tests.tiers import examples
 from tests.wire.vectors import Row, check_rows, rows
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -52,7 +53,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(parse_time("2026-04-09T00:00:00-24:60").hour, 1)
         self.assertRaises(InvalidTime, parse_time, "2026-04-09T00:00:00-25:00")
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=examples(200))
     @given(st.text("0123456789-:.TZ+ ,\u0661", max_size=30) | st.text(max_size=30))
     def test_noise(self, text: str) -> None:
         """Any text is read or refused with the named error."""
@@ -73,7 +74,7 @@ class FormatTests(SynchronousTestCase):
         """A time without a zone is refused: it might mean any."""
         self.assertRaises(InvalidTime, format_time, datetime(2026, 4, 9))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=examples(100))
     @given(st.datetimes(timezones=st.just(timezone.utc)))
     def test_round_trip(self, moment: datetime) -> None:
         """What is written reads back as the same second."""

@@ -45,6 +45,11 @@ class TimeContract(StoreCase):
                 for task in due:
                     self.assertIs(task.overdue(at(before) + Timeouts().limit(deadline), Timeouts()), deadline)
             self.assertEqual(len(await self.store.due(deadline, at(41), 2)), 2)
+        for every_other in (DEADLINES[::2], DEADLINES[1::2]):
+            limits = [(deadline, at(21 if deadline in every_other else 20)) for deadline in DEADLINES]
+            self.assertEqual(await self.store.passed_deadlines(limits), list(every_other))
+        self.assertEqual(await self.store.passed_deadlines([(DEADLINES[1], at(21))]), [DEADLINES[1]])
+        self.assertEqual(await self.store.passed_deadlines([]), [])
 
     # --- executions ----------------------------------------------------------------------------------------------
 
