@@ -132,7 +132,7 @@ class Stamp(Enum):
     LEASED = "lease_expires_at, no put_back_at"
     PUT_BACK = "attempt + 1, put_back_at, no lease_expires_at"
     STARTED_AGAIN = "execute_started_at"
-    RELEASED = "no lease_expires_at, no put_back_at"
+    RELEASED = "attempt - 1 if it was put back, no lease_expires_at, no put_back_at"
     COMPLETED = "completed_at, time_cpu_ms"
     CANCEL_REQUESTED = "cancel_requested_at, cancel_outcome"
     WITHDRAWN = "outcome: that of the first request"

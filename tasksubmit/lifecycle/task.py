@@ -385,7 +385,12 @@ _STAMPS: Mapping[Stamp, Callable[[Task, datetime], dict[str, Any]]] = {
     Stamp.STAGED: lambda task, now: {"time_staged_ms": milliseconds_between(task.staged_at, now)},
     Stamp.LEASED: lambda task, now: {"lease_expires_at": now + task.lease_ms * _MILLISECOND, "put_back_at": None},
     Stamp.PUT_BACK: lambda task, now: {"attempt": task.attempt + 1, "lease_expires_at": None, "put_back_at": now},
-    Stamp.RELEASED: lambda task, now: {"lease_expires_at": None, "put_back_at": None},
+    # A requeued task has the number of its next attempt; when it ends instead, that one was none.
+    Stamp.RELEASED: lambda task, now: {
+        "attempt": task.attempt - (task.put_back_at is not None),
+        "lease_expires_at": None,
+        "put_back_at": None,
+    },
     # time_cpu_ms counts the last attempt only.
     Stamp.STARTED_AGAIN: lambda task, now: {"execute_started_at": now},
     Stamp.COMPLETED: lambda task, now: {

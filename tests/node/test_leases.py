@@ -88,6 +88,27 @@ class LeaseTests(PairTestCase):
         task = self.task(self.bob, key)
         self.assertEqual((task.status, task.outcome, task.attempt), (TaskStatus.CANCELLED, "lease_expired", 2))
 
+    def test_results_of_the_last_attempt(self) -> None:
+        """Results of a requeued task are those of its last attempt, and the record says of which attempt they are."""
+        for text, attempt in (("with a number", 1), ("without", None)):
+            _, key = self.submit(task_id=text.replace(" ", "-"))
+            self.done(self.bob.accept(key))
+            self.done(self.bob.execute(key))
+            self.done(self.bob.put_back(key, "busy"))
+            self.failed(self.bob.send_results(key, "of no attempt", attempt=2), IllegalTransition)
+            task = self.done(self.bob.send_results(key, text, attempt=attempt))
+            self.assertEqual((task.status, task.attempt), (TaskStatus.COMPLETED, 1))
+
+    def test_end_between_attempts(self) -> None:
+        """The record of a requeued task that is cancelled names the last attempt, as the next one never started."""
+        handle, key = self.submit()
+        self.done(self.bob.accept(key))
+        self.done(self.bob.execute(key))
+        self.done(self.bob.put_back(key, "busy"))
+        self.done(handle.cancel())
+        task = self.task(self.bob, key)
+        self.assertEqual((task.status, task.attempt), (TaskStatus.CANCELLED, 1))
+
     def test_last_attempt_counts(self) -> None:
         """The time of execution is that of the last attempt."""
         key = self.begin(Lease(MINUTE, max_attempts=2))
