@@ -309,10 +309,10 @@ class ITaskStore(Interface):
     def limit_waits(now: datetime) -> Deferred[None]:
         """Limit every wait to its maximum, because the clock may have been set back since the times were stored.
 
-        A delivery waits `LONGEST_WAIT` at most, and not at all if the clock was certainly set back: if the delivery, or
-        what last happened to its task, lies ahead of ``now``. A lease lasts at most as long as a new one. The head of
-        the queue waits from ``now`` on at the latest, and so does a NEW task that was received. To be called when the
-        node was started.
+        A delivery waits `LONGEST_WAIT` at most, and not at all if the clock was certainly set back: if the delivery,
+        what last happened to its task, the previous call, or the last `shift_times` lies ahead of ``now``. A lease
+        lasts at most as long as a new one. The head of the queue waits from ``now`` on at the latest, and so does a NEW
+        task that was received. To be called when the node was started.
         """
 
     def shift_times(by: timedelta, now: datetime | None = None) -> Deferred[None]:

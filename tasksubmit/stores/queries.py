@@ -322,8 +322,14 @@ _EARLIEST = to_milliseconds(datetime(1900, 1, 1, tzinfo=timezone.utc))
 _LATEST = to_milliseconds(datetime(9000, 1, 1, tzinfo=timezone.utc))
 
 
+CLOCK = "clock_ms"
+"""The name of the note of the time at the last start, or when the clock was last set."""
+
+
 def shift_times(connection: sqlite3.Connection, by: timedelta, now: datetime | None) -> None:
     """Move the times of everything that is under way, because the clock was set by so much."""
+    if now is not None:
+        keep_note(connection, CLOCK, str(to_milliseconds(now + by)))
     times = {
         "by": by // timedelta(milliseconds=1),
         "now": _LATEST if now is None else to_milliseconds(now),

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from tasksubmit.lifecycle.change import LONGEST_WAIT
 from tasksubmit.lifecycle.table import DEADLINES, Deadline, Side
 from tasksubmit.lifecycle.task import to_milliseconds
-from tasksubmit.stores.queries import due_tasks_sql
+from tasksubmit.stores.queries import CLOCK, due_tasks_sql, keep_note, note
 
 _LATEST = {
     "lease_expires_at": ":now + lease_ms",
@@ -33,9 +33,11 @@ _WRITTEN_AT = (
 def limit_waits(connection: sqlite3.Connection, now: datetime) -> None:
     """Limit every wait to its maximum."""
     times = {"now": to_milliseconds(now), "longest": LONGEST_WAIT // timedelta(milliseconds=1)}
+    times["was"] = int(note(connection, CLOCK) or times["now"])
+    keep_note(connection, CLOCK, str(times["now"]))
     for (peer,) in connection.execute("SELECT DISTINCT peer FROM deliveries WHERE ready_at IS NOT NULL").fetchall():
         connection.execute(
-            f"UPDATE deliveries SET ready_at = CASE WHEN {_WRITTEN_AT} > :now THEN :now"
+            f"UPDATE deliveries SET ready_at = CASE WHEN max(:was, {_WRITTEN_AT}) > :now THEN :now"
             " ELSE min(ready_at, :now + :longest) END WHERE peer = :peer AND ready_at > :now",
             {**times, "peer": peer},
         )

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from attrs import evolve
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
@@ -642,6 +642,12 @@ class BootTests(JumpTestCase):
         self.advance(lease.duration.total_seconds())
         self.assertIs(self.status(self.bob, leased), TaskStatus.CANCELLED)
 
+    @example(  # nothing was written between setting the clock and the boot after it
+        [
+            *((False, _YEAR_2026 - 3 * DAY, 72), (True, HOUR, 56), (True, _YEAR_2026 - 600, 88)),
+            *((True, HOUR, 79), (False, 2 * _YEAR_2026, 3), (True, _YEAR_2026 - 600, 35)),
+        ]
+    )
     @settings(deadline=None, max_examples=examples(10), phases=[Phase.explicit, Phase.reuse, Phase.generate])
     @given(st.lists(st.tuples(st.booleans(), st.sampled_from(CLOCKS), st.integers(1, 90)), max_size=8))
     def test_any_sequence_of_boots(self, steps: list[tuple[bool, float, int]]) -> None:

@@ -208,6 +208,18 @@ class TimeContract(StoreCase):
         self.assertEqual((await self.get(queued.key)).created_at, queued.created_at)
         self.assertEqual((await self.get(delivery.key)).created_at, at(-HOUR_MS))
 
+    async def test_clock_set_back(self) -> None:
+        """No delivery waits after a start with a clock behind the last start, or behind where it was set last."""
+        await self.create(new_task("a"), owed(new_task("a"), b"1", 10))
+        [delivery] = await self.store.deliveries_of(new_task("a").key)
+        for start, shift, again, ready in ((100, 0, 99, 99), (100, 0, 101, 60_000), (100, 50, 149, 149)):
+            await self.store.limit_waits(at(start))
+            await self.store.postpone(delivery, told("delivery_failed", 20), at(60_000 - shift), "away")
+            if shift:
+                await self.store.shift_times(timedelta(milliseconds=shift), at(100))
+            await self.store.limit_waits(at(again))
+            self.assertEqual(await self.store.next_delivery(delivery.key.peer), at(ready))
+
     async def test_long_waits_are_limited(self) -> None:
         """A delivery that would wait longer than any peer may ask for waits that long."""
         await self.create(new_task("a"), owed(new_task("a"), b"1", 10))
