@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import shutil
 import signal
-import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from attrs import field, frozen
@@ -31,13 +31,15 @@ from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultF
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.node.ending import to_its_end
 from tasksubmit.node.executors import warden
-from tasksubmit.node.executors.faults import TRANSIENT, in_thread, unavailable
+from tasksubmit.node.executors.beneath import read_beneath
+from tasksubmit.node.executors.faults import in_thread, unavailable
 from tasksubmit.node.executors.options import bound_lease, count, read_options, seconds
 from tasksubmit.node.executors.places import Place, PlaceTaken
 from tasksubmit.validation import (
     COUNT,
     DELAY,
     SECONDS,
+    SIZE,
     TEXT,
     mapping_of,
     provides,
@@ -95,8 +97,9 @@ class ProcessExecutor:
     The description is its standard input; its environment is that of the node and ``TASKSUBMIT_TASK_ID``,
     ``TASKSUBMIT_FROM``, ``TASKSUBMIT_ATTEMPT`` and, if the task has one, ``TASKSUBMIT_EXPIRES_AT``. What it prints, in
     UTF-8, are the results. On descriptor 3 it may write lines: ``progress TEXT`` tells the submitter how far it is, and
-    ``result-file PATH`` names a file to send in place of what it prints. An exit code other than 0 is a failure, of
-    which the submitter is told the code and the last line of the standard error.
+    ``result-file PATH`` names a file to send in place of what it prints: one in its directory, reached through no
+    symbolic link, that has a single link and belongs to the user of the node or to ``result_owner``. An exit code other
+    than 0 is a failure, of which the submitter is told the code and the last line of the standard error.
 
     The command, and all that it has started, is one process group. When the task is cancelled, takes too long or the
     node stops, the group is asked to end (SIGTERM) and after a while killed; when the command ends, what it left of the
@@ -112,6 +115,7 @@ class ProcessExecutor:
     :ivar grace_seconds: from asking the group to end to killing it.
     :ivar max_output_bytes: the most that it may print, and the largest file that it may name.
     :ivar attempts: how often a task is begun at most whose node was killed meanwhile.
+    :ivar result_owner: the user id that files named as results belong to, if the command changes to another account.
     """
 
     reactor: Any = field(repr=False, validator=_REACTOR)
@@ -124,6 +128,7 @@ class ProcessExecutor:
     grace_seconds: float = field(default=GRACE_SECONDS, validator=DELAY)
     max_output_bytes: int = field(default=MAX_OUTPUT_BYTES, validator=COUNT)
     attempts: int = field(default=1, validator=COUNT)
+    result_owner: int = field(factory=os.geteuid, validator=SIZE)
 
     _log = Logger()
 
@@ -185,16 +190,16 @@ class ProcessExecutor:
                 return command.output.decode("utf-8")
             except UnicodeDecodeError:
                 raise ExecutionFailed("the command printed what is not text in UTF-8") from None
-        path = directory / command.result_file
-        return ResultFile(path.name, await self._read(path))
+        return ResultFile(PurePath(command.result_file).name, await self._read(directory, command.result_file))
 
-    async def _read(self, path: Path) -> bytes:
+    async def _read(self, directory: Path, path: str) -> bytes:
         """Read a result file, however long the machine takes to be able to: the work is done."""
         pause = 1.0
         while True:
             try:
-                content: bytes = await in_thread(self.reactor, _read, path, self.max_output_bytes)
-                return content
+                return await in_thread(
+                    self.reactor, read_beneath, directory, path, self.max_output_bytes, self.result_owner
+                )
             except (OSError, ExecutorUnavailable) as error:
                 self._log.warn(
                     "a result file cannot be read: retry_in={pause:g}s error={error}", pause=pause, error=error
@@ -205,31 +210,6 @@ class ProcessExecutor:
     @override
     def __str__(self) -> str:
         return f"process:{shlex.join(self.command)}"
-
-
-def _read(path: Path, limit: int) -> bytes:
-    """The content of a result file; blocks.
-
-    :raises ExecutionFailed: when it is none that could be sent.
-    :raises OSError: when the machine is at fault.
-    """
-    try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ExecutionFailed(f"the result file {path.name} is not a regular file")
-            content = file.read(limit + 1)  # of whatever size it is said to be: something may write to it still
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in TRANSIENT:
-            raise
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ExecutionFailed(f"the result file {path.name} cannot be read: {why}") from None
-    if len(content) > limit:
-        raise ExecutionFailed(f"the result file {path.name} has more than {limit} bytes")
-    return content
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for its writer
 
 
 class _Command(ProcessProtocol):
@@ -433,11 +413,19 @@ def _directory(text: str) -> Path:
     return path
 
 
+def _user(text: str) -> int:
+    try:
+        return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise ValueError("there is no such user") from None
+
+
 _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "attempts": ("attempts", count),
     "directory": ("directory", _directory),
     "grace": ("grace_seconds", seconds),
     "limit": ("max_output_bytes", count),
+    "result-owner": ("result_owner", _user),
     "timeout": ("timeout_seconds", seconds),
 }
 """The attribute that each option sets, and how it is read."""

@@ -20,6 +20,7 @@ from tasksubmit.errors import ConfigurationError, ExecutionFailed, ExecutorUnava
 from tasksubmit.interfaces import Execution, ExecutionResult, ResultFile
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.executors.beneath import read_beneath
 from tasksubmit.node.executors.process import ProcessExecutor, make_executor
 from tests.node.helpers import ALICE
 from tests.processes import LONGEST_SECONDS, start
@@ -140,12 +141,69 @@ class OutcomeTests(ProcessTestCase):
             ("mkdir d.csv; echo result-file d.csv >&3", "d.csv"),
             ("mkfifo p.csv; echo result-file p.csv >&3", "p.csv is not a regular file"),
             ("head -c 1001 /dev/zero > z.bin; echo result-file z.bin >&3", "z.bin has more than 1000 bytes"),
-            ("echo result-file /proc/self/smaps >&3", "smaps has more than 1000 bytes"),  # it is said to be empty
             ("printf 'result-file a\\0b\\n' >&3", "cannot be read: embedded null byte"),
+            ("echo result-file . >&3", "is not in the directory of the command"),
         ):
             self.assertIn(words, await self.fault(self.shell(script, max_output_bytes=1000)))
         whole = await self.shell("head -c 1000 /dev/zero > z.bin; echo result-file z.bin >&3", max_output_bytes=1000)
         self.assertEqual(whole, ResultFile("z.bin", bytes(1000)))
+
+    async def test_result_file_of_a_directory(self) -> None:
+        """A file in a directory of its own may be named by its whole path, also where links lead to the directory."""
+        real = Path(self.mktemp()).resolve()
+        real.mkdir()
+        linked = real.with_name(f"{real.name}-linked")
+        linked.symlink_to(real)
+        script = "mkdir -p a/b; echo 1 > a/b/out.csv; echo result-file {}a/b/out.csv >&3"
+        for prefix in ("", "./", "$PWD/", f"{linked}/", f"{real}/"):
+            result = await self.shell(script.format(prefix), directory=linked)
+            self.assertEqual(result, ResultFile("out.csv", b"1\n"), prefix)
+
+    async def test_files_elsewhere(self) -> None:
+        """No file outside the directory of the command is sent, however it is named or linked."""
+        outside = Path(self.mktemp()).resolve()
+        outside.mkdir()
+        secret = outside / "key.txt"
+        secret.write_text("secret")
+        for script, words in (
+            (f"echo result-file {secret}", "key.txt is not in the directory of the command"),
+            ("echo result-file /proc/self/environ", "environ is not in the directory of the command"),
+            (f"echo result-file ../../../../../../..{secret}", "is not in the directory of the command"),
+            (f"ln -s {secret} out.txt; echo result-file out.txt", "out.txt cannot be read: a part of its path is a"),
+            (f"ln -s {outside} d; echo result-file d/key.txt", "key.txt cannot be read: a part of its path is a symb"),
+            (f"mkdir e; ln -s {outside} e/d; echo result-file e/d/key.txt", "a part of its path is a symbolic link"),
+            (f"ln -s {secret} out.txt; echo result-file $PWD/out.txt", "a part of its path is a symbolic link"),
+            (f"ln {secret} out.txt; echo result-file out.txt", "out.txt has 2 links"),
+        ):
+            told = await self.fault(self.shell(f"({script}) >&3"))
+            self.assertIn(words, told)
+            self.assertNotIn(str(outside), told)
+
+    async def test_file_of_another_user(self) -> None:
+        """A file that belongs to another user than expected is not sent."""
+        script = "echo 1 > out.csv; echo result-file out.csv >&3"
+        told = await self.fault(self.shell(script, result_owner=os.geteuid() + 1))
+        self.assertIn(f"out.csv belongs to user {os.geteuid()}, not to user {os.geteuid() + 1}", told)
+
+    async def test_replaced_meanwhile(self) -> None:
+        """What the command swaps between its look and the node's leads nowhere else."""
+        outside = Path(self.mktemp()).resolve()
+        outside.mkdir()
+        (outside / "out.txt").write_text("secret")
+        directory = Path(self.mktemp()).resolve()
+        (directory / "d").mkdir(parents=True)
+        (directory / "d" / "out.txt").write_text("mine")
+        opened = os.open
+
+        def swap(path: str | Path, flags: int, *, dir_fd: int | None = None) -> int:
+            if path == "d":  # it was there, and was no link
+                (directory / "d").rename(directory / "gone")
+                (directory / "d").symlink_to(outside)
+            return opened(path, flags, dir_fd=dir_fd)
+
+        self.patch(os, "open", swap)
+        error = self.assertRaises(ExecutionFailed, read_beneath, directory, "d/out.txt", 100, os.geteuid())
+        self.assertIn("a part of its path is a symbolic link", str(error))
 
     async def test_no_descriptor_is_lost(self) -> None:
         """What was opened is closed again, also of what cannot be read, like a directory."""
