@@ -738,6 +738,9 @@ class Node(MultiService):
     ) -> Deferred[Task]:
         """Fires with the one record that has this id, and matches what else is given.
 
+        Without a side a submitted task comes before received ones: their submitters chose the ids, and may choose one
+        that is used here.
+
         Fails with `UnknownTask` when there is none, and with `AmbiguousTask` when there are several.
         """
         return Deferred.fromCoroutine(self._resolve(task_id, side, peer))
@@ -757,7 +760,8 @@ class Node(MultiService):
             held = "; ".join(_described(task) for task in tasks)
             wanted = {None: "of that peer", Side.RECEIVER: "received", Side.SUBMITTER: "submitted"}[side]
             raise UnknownTask(f"task {task_id} was {held}: this is for tasks {wanted}")
-        return _only(matching, task_id)
+        submitted = [task for task in matching if task.side is Side.SUBMITTER]
+        return _only(submitted or matching, task_id)
 
     def score(self, address: Address | str) -> Deferred[int]:
         """Fires with the polo score of an address, 0 if it has none: the score book's, or the ledger's."""

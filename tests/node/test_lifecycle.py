@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from tasksubmit.errors import (
-    AmbiguousTask,
     IllegalTransition,
     InvalidMessage,
     InvalidTime,
@@ -154,10 +153,11 @@ class LifeTests(PairTestCase):
         self.assertIs(self.task(self.alice, TaskKey(Side.RECEIVER, BOB, "same")).status, TaskStatus.NEW)
 
     def test_ambiguous(self) -> None:
-        """An id that stands for several records resolves only with the side or the peer."""
+        """An id resolves to the task that was submitted under it, whatever others submit under the same."""
         handle, key = self.submit(task_id="same")
-        self.done(self.bob.submit(ALICE, "the other way", task_id="same"))
-        self.failed(self.bob.resolve("same"), AmbiguousTask)
+        back = self.done(self.bob.submit(ALICE, "the other way", task_id="same"))
+        self.assertEqual(self.done(self.bob.resolve("same")).key, back.key)
+        self.assertEqual(self.done(self.bob.resolve("same", peer=ALICE)).key, back.key)
         self.assertEqual(self.done(self.bob.resolve("same", side=Side.RECEIVER)).key, key)
         self.assertEqual(self.done(self.alice.resolve("same", side=Side.SUBMITTER)).key, handle.key)
 

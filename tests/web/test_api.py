@@ -329,8 +329,9 @@ class FindingTests(ApiTestCase):
         self.receive("t1", "b", peer=OTHER)
         self.ask("POST", "/v1/tasks", {"to": str(PEER), "description": "c", "task_id": "t1"}, status=201)
         self.refused(409, "ambiguous_task", "POST", "/v1/tasks/t1/accept")
-        self.refused(409, "ambiguous_task", "GET", f"/v1/tasks/t1?peer={PEER}")
-        self.assertEqual(self.ask("GET", "/v1/tasks/t1?side=submitter")["description"], "c")
+        self.refused(409, "ambiguous_task", "GET", "/v1/tasks/t1?side=receiver")
+        for query in ("", f"?peer={PEER}", "?side=submitter"):
+            self.assertEqual(self.ask("GET", f"/v1/tasks/t1{query}")["description"], "c")
         self.assertEqual(self.ask("POST", f"/v1/tasks/t1/accept?peer={OTHER}")["description"], "b")
 
     def test_list(self) -> None:
