@@ -16,7 +16,7 @@ from tests.tiers import sampled
 SEED = 20
 """Of the chance by which sectors survive; change it to see other losses."""
 
-ONE_IN = 6
+ONE_IN = 12
 """The share of the moments at which power is lost in the default tier of tests."""
 
 

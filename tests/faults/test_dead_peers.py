@@ -33,6 +33,7 @@ from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES, ResponseStatus, Subm
 from tests.faults.network import TCPTestCase, real
 from tests.node.helpers import ALICE, BOB, CAROL, OURS, NodeTestCase, Script, task_id_of
 from tests.protocol.support import RawFactory, RawPeer
+from tests.tiers import tier
 
 T = TypeVar("T")
 
@@ -400,6 +401,7 @@ class ManyWaitingTests(DeadPeerTestCase):
         [(count,)] = still.execute("SELECT count(*) FROM deliveries")
         self.assertEqual(count, VERY_MANY)
 
+    @tier("full")
     async def test_refuses(self) -> None:
         """100,000 messages for a peer that refuses connections cost bounded memory, and delay nobody."""
         await self.go_through(Counting(self.closed_port()))

@@ -31,7 +31,7 @@ RESULTS: dict[str, tuple[str, bytes]] = {
 DECLINED = [f"declined-{n}" for n in range(3)]
 CANCELLED = [f"cancelled-{n}" for n in range(4)]
 
-RESUME_EVERY = 20
+RESUME_EVERY = 10
 """Looks between two resumptions; those take longer."""
 
 

@@ -16,6 +16,7 @@ from typing_extensions import override
 from tests import processes
 from tests.docs.running import free_ports
 from tests.integration.test_two_agents import A, Agent, B, until
+from tests.tiers import tier
 
 PROGRAM = (sys.executable, "-m", "tasksubmit")
 
@@ -72,6 +73,7 @@ class StreamTests(SynchronousTestCase):
             self.assertEqual(done.stderr.count("\n"), 1, done)
 
 
+@tier("full")
 class RestartTests(SynchronousTestCase):
     """A node that is restarted while a command waits."""
 

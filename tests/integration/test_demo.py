@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from tests.processes import run
+from tests.tiers import tier
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,7 @@ class DemoTests(SynchronousTestCase):
         self.assertIn("'6 words'", done.stdout)
         self.assertEqual(list(self.directory.iterdir()), [])
 
+    @tier("full")
     def test_kept(self) -> None:
         """With --keep the two nodes' state stays, and --json prints the outcome alone."""
         done = self.demo("--keep", "--json")

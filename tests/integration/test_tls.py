@@ -413,6 +413,7 @@ class TwoNodesTests(SynchronousTestCase):
         for name in "ab":
             self.assertNotIn("Traceback", self.log(name))
 
+    @tier("full")
     def test_guards(self) -> None:
         """A key that others can read, a half of an identity, and a peer without a key stop the start, with one line."""
         (self.directory / "a/trust").touch(0o600)

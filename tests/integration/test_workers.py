@@ -137,6 +137,7 @@ class WorkersTests(SynchronousTestCase):
         self.assertFalse(self.is_alive(command))
         until(lambda: not list((self.b.directory / "state" / "work").iterdir()), "something is left of the killed node")
 
+    @tier("full")
     def test_stopped(self) -> None:
         """A node that is stopped ends its commands, and begins their tasks again after its start."""
         self.a.ask("submit", B, "wait", "--task-id", "t1", "--timeout", "0")
