@@ -1,4 +1,4 @@
-"""The benchmark: a node with default settings beside what users would pick instead, in one run on one machine.
+"""The benchmark: a node beside what users would pick instead, in one run on one machine.
 
 Run from the top of the checkout, with the extra ``bench`` installed::
 

@@ -1,8 +1,9 @@
 """Nodes embedded in programs of their own, which do as they are told; ``agents.py`` starts them.
 
 A *worker* takes on whatever is submitted to it, and sends the results that it was told to send. A *submitter* keeps
-tasks under way to the worker and waits for the results of each. Both are a `Node` with default settings, its store in a
-directory, and reactor timers. A command is a line of JSON on the input, and the answer to it a line on the output.
+tasks under way to the worker and waits for the results of each. Both are a `Node` with default settings, but without
+limits for its peer, its store in a directory, and reactor timers. A command is a line of JSON on the input, and the
+answer to it a line on the output.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing_extensions import override
 
 from benchmarks.driver import DESCRIPTION
 from benchmarks.measure import Meter
-from tasksubmit import Address, Node, Peer, SQLiteTaskStore, StaticPeers, SubmitRequest, SubmitResponse
+from tasksubmit import Address, Node, Peer, PeersOnly, SQLiteTaskStore, StaticPeers, SubmitRequest, SubmitResponse
 from tasksubmit.interfaces import SendResult
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
@@ -164,12 +165,14 @@ def main(reactor: Any) -> None:
     """Run one node until the input ends."""
     spec = json.loads(sys.argv[1])
     peer = Address.parse(spec["peer"])
+    peers = StaticPeers({peer: clientFromString(reactor, f"tcp:127.0.0.1:{spec['peer_port']}")})
     make = Worker if spec["role"] == "worker" else Submitter
     node = make(
         Address.parse(spec["address"]),
         SQLiteTaskStore(Path(spec["directory"]), reactor),
-        StaticPeers({peer: clientFromString(reactor, f"tcp:127.0.0.1:{spec['peer_port']}")}),
+        peers,
         clock=reactor,
+        policy=PeersOnly(peers),
         listen={"tasks": serverFromString(reactor, f"tcp:{spec['port']}:interface=127.0.0.1")},
     )
     pauses = Pauses(reactor)

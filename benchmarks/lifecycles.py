@@ -1,9 +1,10 @@
 """Full lifecycles through two nodes: submitted, accepted, queued, executed, results delivered and acknowledged.
 
-Two programs with an embedded node each, default settings, their stores in directories of one disk. The submitter keeps
-some tasks under way; the worker does nothing for a task but send a short text. A lifecycle counts when its results are
-at the submitter, and in the end every one must be SUCCEEDED in both databases, which the worker's record is once the
-results were acknowledged. Both processes share the machine. Nothing is executed, and the network is loopback.
+Two programs with an embedded node each, default settings without limits for a peer, their stores in directories of one
+disk. The submitter keeps some tasks under way; the worker does nothing for a task but send a short text. A lifecycle
+counts when its results are at the submitter, and in the end every one must be SUCCEEDED in both databases, which the
+worker's record is once the results were acknowledged. Both processes share the machine. Nothing is executed, and the
+network is loopback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Durable submissions to one node with default settings, each answered after its fsync.
+"""Durable submissions to one node with default settings, but for the share of a peer, each answered after its fsync.
 
 Every run has a node of its own, in an empty directory. The lean driver shows what the node can do; the line of the
 package's own ``Client`` shows what a program gets that uses it, and that shares the machine with the node. After each

@@ -1,11 +1,11 @@
 """What a node costs that has much to remember: to start, in memory, and at each tick of its deadlines; and what one
 connection or one waiting caller takes.
 
-A node with default settings is started on a directory with 10,000, 100,000 and 1,000,000 tasks (``filler.py`` says
-which). The page cache is warm, since the tasks were written just before. The cost of a tick is all CPU time of the idle
-node, so that it includes whatever else it does once a second. Idle connections have sent nothing. Waiting callers are
-tasks of an embedded submitter whose ``result()`` somebody waits for; their records were stored before, and are not
-counted. Memory is what the kernel says is resident, which grows in steps.
+A node with default settings, but for the share of a peer, is started on a directory with 10,000, 100,000 and 1,000,000
+tasks (``filler.py`` says which). The page cache is warm, since the tasks were written just before. The cost of a tick
+is all CPU time of the idle node, so that it includes whatever else it does once a second. Idle connections have sent
+nothing. Waiting callers are tasks of an embedded submitter whose ``result()`` somebody waits for; their records were
+stored before, and are not counted. Memory is what the kernel says is resident, which grows in steps.
 """
 
 from __future__ import annotations

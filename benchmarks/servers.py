@@ -1,7 +1,7 @@
 """The servers that are measured, each started in a process of its own, on a free port of loopback, in a directory.
 
-All of them have their default settings, but for durability: Redis and beanstalkd are told to have each submission on
-disk before they answer it, as a node does unasked.
+All of them have their default settings, but for the share of a peer of our nodes, which is everything, and for
+durability: Redis and beanstalkd are told to have each submission on disk before they answer it, as a node does unasked.
 """
 
 from __future__ import annotations
@@ -39,13 +39,17 @@ def _listening(command: Sequence[str], port: int, directory: Path) -> Iterator[S
         yield Server(port, process.pid, directory)
 
 
+UNLIMITED = ("--peer-rate=1e6", "--peer-burst=1000000000", "--peer-tasks=1000000000", "--peer-records=1000000000")
+"""One peer is the whole load here, so its share is everything."""
+
+
 @contextmanager
 def node(directory: Path) -> Iterator[Server]:
-    """A node with default settings, whose peer is the load driver."""
+    """A node with default settings, but for the share of a peer; its peer is the load driver."""
     port = free_port()
     command = [
         *(sys.executable, "-m", "tasksubmit", "run", "--address", str(NODE), "--state-dir", str(directory / "node")),
-        *("--listen", f"tcp:{port}:interface=127.0.0.1", "--peer", f"{LOAD}=tcp:127.0.0.1:9"),
+        *("--listen", f"tcp:{port}:interface=127.0.0.1", "--peer", f"{LOAD}=tcp:127.0.0.1:9", *UNLIMITED),
     ]
     with _listening(command, port, directory) as server:
         yield server
@@ -64,7 +68,7 @@ def node_with_tls(directory: Path) -> Iterator[Server]:
     port = free_port()
     command = [
         *(sys.executable, "-m", "tasksubmit", "run", "--address", str(NODE), "--state-dir", str(states[NODE])),
-        *("--listen", f"tcp:{port}:interface=127.0.0.1"),
+        *("--listen", f"tcp:{port}:interface=127.0.0.1", *UNLIMITED),
     ]
     with _listening(command, port, directory) as server:
         yield server

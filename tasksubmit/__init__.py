@@ -27,6 +27,7 @@ from tasksubmit.interfaces import (
     ITaskHandler,
     ITaskStore,
     Peer,
+    PeerLoad,
     Refusal,
     ResultFile,
 )
@@ -171,6 +172,7 @@ __all__ = [
     "MutualTLS",
     "Node",
     "Peer",
+    "PeerLoad",
     "PeerQuota",
     "PeersOnly",
     "PoloScoreBreakdown",

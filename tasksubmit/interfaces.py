@@ -134,6 +134,25 @@ SHIFTED = "clock_shift_ms"
 """The name of the note about `ITaskStore.shift_times`."""
 
 
+@define
+class PeerLoad:
+    """What one peer takes of a node, see `ILoad`.
+
+    :ivar new: how many of its tasks are NEW.
+    :ivar queued: how many of its tasks are ACCEPTED.
+    :ivar open: how many tasks that it has submitted have not ended.
+    :ivar records: how many tasks of it there are in all states, removed ones of which a tombstone is left included.
+    :ivar stored_bytes: of the descriptions of these tasks, in UTF-8, and of results given to it or received from it.
+    """
+
+    address: Address
+    new: int = 0
+    queued: int = 0
+    open: int = 0
+    records: int = 0
+    stored_bytes: int = 0
+
+
 class ITaskStore(Interface):
     """Where a node keeps its tasks, their stories, what it owes to peers, and the ledger.
 
@@ -238,9 +257,8 @@ class ITaskStore(Interface):
         ``after`` and ``before`` are a ``Task.queue_position``: only tasks behind, or ahead of it.
         """
 
-    def load() -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
-        """Fires with what waits here: for each submitter how many tasks are NEW, and how many ACCEPTED, and the bytes
-        of UTF-8 in the descriptions of each of the two.
+    def load() -> Deferred[list[PeerLoad]]:
+        """Fires with the load of every peer that has any.
 
         It is counted, and fires, in its place among the changes: after all that were asked for before, and before all
         that are asked for later.
@@ -326,10 +344,12 @@ class ITaskStore(Interface):
             clock, and stay. None moves all of them.
         """
 
-    def ended(before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
+    def ended(
+        before: datetime, limit: int, *, min_result_bytes: int = 0, peer: Address | None = None
+    ) -> Deferred[list[Task]]:
         """Fires with up to ``limit`` tasks that ended before ``before`` and owe nothing, the oldest first.
 
-        Only those whose results have at least ``min_result_bytes``.
+        Only those whose results have at least ``min_result_bytes``, and, if ``peer`` is given, of this other party.
         """
 
     def result_bytes() -> Deferred[int]:
@@ -427,21 +447,13 @@ class IPureAdmissionPolicy(IAdmissionPolicy):
     """
 
 
-@define
-class Waiting:
-    """The tasks of one submitter that are NEW, and the bytes of UTF-8 in their descriptions."""
-
-    tasks: int = 0
-    description_bytes: int = 0
-
-
 class ILoad(Interface):
-    """Counts of the tasks that a node has received and not started, kept by the node without asking its store."""
+    """What a node has to do and what each peer takes, kept by the node without asking its store."""
 
     queued: int = Attribute("Number of tasks in the queue.")
 
-    def new(address: Address) -> Waiting:
-        """Return the counts of the tasks of a submitter that are NEW, those on their way to the disk among them."""
+    def of(address: Address) -> PeerLoad:
+        """Return the load of a peer, its tasks on their way to the disk included; not to be changed."""
 
 
 class ILoadAdmissionPolicy(IAdmissionPolicy):

@@ -26,6 +26,7 @@ from tasksubmit.lifecycle.table import (
     Timeouts,
 )
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
+from tasksubmit.node.policy import PEER_BURST, PEER_BYTES, PEER_RATE, PEER_RECORDS, PEER_TASKS
 from tasksubmit.node.retention import RETENTION
 from tasksubmit.node.workers import EXECUTOR_PAUSE_LIMIT
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
@@ -232,12 +233,17 @@ class Settings:
         _flag, "refuse submitters whose polo score is below this node's own, as deployed peers do", default=False
     )
     peer_rate: float = _option(
-        _rate, "tasks that a peer may submit a second, once its burst is used up", default=1000.0
+        _rate, "tasks that a peer may submit a second, once its burst is used up", default=PEER_RATE
     )
-    peer_burst: int = _option(_count, "tasks that a peer may submit at once", default=1_000_000)
-    peer_tasks: int = _option(_count, "tasks of one peer that may wait for a decision", default=1_000_000)
+    peer_burst: int = _option(_count, "tasks that a peer may submit at once", default=PEER_BURST)
+    peer_tasks: int = _option(_count, "tasks of one peer that may be open", default=PEER_TASKS)
+    peer_records: int = _option(
+        _count, "tasks of one peer that may be on record in all states, removed ones included", default=PEER_RECORDS
+    )
     peer_bytes: int = _option(
-        _count, "bytes of descriptions that the tasks of one peer may have which wait for a decision", default=2**30
+        _count,
+        "bytes that the descriptions and results of one peer may take, in all states",
+        default=PEER_BYTES,
     )
     queue_limit: int | None = _option(_count, "tasks in the queue at which nobody may submit any more", default=None)
     accept: str = _option(

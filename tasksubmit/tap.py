@@ -347,7 +347,8 @@ def _executor(settings: Settings, reactor: object) -> IExecutor | None:
 
 def _policy(settings: Settings, peers: IPeers, store: ITaskStore, clock: IReactorTime) -> AllOf:
     """Who may submit; what costs least is asked first."""
-    policies: list[IAdmissionPolicy] = [PeersOnly(peers), PeerQuota(settings.peer_tasks, settings.peer_bytes)]
+    quota = PeerQuota(settings.peer_tasks, settings.peer_bytes, settings.peer_records)
+    policies: list[IAdmissionPolicy] = [PeersOnly(peers), quota]
     if settings.deny:
         policies.append(Deny(frozenset(settings.deny)))
     if settings.queue_limit is not None:
@@ -385,7 +386,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         timeouts=settings.timeouts,
         lease=Lease(settings.lease, settings.max_attempts),
         delivery_age_limit=settings.delivery_age_limit,
-        retention=Retention(settings.retention, settings.max_result_bytes),
+        retention=Retention(settings.retention, settings.max_result_bytes, settings.peer_bytes),
         formula=settings.score_formula,
         tick_seconds=settings.tick,
         idle_timeout_seconds=settings.idle_timeout,

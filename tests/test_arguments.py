@@ -113,6 +113,7 @@ EXEMPT: Mapping[str, str] = {
     "ExecutorProblem": "an answer of the node, which alone makes it",
     "Reason": "a part of a record, which alone makes it",
     "Story": "an answer of the node, which alone makes it",
+    "PeerLoad": "counts, made by the store and the node",
     "Delivery": "a row of the store, made by the node",
     "TaskEvent": "a row of the store, made by the node",
     "Tombstone": "a row of the store, made by the node",
@@ -859,7 +860,7 @@ class MistakeTests(SynchronousTestCase):
             agents.restart(node)
             task = agents.done(asker.submit(node.address, "work"))
             agents.advance(1)
-            self.assertEqual(node.load.new(asker.address).tasks, 2)
+            self.assertEqual(node.load.of(asker.address).open, 2)
             self.assertEqual(agents.submitted(task).code, "quota")
 
     def test_queue_limit_counts_without_a_load(self) -> None:

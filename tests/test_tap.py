@@ -298,7 +298,7 @@ class ServiceTests(OptionsCase):
         self.assertEqual(node._delivery._age_limit, timedelta(days=8))
         retention = node.getServiceNamed("retention")
         assert isinstance(retention, RetentionService)
-        self.assertEqual((retention._keep, retention._room.max_bytes), (timedelta(seconds=9), 1000))
+        self.assertEqual((retention._retention.keep, retention._room.max_bytes), (timedelta(seconds=9), 1000))
         self.assertEqual(retention._keep_tombstones, timedelta(days=16))
 
     def test_workers(self) -> None:

@@ -256,6 +256,8 @@ class Inbox:
         tombstone = Tombstone.of_withdrawn(key, reason, self._records.now())
         try:
             known = await self._store.leave_tombstone(tombstone)
+            if known is None:
+                self._load.withdrawn(key.peer)
         except StoreUncertain:
             self._records.doubts.add(key)
             raise

@@ -1,4 +1,4 @@
-"""How much there is to decide on and to do, of whom: what quotas are measured by, kept without asking the store."""
+"""What there is to decide on and to do, and what each peer takes: what quotas are measured by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from zope.interface import implementer
 
-from tasksubmit.interfaces import ILoad, Waiting
+from tasksubmit.interfaces import ILoad, PeerLoad
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.wire.address import Address
@@ -14,84 +14,90 @@ from tasksubmit.wire.address import Address
 
 @implementer(ILoad)
 class Load:
-    """The tasks received that are NEW, by submitter, with those on their way to the disk; and how many are ACCEPTED.
+    """The load of each peer, as the store has it and with the tasks on their way to the disk.
+
+    What is removed from the store is noticed at the next count, which whoever removes something asks for.
 
     :ivar queued: how many tasks wait in the queue.
+    :ivar undecided: how many tasks are NEW, without those on their way to the disk.
     :ivar is_known: True once a node has counted what its store has.
     """
 
     def __init__(self) -> None:
         self.queued = 0
+        self.undecided = 0
         self.is_known = False
-        self._new: dict[Address, Waiting] = {}
+        self._peers: dict[Address, PeerLoad] = {}
         self._begun: dict[int, Task] = {}  # by `id`: the same submission may come twice
 
+    def of(self, address: Address) -> PeerLoad:
+        """See `ILoad.of`."""
+        return self._peers.get(address) or PeerLoad(address)
+
     @property
-    def undecided(self) -> int:
-        """The number of tasks that are NEW, without those on their way to the disk."""
-        return sum(waiting.tasks for waiting in self._new.values()) - len(self._begun)
-
-    def new(self, address: Address) -> Waiting:
-        """See `ILoad.new`."""
-        waiting = self._new.get(address)
-        return Waiting() if waiting is None else waiting
-
-    def count(self, found: Iterable[tuple[Address, TaskStatus, int, int]]) -> None:
-        """Add what the store had when the node was started; see `ITaskStore.load`."""
-        for address, status, tasks, description_bytes in found:
-            if status is TaskStatus.NEW:
-                self._add(address, tasks, description_bytes)
-            else:
-                self.queued += tasks
+    def peers(self) -> list[PeerLoad]:
+        """The load of every peer that has any."""
+        return list(self._peers.values())
 
     def clear(self) -> None:
         """Forget everything: the node starts anew."""
-        self.queued = 0
+        self.queued = self.undecided = 0
         self.is_known = False
-        self._new.clear()
+        self._peers.clear()
         self._begun.clear()
 
-    def recount(self, found: Iterable[tuple[Address, TaskStatus, int, int]]) -> None:
-        """Replace all counts by what the store has, with what is still on its way to the disk."""
-        self.queued = 0
-        self._new.clear()
-        self.count(found)
+    def recount(self, found: Iterable[PeerLoad]) -> None:
+        """Replace all counts by what `ITaskStore.load` found, with what is still on its way to the disk."""
+        self._peers = {load.address: load for load in found}
+        self.queued = sum(load.queued for load in self._peers.values())
+        self.undecided = sum(load.new for load in self._peers.values())
         for task in self._begun.values():
-            self._add(task.peer, 1, _size(task))
+            self._add(task.peer, 1, stored_bytes(task))
         self.is_known = True
 
     def begin(self, task: Task) -> None:
         """A task is being created."""
         self._begun[id(task)] = task
-        self._add(task.peer, 1, _size(task))
+        self._add(task.peer, 1, stored_bytes(task))
 
     def created(self, task: Task) -> None:
         """It is on disk."""
-        self._begun.pop(id(task), None)
+        if self._begun.pop(id(task), None) is not None:
+            self.undecided += 1
 
     def undo(self, task: Task) -> None:
         """It was not: it is known already, or could not be written."""
         if self._begun.pop(id(task), None) is not None:
-            self._add(task.peer, -1, -_size(task))
+            self._add(task.peer, -1, -stored_bytes(task))
+
+    def withdrawn(self, address: Address) -> None:
+        """A tombstone was left for a task that never arrived."""
+        self._peer(address).records += 1
 
     def changed(self, before: Task, after: Task) -> None:
         """A record was changed."""
+        if before.result_bytes != after.result_bytes:
+            self._peer(after.peer).stored_bytes += after.result_bytes - before.result_bytes
         if before.side is not Side.RECEIVER or before.status is after.status:
             return
-        if before.status is TaskStatus.NEW:
-            self._add(before.peer, -1, -_size(before))
+        self.undecided -= before.status is TaskStatus.NEW
         self.queued += (after.status is TaskStatus.ACCEPTED) - (before.status is TaskStatus.ACCEPTED)
+        self._peer(after.peer).open -= after.status.is_final
 
-    def _add(self, address: Address, tasks: int, description_bytes: int) -> None:
-        waiting = self._new.get(address)
-        if waiting is None:
-            waiting = self._new[address] = Waiting()
-        waiting.tasks += tasks
-        waiting.description_bytes += description_bytes
-        if waiting.tasks <= 0:
-            del self._new[address]
+    def _add(self, address: Address, tasks: int, size_bytes: int) -> None:
+        """Count tasks that are created."""
+        load = self._peer(address)
+        load.open += tasks
+        load.records += tasks
+        load.stored_bytes += size_bytes
+
+    def _peer(self, address: Address) -> PeerLoad:
+        return self._peers.setdefault(address, PeerLoad(address))
 
 
-def _size(task: Task) -> int:
+def stored_bytes(task: Task) -> int:
+    """Return the bytes of a task that count as its peer's, see `PeerLoad`."""
+    if task.side is Side.SUBMITTER:
+        return task.result_bytes
     description = task.description
-    return len(description) if description.isascii() else len(description.encode())
+    return task.result_bytes + (len(description) if description.isascii() else len(description.encode()))

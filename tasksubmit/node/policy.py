@@ -32,6 +32,13 @@ from tasksubmit.wire.messages import SubmitRequest
 
 _RETRY_QUOTA_SECONDS = 60
 
+PEER_RATE = 100.0
+PEER_BURST = 2_000
+PEER_TASKS = 10_000
+PEER_RECORDS = 100_000
+PEER_BYTES = 2**30
+"""The default share of each peer: tasks a second and at once, open tasks, tasks in all states, bytes on the disk."""
+
 POLICY = provides(IAdmissionPolicy, "such as PeersOnly")
 PEERS = provides(IPeers, "such as StaticPeers")
 _LOAD = optional(provides(ILoad, "a node gives its own to its policy"))
@@ -228,17 +235,17 @@ def _counted(load: ILoad | None, policy: str) -> ILoad:
 @implementer(IPureAdmissionPolicy, ILoadAdmissionPolicy)
 @frozen
 class PeerQuota:
-    """Refuses a peer that has so many undecided tasks, or so many bytes of descriptions in them.
+    """Refuses a peer that has used up its share, see `PeerLoad`. Tasks on their way to the disk count as well.
 
-    Tasks on their way to the disk count as well.
-
-    :ivar tasks: the number of undecided tasks at which a peer is refused.
-    :ivar description_bytes: the number of bytes at which a peer is refused; None for no such limit.
+    :ivar tasks: the number of open tasks at which a peer is refused.
+    :ivar stored_bytes: the bytes of descriptions and results at which it is refused.
+    :ivar records: the number of tasks in all states, removed ones included, at which it is refused.
     :ivar load: the counts of the node, which gives them to its policy.
     """
 
-    tasks: int = field(validator=COUNT)
-    description_bytes: int | None = field(default=None, validator=optional(COUNT))
+    tasks: int = field(default=PEER_TASKS, validator=COUNT)
+    stored_bytes: int = field(default=PEER_BYTES, validator=COUNT)
+    records: int = field(default=PEER_RECORDS, validator=COUNT)
     load: ILoad | None = field(default=None, kw_only=True, repr=False, validator=_LOAD)
 
     def with_load(self, load: ILoad) -> PeerQuota:
@@ -247,17 +254,17 @@ class PeerQuota:
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        waiting = _counted(self.load, "PeerQuota").new(submitter(request))
-        if waiting.tasks >= self.tasks:
-            why = f"{waiting.tasks} of your tasks wait to be decided on; the quota is {self.tasks}"
-        elif self.description_bytes is not None and waiting.description_bytes >= self.description_bytes:
-            why = (
-                f"those of your tasks that wait to be decided on have {waiting.description_bytes} bytes of"
-                f" descriptions; the quota is {self.description_bytes}"
-            )
+        load = _counted(self.load, "PeerQuota").of(submitter(request))
+        if load.open >= self.tasks:
+            why = f"{load.open} of your tasks have not ended; the quota is {self.tasks}: try again when some have"
+        elif load.records >= self.records:
+            why = f"{load.records} tasks of yours are on record; the quota is {self.records}: try again in some days"
+        elif load.stored_bytes >= self.stored_bytes:
+            used = f"your tasks and results take {load.stored_bytes} bytes"
+            why = f"{used}; the quota is {self.stored_bytes}: try again when some were removed"
         else:
             return None
-        return Refusal("quota", f"{why}: try again when some are decided on", _RETRY_QUOTA_SECONDS)
+        return Refusal("quota", why, _RETRY_QUOTA_SECONDS)
 
 
 @implementer(IPureAdmissionPolicy, ILoadAdmissionPolicy)
@@ -342,3 +349,8 @@ class RateLimit:
         if len(self._used) > self._most:
             self._used = {one: used for one, used in self._used.items() if self._used_by(one, now) > 0}
             self._most = max(_FEW, 2 * len(self._used))
+
+
+def default_policy(peers: IPeers, clock: IReactorTime) -> IAdmissionPolicy:
+    """Return the policy of a node that is given none: peers may submit, each of them its share."""
+    return AllOf([PeersOnly(peers), PeerQuota(), RateLimit(clock, PEER_RATE, PEER_BURST)])

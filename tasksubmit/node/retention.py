@@ -17,15 +17,21 @@ from tasksubmit.interfaces import ITaskStore
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.doubts import Doubts
+from tasksubmit.node.load import Load, stored_bytes
 from tasksubmit.node.periodic import Periodic
+from tasksubmit.node.policy import PEER_BYTES
 from tasksubmit.node.room import ResultRoom
 from tasksubmit.validation import COUNT, DURATION, optional
+from tasksubmit.wire.address import Address
 
 RETENTION = timedelta(days=30)
 
 _INTERVAL_SECONDS = 60.0
 _AT_ONCE = 100
 """What one step removes: others get their turn at the store after it."""
+
+_FULL = 0.9
+"""The part of its share up to which nothing of a peer is removed early."""
 
 
 @frozen
@@ -35,17 +41,21 @@ class Retention:
     :ivar keep: their age; what is owed is kept in any case.
     :ivar max_result_bytes: what results may take on the disk. The oldest go with their tasks to make room; when none
         may, no more results are taken. None for no limit.
+    :ivar peer_bytes: what the tasks and results of one peer may take, see `PeerLoad.stored_bytes`. Its oldest go before
+        it has used up the quota of the same size at which it is refused, see `PeerQuota`.
     """
 
     keep: timedelta = field(default=RETENTION, validator=DURATION)
     max_result_bytes: int | None = field(default=None, validator=optional(COUNT))
+    peer_bytes: int = field(default=PEER_BYTES, validator=COUNT)
 
 
 class RetentionService(Service):
     """The scan that removes.
 
-    :param keep: the age of what is removed.
+    :param retention: what is removed.
     :param room: for results, which is made when there is too little.
+    :param load: is counted again when something was removed.
     :param keep_tombstones: longer than anybody may go on to repeat a message.
     :param forgotten: is called with the key of each task that was removed.
     :param doubts: are told of each task of which it is unknown whether it was removed.
@@ -57,8 +67,9 @@ class RetentionService(Service):
         self,
         store: ITaskStore,
         clock: NodeClock,
-        keep: timedelta,
+        retention: Retention,
         room: ResultRoom,
+        load: Load,
         keep_tombstones: timedelta,
         timers: IReactorTime,
         forgotten: Callable[[TaskKey], None],
@@ -67,8 +78,10 @@ class RetentionService(Service):
         self.setName("retention")
         self._store = store
         self._clock = clock
-        self._keep = keep
+        self._retention = retention
         self._room = room
+        self._load = load
+        self._must_count = False
         self._keep_tombstones = keep_tombstones
         self._forgotten = forgotten
         self._doubts = doubts
@@ -85,13 +98,23 @@ class RetentionService(Service):
         return self._scan.stop()
 
     async def _look(self) -> None:
+        await self._count()  # what an earlier scan removed that failed afterwards
         now = self._clock.now()
-        removed = await self._remove_aged(now - self._keep) + await self._remove_large(now)
+        removed = await self._remove_aged(now - self._retention.keep) + await self._remove_large(now)
+        for load in self._load.peers:
+            removed += await self._remove_of_peer(load.address, now)
         dropped = await self._drop_tombstones(now - self._keep_tombstones)
+        await self._count()
         if removed or dropped:
             self._log.info(
                 "retention removed {removed} tasks and {dropped} tombstones", removed=removed, dropped=dropped
             )
+
+    async def _count(self) -> None:
+        """Count the load again if something was removed since."""
+        if self._must_count:
+            self._load.recount(await self._store.load())
+            self._must_count = False
 
     async def _remove_aged(self, before: datetime) -> int:
         removed = 0
@@ -120,10 +143,27 @@ class RetentionService(Service):
         self._room.wanted_bytes = 0
         return removed
 
+    async def _remove_of_peer(self, peer: Address, now: datetime) -> int:
+        """Remove the oldest of a peer until it has some of its share left."""
+        removed = 0
+        excess = self._load.of(peer).stored_bytes - _FULL * self._retention.peer_bytes
+        while self.running and excess > 0:
+            tasks = []
+            for task in await self._store.ended(now, _AT_ONCE, peer=peer):
+                if excess > 0:
+                    tasks.append(task)
+                    excess -= stored_bytes(task)
+            count = await self._forget(tasks)
+            removed += count
+            if not count:
+                break
+        return removed
+
     async def _forget(self, tasks: Iterable[Task]) -> int:
         """Remove tasks; how many that were."""
         now = self._clock.now()
         under_way = [self._forget_one(task, now) for task in tasks]
+        self._must_count = self._must_count or bool(under_way)
         results: list[tuple[bool, Any]] = await DeferredList(under_way, consumeErrors=True)
         forgotten = 0
         for is_done, result in results:
@@ -144,5 +184,6 @@ class RetentionService(Service):
     async def _drop_tombstones(self, before: datetime) -> int:
         dropped = 0
         while self.running and (count := await self._store.drop_tombstones(before, _AT_ONCE)):
+            self._must_count = True
             dropped += count
         return dropped

@@ -59,7 +59,7 @@ from tasksubmit.node.live import Condition, LiveTasks, raise_if_ended
 from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.periodic import Retrier
-from tasksubmit.node.policy import PEERS, POLICY, PeersOnly, with_load
+from tasksubmit.node.policy import PEERS, POLICY, default_policy, with_load
 from tasksubmit.node.records import Records
 from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import Retention, RetentionService
@@ -249,7 +249,7 @@ class Node(MultiService):
         )
         self._inbox = Inbox(
             self._records,
-            PeersOnly(peers) if policy is None else with_load(policy, self.load),
+            with_load(default_policy(peers, clock) if policy is None else policy, self.load),
             self.load,
             timeouts,
             lambda peer, features: self._delivery.announced(peer, features),
@@ -314,7 +314,7 @@ class Node(MultiService):
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
         keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
         RetentionService(
-            store, self._clock, retention.keep, room, keep_tombstones, clock, self._live.forgotten, doubts
+            store, self._clock, retention, room, self.load, keep_tombstones, clock, self._live.forgotten, doubts
         ).setServiceParent(self)
         for service in (self._acceptance, self.workers, self._scores):
             if service is not None:

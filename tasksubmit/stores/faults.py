@@ -104,6 +104,14 @@ def _booked(row: Row) -> None:
         raise ValueError(f"points is {shown(points)}")
 
 
+def _usage(row: Row) -> None:
+    peer, *numbers = row
+    Address.parse(peer)
+    for number in numbers:
+        if not isinstance(number, int):
+            raise ValueError(f"the peer has used {shown(number)}")
+
+
 OTHER_TABLES: tuple[tuple[str, str, Callable[[Row], Any]], ...] = (
     ("events", f"task, {EVENT_COLUMNS}", lambda row: event_from_row(row[1:])),
     ("tombstones", TOMBSTONE_COLUMNS, tombstone_from_row),
@@ -111,6 +119,7 @@ OTHER_TABLES: tuple[tuple[str, str, Callable[[Row], Any]], ...] = (
     ("bookings", "party, points", _booked),
     ("owed_bookings", OWED_BOOKING_COLUMNS, owed_booking_from_row),
     ("notes", "name, text", lambda row: (row[0].split(), row[1].split())),
+    ("usage", "peer, records, stored_bytes", _usage),
     ("owner", "address", lambda row: Address.parse(row[0])),
     ("peer_features", "peer, features", lambda row: (Address.parse(row[0]), row[1].split())),
 )

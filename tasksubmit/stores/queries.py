@@ -8,7 +8,10 @@ from datetime import datetime, timedelta, timezone
 from functools import cache
 from os.path import splitext
 
+from attrs import evolve
+
 from tasksubmit.errors import StoreError
+from tasksubmit.interfaces import PeerLoad
 from tasksubmit.lifecycle.change import LONGEST_WAIT, Delivery, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey, to_milliseconds
@@ -242,13 +245,21 @@ def with_tasks(connection: sqlite3.Connection, found: Iterable[Delivery]) -> lis
     return pairs
 
 
-def load(connection: sqlite3.Connection) -> list[tuple[Address, TaskStatus, int, int]]:
-    """How many tasks wait for a decision and in the queue, and how long their descriptions are, by submitter."""
+def load(connection: sqlite3.Connection) -> list[PeerLoad]:
+    """The load of every peer that has any."""
+    loads = {}
+    for peer, records, stored_bytes in connection.execute("SELECT peer, records, stored_bytes FROM usage"):
+        loads[peer] = PeerLoad(Address.parse(peer), records=records, stored_bytes=stored_bytes)
     rows = connection.execute(
-        "SELECT peer, status, count(*), sum(length(CAST(description AS BLOB))) FROM tasks"
-        " WHERE side = 'receiver' AND status IN ('NEW', 'ACCEPTED') GROUP BY peer, status"
+        "SELECT peer, sum(status = 'NEW'), sum(status = 'ACCEPTED'), count(*) FROM tasks"
+        f" WHERE side = 'receiver' AND status IN ({_OPEN}) GROUP BY peer"
     )
-    return [(Address.parse(peer), TaskStatus(status), tasks, size) for peer, status, tasks, size in rows]
+    for peer, new, queued, open in rows:
+        loads[peer] = evolve(loads.get(peer) or PeerLoad(Address.parse(peer)), new=new, queued=queued, open=open)
+    return [load for load in loads.values() if load.records or load.stored_bytes]
+
+
+_OPEN = ", ".join(f"'{status}'" for status in TaskStatus if not status.is_final)
 
 
 def note(connection: sqlite3.Connection, name: str) -> str:

@@ -26,13 +26,16 @@ _NOT_OWED = (
 )
 
 
-def ended(connection: sqlite3.Connection, before: datetime, limit: int, min_result_bytes: int = 0) -> list[Task]:
+def ended(
+    connection: sqlite3.Connection, before: datetime, limit: int, min_result_bytes: int = 0, peer: Address | None = None
+) -> list[Task]:
     """Up to ``limit`` tasks that ended before ``before`` and for which nothing is owed, the oldest first."""
     sql = (
         f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_ended_at WHERE ended_at < ? AND result_bytes >= ?"
-        f" AND {_NOT_OWED} ORDER BY ended_at LIMIT ?"
+        f"{'' if peer is None else ' AND peer = ?'} AND {_NOT_OWED} ORDER BY ended_at LIMIT ?"
     )
-    rows = connection.execute(sql, (to_milliseconds(before), min_result_bytes, limit))
+    of_peer = () if peer is None else (str(peer),)
+    rows = connection.execute(sql, (to_milliseconds(before), min_result_bytes, *of_peer, limit))
     return list(as_many_as_fit(map(task_from_row, rows)))
 
 

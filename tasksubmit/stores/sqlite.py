@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
-from tasksubmit.interfaces import SHIFTED, ITaskStore, SavedResult
+from tasksubmit.interfaces import SHIFTED, ITaskStore, PeerLoad, SavedResult
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
@@ -352,9 +352,11 @@ class SQLiteTaskStore:
         """See `ITaskStore.recall`."""
         return _run(self._reader, queries.recall, key)
 
-    def ended(self, before: datetime, limit: int, *, min_result_bytes: int = 0) -> Deferred[list[Task]]:
+    def ended(
+        self, before: datetime, limit: int, *, min_result_bytes: int = 0, peer: Address | None = None
+    ) -> Deferred[list[Task]]:
         """See `ITaskStore.ended`."""
-        return self._read(lambda connection: retention.ended(connection, before, limit, min_result_bytes))
+        return self._read(lambda connection: retention.ended(connection, before, limit, min_result_bytes, peer))
 
     def result_bytes(self) -> Deferred[int]:
         """See `ITaskStore.result_bytes`."""
@@ -417,7 +419,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.deliveries_of`."""
         return self._read(lambda connection: deliveries.of_task(connection, key))
 
-    def load(self) -> Deferred[list[tuple[Address, TaskStatus, int, int]]]:
+    def load(self) -> Deferred[list[PeerLoad]]:
         """See `ITaskStore.load`."""
         return _run(self._writer, read_in_turn, queries.load)
 

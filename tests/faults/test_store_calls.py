@@ -608,8 +608,10 @@ class Walk:
                 yield f"{node.address} is in doubt"
             if node.retrying:
                 yield f"{node.address} retries {node.retrying}"
-            if load or node.load.queued or node.load.undecided:
-                yield f"{node.address} has a load of {node.load.undecided} and {node.load.queued}, stored {load}"
+            counted = {peer.address: (peer.open, peer.records, peer.stored_bytes) for peer in node.load.peers}
+            stored = {peer.address: (0, peer.records, peer.stored_bytes) for peer in load}
+            if node.load.queued or node.load.undecided or {**counted, **stored} != counted:
+                yield f"{node.address} has counted {node.load.peers}, and stored {load}"
             if not node.is_enabled:
                 yield f"{node.address} is disabled"
 

@@ -107,6 +107,8 @@ class NodeProcess(ProcessProtocol):
             "--answer-timeout": "86400",
             "--tick": "0.1",
             "--idle-timeout": "86400",
+            "--peer-rate": "100000",
+            "--peer-burst": "100000",
         }
         arguments = [word for option in options.items() for word in option]
         arguments += [word for peer, port in self.peers.items() for word in ("--peer", f"{peer}=tcp:127.0.0.1:{port}")]

@@ -194,7 +194,7 @@ class DoubtTests(DoubtTestCase):
             self.store.fail("create", fault)
             self.say(BOB, request())
             self.advance(1)
-            self.assertEqual((bob.load.undecided, bob.load.new(ALICE).tasks), (tasks, tasks))
+            self.assertEqual((bob.load.undecided, bob.load.of(ALICE).records), (tasks, tasks))
             self.store.fail("apply", fault)
             if tasks:
                 self.failed(bob.accept(KEY), StoreUncertain)

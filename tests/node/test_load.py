@@ -10,10 +10,9 @@ from twisted.internet.defer import fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.errors import IllegalTransition, StoreError
-from tasksubmit.interfaces import Peer
-from tasksubmit.lifecycle.table import Side, TaskStatus
+from tasksubmit.interfaces import Peer, PeerLoad
+from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
-from tasksubmit.node.load import Load
 from tasksubmit.node.policy import AllOf, PeerQuota, QueueLimit, RateLimit
 from tasksubmit.node.service import Node
 from tasksubmit.testing import Agents, MemoryTaskStore
@@ -21,12 +20,6 @@ from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, SlowStore, request
 from tests.tiers import examples
-
-
-def counted(load: Load, *addresses: Address) -> dict[Address, tuple[int, int]]:
-    """What waits for a decision, of whom there is something."""
-    waiting = {one: load.new(one) for one in addresses}
-    return {one: (left.tasks, left.description_bytes) for one, left in waiting.items() if left.tasks}
 
 
 class LoadTests(SynchronousTestCase):
@@ -50,10 +43,19 @@ class LoadTests(SynchronousTestCase):
             bob = agents.node(address=BOB, peers=[ALICE, CAROL])
             for step in steps:
                 self.take(agents, bob, *step)
-                found = agents.done(bob.store.load())
-                new = {peer: (tasks, size) for peer, status, tasks, size in found if status is TaskStatus.NEW}
-                queued = sum(tasks for _, status, tasks, _ in found if status is TaskStatus.ACCEPTED)
-                self.assertEqual((counted(bob.load, ALICE, CAROL), bob.load.queued), (new, queued))
+                self.assert_counted(agents.done(bob.store.load()), bob)
+
+    def assert_counted(self, found: list[PeerLoad], bob: Node) -> None:
+        """The load of a node is what its store has, for each peer and in all."""
+        for load in found:
+            known = bob.load.of(load.address)
+            self.assertEqual(
+                (known.open, known.records, known.stored_bytes), (load.open, load.records, load.stored_bytes)
+            )
+        self.assertEqual(bob.load.queued, sum(load.queued for load in found))
+        self.assertEqual(bob.load.undecided, sum(load.new for load in found))
+        if not found:
+            self.assertEqual([load for load in bob.load.peers if load.records or load.stored_bytes], [])
 
     def take(self, agents: Agents, bob: Node, step: str, peer: Address, number: int, text: str) -> None:
         """One step of a life."""
@@ -83,7 +85,7 @@ class LimitTests(NodeTestCase):
     """Limits in a node."""
 
     def make_bob(self, **options: Any) -> Node:
-        """Bob with quotas: two undecided tasks of a peer, two in the queue."""
+        """Bob with quotas: two open tasks of a peer, two in the queue."""
         policy = AllOf([PeerQuota(2, 1000), QueueLimit(2)])
         return self.make_node(BOB, ALICE, CAROL, policy=policy, **options)
 
@@ -92,7 +94,7 @@ class LimitTests(NodeTestCase):
         return self.ask(BOB, request(task_id, by=by))
 
     def test_quota(self) -> None:
-        """A peer at its quota is refused until something is decided on; others are not, nor is what is known."""
+        """A peer at its quota is refused until something has ended; others are not, nor is what is known."""
         bob = self.make_bob()
         self.assertEqual([self.submit(f"t{n}").code for n in range(3)], ["", "", "quota"])
         self.assertEqual(self.submit("c", CAROL).status, 200)
@@ -129,7 +131,8 @@ class LimitTests(NodeTestCase):
         self.stop(bob)
         bob.startService()
         self.network.flush()
-        self.assertEqual((bob.load.queued, counted(bob.load, ALICE)), (1, {ALICE: (1, 4)}))
+        self.assertEqual(bob.load.queued, 1)
+        self.assertEqual(bob.load.of(ALICE), PeerLoad(ALICE, new=1, queued=1, open=2, records=2, stored_bytes=8))
 
     def test_own_tasks(self) -> None:
         """What the node itself has submitted, and others have in their queues, is no load of its own."""
@@ -138,7 +141,7 @@ class LimitTests(NodeTestCase):
         self.done(alice.accept(TaskKey(Side.RECEIVER, BOB, "t1")))
         self.advance(2)
         self.assertEqual((bob.load.queued, alice.load.queued), (0, 1))
-        self.assertEqual(counted(bob.load, ALICE), {})
+        self.assertEqual(bob.load.of(ALICE), PeerLoad(ALICE))
 
     def test_not_written(self) -> None:
         """What could not be written does not count, and neither does one that was sent twice at once."""
@@ -152,7 +155,7 @@ class LimitTests(NodeTestCase):
         store.create = create  # type: ignore[method-assign]
         peer = self.say(BOB, *[request("same") for _ in range(5)])
         self.assertEqual([answer.status for answer in peer.answers], [200] * 5)
-        self.assertEqual(counted(bob.load, ALICE), {ALICE: (1, 4)})
+        self.assertEqual((bob.load.of(ALICE).records, bob.load.of(ALICE).stored_bytes), (1, 4))
 
     def test_rate(self) -> None:
         """A peer that submits too fast is told to wait; to repeat what is known costs it nothing."""

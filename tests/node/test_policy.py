@@ -12,8 +12,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 from zope.interface import implementer
 
-from tasksubmit.interfaces import IAdmissionPolicy, ICountingAdmissionPolicy, IPureAdmissionPolicy, Peer, Refusal
-from tasksubmit.lifecycle.table import TaskStatus
+from tasksubmit.interfaces import (
+    IAdmissionPolicy,
+    ICountingAdmissionPolicy,
+    IPureAdmissionPolicy,
+    Peer,
+    PeerLoad,
+    Refusal,
+)
 from tasksubmit.node.load import Load
 from tasksubmit.node.policy import (
     AllOf,
@@ -89,33 +95,37 @@ class QuotaTests(SynchronousTestCase):
         self.load = Load()
 
     def test_tasks(self) -> None:
-        """A peer with too many undecided tasks is refused for now; others are not."""
-        policy = PeerQuota(3, 10**9, load=self.load)
-        self.load.count([(ALICE, TaskStatus.NEW, 2, 10), (CAROL, TaskStatus.ACCEPTED, 99, 10)])
+        """A peer with too many open tasks is refused for now; others are not."""
+        policy = PeerQuota(3, load=self.load)
+        self.load.recount([PeerLoad(ALICE, open=2)])
         self.assertIsNone(policy.admit(THEM, request()))
-        self.load.count([(ALICE, TaskStatus.NEW, 1, 10)])
+        self.load.recount([PeerLoad(ALICE, open=3)])
         refusal = policy.admit(THEM, request())
         assert refusal is not None
         self.assertEqual((refusal.code, refusal.retry_after_s), ("quota", 60))
-        self.assertIn("3 of your tasks wait to be decided on; the quota is 3", refusal.message)
+        self.assertIn("3 of your tasks have not ended; the quota is 3", refusal.message)
         self.assertIsNone(policy.admit(Peer(CAROL, "memory"), request(by=CAROL)))
 
     def test_bytes(self) -> None:
-        """So is one whose undecided tasks are too long together."""
-        policy = PeerQuota(100, 50, load=self.load)
-        self.load.count([(ALICE, TaskStatus.NEW, 2, 49)])
-        self.assertIsNone(policy.admit(THEM, request()))
-        self.load.count([(ALICE, TaskStatus.NEW, 1, 1)])
-        refusal = policy.admit(THEM, request())
-        assert refusal is not None
-        self.assertIn("50 bytes of descriptions; the quota is 50", refusal.message)
+        """So is one whose tasks and results take too much, and one with too many tasks that have ended."""
+        for within, beyond, message in (
+            ({"stored_bytes": 49}, {"stored_bytes": 50}, "take 50 bytes; the quota is 50"),
+            ({"records": 9}, {"records": 10}, "10 tasks of yours are on record; the quota is 10"),
+        ):
+            policy = PeerQuota(100, 50, 10, load=self.load)
+            self.load.recount([PeerLoad(ALICE, **within)])
+            self.assertIsNone(policy.admit(THEM, request()))
+            self.load.recount([PeerLoad(ALICE, **beyond)])
+            refusal = policy.admit(THEM, request())
+            assert refusal is not None
+            self.assertIn(message, refusal.message)
 
     def test_queue(self) -> None:
         """While the queue is full nobody may submit."""
         policy = QueueLimit(2, load=self.load)
-        self.load.count([(CAROL, TaskStatus.ACCEPTED, 1, 5), (ALICE, TaskStatus.NEW, 9, 5)])
+        self.load.recount([PeerLoad(CAROL, queued=1), PeerLoad(ALICE, new=9)])
         self.assertIsNone(policy.admit(THEM, request()))
-        self.load.count([(ALICE, TaskStatus.ACCEPTED, 1, 5)])
+        self.load.recount([PeerLoad(CAROL, queued=1), PeerLoad(ALICE, queued=1)])
         refusal = policy.admit(THEM, request())
         assert refusal is not None
         self.assertEqual((refusal.code, refusal.retry_after_s), ("quota", 60))
@@ -249,7 +259,7 @@ class AllOfTests(SynchronousTestCase):
             refusal = self.successResultOf(answer)
             codes.append(refusal.code if refusal else "")
             if refusal is None:
-                load.count([(ALICE, TaskStatus.NEW, 1, 4)])
+                load.recount([PeerLoad(ALICE, open=codes.count(""))])
         self.assertEqual(codes, ["", "", *["quota"] * 3])
 
     def test_nobody(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import count
 
 from twisted.internet.defer import Deferred, fail
 from typing_extensions import override
@@ -10,11 +11,12 @@ from typing_extensions import override
 from tasksubmit.errors import NoRoom, StoreError, TaskForgotten, UnknownTask
 from tasksubmit.lifecycle.table import Lease, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.policy import PeerQuota
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskStatusUpdate
-from tests.node.helpers import ALICE, BOB, PairTestCase, SlowStore, request, results
+from tests.node.helpers import ALICE, BOB, CAROL, PairTestCase, SlowStore, request, results
 
 DAY = 24 * 3600
 
@@ -143,6 +145,45 @@ class RetentionTests(PairTestCase):
         self.alice = self.make(ALICE, BOB)
         self.advance(400)
         self.assertEqual(len(self.files(self.bob)), 2)
+
+    def flood(self, limit: int) -> int:
+        """Have Alice submit and withdraw tasks of 1,000 bytes until Bob refuses one; returns how many he took."""
+        for number in count():
+            self.assertLess(number, limit, "the flood was never refused")
+            key = TaskKey(Side.RECEIVER, ALICE, f"flood-{next(self.numbers)}")
+            if self.ask(BOB, request(key.task_id, "x" * 1000)).code == "quota":
+                return number
+            self.ask(BOB, TaskStatusUpdate(key.task_id, "CANCELLED", "", ack=True))
+            self.assertIs(self.task(self.bob, key).status, TaskStatus.CANCELLED)
+        raise AssertionError
+
+    def test_flood_of_withdrawn_tasks(self) -> None:
+        """A peer that submits and withdraws is refused at its share, and gets little more when some was removed."""
+        self.stop(self.bob)
+        self.numbers = count()
+        self.bob = self.make_node(
+            BOB, ALICE, CAROL, policy=PeerQuota(100, 20_000, 30), retention=Retention(peer_bytes=20_000)
+        )
+        self.assertEqual(self.flood(100), 20)
+        self.assertEqual(self.ask(BOB, request("honest", by=CAROL)).code, "")
+        self.advance(61)
+        self.assertEqual(self.bob.load.of(ALICE).stored_bytes, 18_000)
+        self.assertEqual(self.bob.load.of(ALICE).records, 20)
+        taken = 20
+        for _ in range(10):
+            taken += self.flood(100)
+            self.assertLessEqual(self.bob.load.of(ALICE).stored_bytes, 20_000)
+            self.advance(61)
+        self.assertEqual(taken, 30)  # a tombstone is left for each
+        self.assertEqual(self.ask(BOB, request("honest-too", by=CAROL)).code, "")
+
+    def test_withdrawals_count(self) -> None:
+        """A tombstone for a task that never arrived counts among the tasks of the peer that withdrew it."""
+        self.stop(self.bob)
+        self.bob = self.make_node(BOB, ALICE, policy=PeerQuota(records=3))
+        for number in range(3):
+            self.ask(BOB, TaskStatusUpdate(f"t{number}", "CANCELLED", "", ack=True, from_addr=str(ALICE)))
+        self.assertEqual(self.ask(BOB, request("one-more")).code, "quota")
 
     def test_waited_for(self) -> None:
         """Whoever waits on a task that is removed is told so."""

@@ -27,10 +27,11 @@ from tasksubmit.interfaces import (
     IExecutor,
     IPureAdmissionPolicy,
     Peer,
+    PeerLoad,
     Refusal,
 )
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind
-from tasksubmit.lifecycle.table import Lease, TaskStatus
+from tasksubmit.lifecycle.table import Lease
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
@@ -90,7 +91,7 @@ POLICIES: dict[str, Callable[[], IAdmissionPolicy]] = {
 def full_load() -> Load:
     """More than is good."""
     load = Load()
-    load.count([(PEER, TaskStatus.NEW, 10, 1000), (PEER, TaskStatus.ACCEPTED, 5, 10)])
+    load.recount([PeerLoad(PEER, new=10, queued=5, open=15, records=15, stored_bytes=1010)])
     return load
 
 

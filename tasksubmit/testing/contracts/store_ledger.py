@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tasksubmit.interfaces import PeerLoad
 from tasksubmit.lifecycle.change import Booking
-from tasksubmit.lifecycle.table import Event, Side, TaskStatus
+from tasksubmit.lifecycle.table import Event, Side
 from tasksubmit.lifecycle.task import Task
-from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, new_task, step
+from tasksubmit.testing.contracts.samples import OTHER, OWN, PEER, at, new_task, step
 from tasksubmit.testing.contracts.store_case import StoreCase
 
 
@@ -59,8 +60,12 @@ class LedgerContract(StoreCase):
         [second] = await self.store.owed_bookings(10)
         self.assertGreater(second.id, first.id)
 
+    async def loads(self) -> list[PeerLoad]:
+        """The loads of all peers, by address."""
+        return sorted(await self.store.load(), key=lambda load: load.address)
+
     async def test_load(self) -> None:
-        """What waits here is counted by submitter: tasks that are NEW and ACCEPTED, with the bytes of UTF-8."""
+        """What each peer takes is counted: new, queued and open tasks, those in all states, and bytes of UTF-8."""
         self.assertEqual(await self.store.load(), [])
         for task_id, description in (("t-1", "abc"), ("t-2", "äö")):
             await self.create(new_task(task_id, description=description))
@@ -68,25 +73,32 @@ class LedgerContract(StoreCase):
         await self.change(await self.accepted("t-4"), Event.EXECUTE)
         await self.create(new_task("t-5", peer=OTHER, description="\U0001f600"))
         await self.create(new_task("t-6", Side.SUBMITTER, description="mine"))
-        accepted_bytes = len(new_task().description)
-        self.assertEqual(
-            sorted(await self.store.load()),
-            [
-                (PEER, TaskStatus.ACCEPTED, 1, accepted_bytes),
-                (PEER, TaskStatus.NEW, 2, 7),
-                (OTHER, TaskStatus.NEW, 1, 4),
-            ],
-        )
+        usual_bytes = len(new_task().description)
+        loads = [
+            PeerLoad(PEER, new=2, queued=1, open=4, records=4, stored_bytes=7 + 2 * usual_bytes),
+            PeerLoad(OTHER, new=1, open=1, records=1, stored_bytes=4),
+        ]
+        self.assertEqual(await self.loads(), loads)
+        ended = await self.change(await self.create(new_task("t-7", peer=OTHER)), Event.DECLINE, 0, {"result_bytes": 9})
+        loads[1] = PeerLoad(OTHER, new=1, open=1, records=2, stored_bytes=4 + usual_bytes + 9)
+        self.assertEqual(await self.loads(), loads)
+        await self.store.forget(ended, at(0))
+        loads[1] = PeerLoad(OTHER, new=1, open=1, records=2, stored_bytes=4)
+        await self.reopen()
+        self.assertEqual(await self.loads(), loads)
+        await self.store.drop_tombstones(at(1), 10)
+        loads[1] = PeerLoad(OTHER, new=1, open=1, records=1, stored_bytes=4)
+        self.assertEqual(await self.loads(), loads)
 
     async def test_load_in_its_place(self) -> None:
         """The load is counted between the changes that were asked for before it and those after it."""
         first = self.store.create(new_task("t-1", description="abc"), [])
         load = self.store.load()
         second = self.store.create(new_task("t-2", description="abc"), [])
-        self.assertEqual(await load, [(PEER, TaskStatus.NEW, 1, 3)])
+        self.assertEqual(await load, [PeerLoad(PEER, new=1, open=1, records=1, stored_bytes=3)])
         self.assertTrue(first.called)
         await second
-        self.assertEqual(await self.store.load(), [(PEER, TaskStatus.NEW, 2, 6)])
+        self.assertEqual(await self.store.load(), [PeerLoad(PEER, new=2, open=2, records=2, stored_bytes=6)])
 
     async def test_notes(self) -> None:
         """A note is kept under its name, in place of an earlier one, also when reopened."""
