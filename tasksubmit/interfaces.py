@@ -134,6 +134,14 @@ SHIFTED = "clock_shift_ms"
 """The name of the note about `ITaskStore.shift_times`."""
 
 
+@frozen
+class Space:
+    """The disk of a store: its size, and what is free for this process."""
+
+    size_bytes: int
+    free_bytes: int
+
+
 @define
 class PeerLoad:
     """What one peer takes of a node, see `ILoad`.
@@ -275,6 +283,9 @@ class ITaskStore(Interface):
 
     def events_of(task: Task) -> Deferred[list[TaskEvent]]:
         """Fires with the story of a task, in order; it begins after the creation, which the record itself tells."""
+
+    def disk_space() -> Deferred[Space | None]:
+        """Fires with the space on the disk that the store writes to; None if it writes to none."""
 
     def passed_deadlines(limits: Sequence[tuple[Deadline, datetime]]) -> Deferred[list[Deadline]]:
         """Fires with those deadlines that at least one record meets, its column before the time beside the deadline.

@@ -228,6 +228,11 @@ class Settings:
         "what results may take on the disk: the oldest go, with their tasks, and when none may no more are taken",
         default=None,
     )
+    min_free_bytes: int | None = _option(
+        _count,
+        "free space on the disk below which new tasks are refused; without, a twentieth of it, at most 256 MiB",
+        default=None,
+    )
     deny: tuple[Address, ...] = _option(_addresses, "peers that may not submit tasks", default=())
     score_gate: bool = _option(
         _flag, "refuse submitters whose polo score is below this node's own, as deployed peers do", default=False

@@ -386,7 +386,9 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         timeouts=settings.timeouts,
         lease=Lease(settings.lease, settings.max_attempts),
         delivery_age_limit=settings.delivery_age_limit,
-        retention=Retention(settings.retention, settings.max_result_bytes, settings.peer_bytes),
+        retention=Retention(
+            settings.retention, settings.max_result_bytes, settings.peer_bytes, settings.min_free_bytes
+        ),
         formula=settings.score_formula,
         tick_seconds=settings.tick,
         idle_timeout_seconds=settings.idle_timeout,

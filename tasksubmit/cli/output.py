@@ -268,6 +268,8 @@ def show_status(status: Json) -> None:
         "waiting": status["waiting"],
         "owed to": status["owed_to"],
     }
+    if status.get("disk_problem"):
+        pairs["disk"] = f"new tasks are refused: {status['disk_problem']}"
     if status.get("executor_problem"):
         pairs["executor"] = _executor_problem(status["executor_problem"])
     if certificate:

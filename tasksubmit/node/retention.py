@@ -21,7 +21,7 @@ from tasksubmit.node.load import Load, stored_bytes
 from tasksubmit.node.periodic import Periodic
 from tasksubmit.node.policy import PEER_BYTES
 from tasksubmit.node.room import ResultRoom
-from tasksubmit.validation import COUNT, DURATION, optional
+from tasksubmit.validation import COUNT, DURATION, SIZE, optional
 from tasksubmit.wire.address import Address
 
 RETENTION = timedelta(days=30)
@@ -43,11 +43,14 @@ class Retention:
         may, no more results are taken. None for no limit.
     :ivar peer_bytes: what the tasks and results of one peer may take, see `PeerLoad.stored_bytes`. Its oldest go before
         it has used up the quota of the same size at which it is refused, see `PeerQuota`.
+    :ivar min_free_bytes: the free space on the disk below which peers may not submit tasks; None for a twentieth of the
+        disk, at most 256 MiB.
     """
 
     keep: timedelta = field(default=RETENTION, validator=DURATION)
     max_result_bytes: int | None = field(default=None, validator=optional(COUNT))
     peer_bytes: int = field(default=PEER_BYTES, validator=COUNT)
+    min_free_bytes: int | None = field(default=None, validator=optional(SIZE))
 
 
 class RetentionService(Service):

@@ -48,6 +48,7 @@ from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.courier import Courier
 from tasksubmit.node.deadlines import Deadlines
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
+from tasksubmit.node.disk_space import DiskSpace
 from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
@@ -305,9 +306,11 @@ class Node(MultiService):
             if executor is not None
             else None
         )
-        if self.workers is not None:
-            self._inbox.refusal = self.workers.refusal
+        self._disk_space = DiskSpace(store, retention.min_free_bytes, tick_seconds, clock)
+        refusals = [self._disk_space.refusal, *([] if self.workers is None else [self.workers.refusal])]
+        self._inbox.refusal = lambda: next(filter(None, (refusal() for refusal in refusals)), None)
         if store.work_directory is not None:
+            self._disk_space.setServiceParent(self)
             Sweeper(store.work_directory, clock).setServiceParent(self)
         self._delivery.setServiceParent(self)
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
@@ -458,6 +461,11 @@ class Node(MultiService):
     def is_draining(self) -> bool:
         """Whether the node takes nothing new, because it is being drained or was."""
         return self._inbox.is_draining
+
+    @property
+    def disk_problem(self) -> str:
+        """Why new tasks are refused for want of disk space; empty while there is enough."""
+        return self._disk_space.problem
 
     @property
     def executor_problem(self) -> ExecutorProblem | None:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
-from tasksubmit.interfaces import SHIFTED, ITaskStore, PeerLoad, SavedResult
+from tasksubmit.interfaces import SHIFTED, ITaskStore, PeerLoad, SavedResult, Space
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
@@ -375,6 +375,11 @@ class SQLiteTaskStore:
     def put_back(self, limit: int) -> Deferred[list[Task]]:
         """See `ITaskStore.put_back`."""
         return self._read(lambda connection: queries.put_back(connection, limit))
+
+    def disk_space(self) -> Deferred[Space | None]:
+        """See `ITaskStore.disk_space`."""
+        directory = self._directory
+        return self._read(lambda _: None if directory is None else disk.space(directory))
 
     def passed_deadlines(self, limits: Sequence[tuple[Deadline, datetime]]) -> Deferred[list[Deadline]]:
         """See `ITaskStore.passed_deadlines`."""

@@ -25,6 +25,7 @@ READS = frozenset(
         "aged_deliveries",
         "count_tasks",
         "deliveries_of",
+        "disk_space",
         "due",
         "ended",
         "events_of",

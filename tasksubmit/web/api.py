@@ -139,6 +139,7 @@ class ControlApi:
             listening=[_where(listener) for listener in self.node.listeners],
             is_draining=self.node.is_draining,
             is_enabled=self.node.is_enabled,
+            disk_problem=self.node.disk_problem,
             executor_problem=ExecutorProblemView.of(self.node.executor_problem),
             certificate=CertificateView(
                 fingerprint=shown.fingerprint, expires_at=shown.expires_at, warning=shown.warning

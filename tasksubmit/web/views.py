@@ -295,6 +295,7 @@ class ExecutorProblemView:
 class StatusView:
     """How a node does: who it is, what it shows to peers (null where it uses no TLS), and who they are.
 
+    `disk_problem` says why new tasks are refused for want of disk space, and is empty while they are not.
     `executor_problem` is null while the executor can start tasks. `connections` are those that peers have open;
     `waiting` is the length of the queue, with requeued tasks; `owed_to` counts the peers that something is owed to.
     `retrying` are steps of the node that have failed and are repeated, such as those of its start, with the last error
@@ -306,6 +307,7 @@ class StatusView:
     listening: list[str]
     is_draining: bool
     is_enabled: bool
+    disk_problem: str
     executor_problem: ExecutorProblemView | None
     certificate: CertificateView | None
     connections: int

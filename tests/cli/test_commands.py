@@ -448,6 +448,12 @@ class EitherSideTests(CommandTestCase):
             self.assertIn("certificate  none: peers are not authenticated, unless by mtls: listeners", text)
             self.assertIn(f"{OTHER}  no    nothing", text)
             self.assertIsNone(self.data(command)["certificate"])
+            self.assertNotIn("new tasks are refused", text)
+
+    def test_disk_is_low(self) -> None:
+        """The status says that new tasks are refused for want of disk space."""
+        self.node._disk_space.problem = "the disk has 9 bytes left, and 10 are kept free"
+        self.assertRegex(self.ok("status"), "disk +new tasks are refused: the disk has 9 bytes left")
 
     def test_reload(self) -> None:
         """A reload says what was applied, what is as before, and what needs a restart."""

@@ -40,6 +40,7 @@ class NodeRoutesTests(ApiTestCase):
             "listening": [],
             "is_draining": False,
             "is_enabled": True,
+            "disk_problem": "",
             "executor_problem": None,
             "certificate": None,
             "connections": 0,

@@ -299,6 +299,7 @@ class RecordContract(StoreCase):
             lambda: self.store.list_tasks(side=None, status=None, peer=None, before=None, limit=1),
             lambda: self.store.count_tasks(limit=1),
             lambda: self.store.queue(1),
+            lambda: self.store.disk_space(),
             lambda: self.store.passed_deadlines([(DEADLINES[0], START)]),
             lambda: self.store.due(DEADLINES[0], START, 1),
             lambda: self.store.ready_deliveries(PEER, START, 1),
