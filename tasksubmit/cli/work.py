@@ -28,7 +28,10 @@ async def accept(control: Control, task: str, justification: str | None, peer: s
 @from_option
 @verb(output.show_step)
 async def decline(control: Control, task: str, justification: str, peer: str | None) -> Json:
-    """Turn a new task down."""
+    """Turn down a new or a queued task.
+
+    A queued one is cancelled, with the outcome withdrawn_by_receiver.
+    """
     return await control.decline(task, justification, peer=peer)
 
 

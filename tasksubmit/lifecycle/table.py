@@ -186,6 +186,7 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
             TaskStatus.EXPIRED, staged, (Effect.NOTIFY_SUBMITTER, Effect.BOOK_EXPIRY), "expired"
         ),
         (accepted, Event.PASS_DEADLINE): Transition(cancelled, (), tell, "deadline_passed"),
+        (accepted, Event.DECLINE): Transition(cancelled, (), tell, "withdrawn_by_receiver"),
         (accepted, Event.CANCEL): Transition(cancelled),
         (executing, Event.PROGRESS): Transition(executing, (Stamp.LEASED,), tell_progress),
         (executing, Event.PUT_BACK): Transition(executing, (Stamp.PUT_BACK,), tell_progress),

@@ -36,6 +36,7 @@ from tasksubmit.lifecycle.table import (
     RECEIVER_OUTCOMES,
     SUBMITTER_OUTCOMES,
     TRANSITIONS,
+    Deadline,
     Event,
     Lease,
     Side,
@@ -278,9 +279,9 @@ class Inbox:
         return await self._begin(key, Event.ACCEPT, justification=justification)
 
     async def decline(self, key: TaskKey, justification: str) -> Task:
-        """Turn a NEW task down; the justification is required.
+        """Turn a NEW task down, or withdraw from an ACCEPTED one, which is CANCELLED; the justification is required.
 
-        :raises IllegalTransition: when it is not NEW, or its time has passed.
+        :raises IllegalTransition: when it is neither, or its time has passed.
         """
         if not justification.strip():
             raise InvalidMessage("declining needs a justification: tell the submitter why", "justification")
@@ -429,18 +430,18 @@ class Inbox:
 
     async def _begin(self, what: Task | TaskKey, event: Event, **fields: Any) -> Task:
         """Let ``event`` happen, unless a deadline has passed that the clock's last tick did not see."""
-        task = await self._records.change(what, self._unless_overdue(event, fields))
-        if task.status in (TaskStatus.CANCELLED, TaskStatus.EXPIRED):
+        passed: Deadline | None = None
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            nonlocal passed
+            advance(task.side, task.status, event)
+            passed = task.overdue(now, self._timeouts)
+            return ((event,), fields) if passed is None else overdue(task, passed)
+
+        task = await self._records.change(what, decide)
+        if passed is not None:
             raise IllegalTransition(f"too late: task {task.task_id} is {task.status} ({task.outcome})")
         return task
-
-    def _unless_overdue(self, event: Event, fields: Mapping[str, Any]) -> Decision:
-        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
-            advance(task.side, task.status, event)
-            deadline = task.overdue(now, self._timeouts)
-            return ((event,), fields) if deadline is None else overdue(task, deadline)
-
-        return decide
 
     # --- what was told to the submitter --------------------------------------------------------------------------
 

@@ -694,7 +694,7 @@ class Node(MultiService):
 
     @checked_later(key=_KEY, justification=TEXT)
     def decline(self, key: TaskKey, justification: str) -> Deferred[Task]:
-        """Turn a NEW task down; see `Inbox.decline`."""
+        """Turn a NEW task down, or withdraw from an ACCEPTED one; see `Inbox.decline`."""
         return _command(self._inbox.decline(key, justification))
 
     @checked_later(key=optional(_KEY), lease=optional(instance_of(Lease)))

@@ -152,6 +152,25 @@ class LifeTests(PairTestCase):
         self.assertIs(self.task(self.bob, back.key).status, TaskStatus.NEW)
         self.assertIs(self.task(self.alice, TaskKey(Side.RECEIVER, BOB, "same")).status, TaskStatus.NEW)
 
+    def test_withdrawn_by_receiver(self) -> None:
+        """A receiver that declines a task of its queue cancels it, for a reason, on both sides and without a score."""
+        first, key = self.submit(task_id="t1")
+        second, other = self.submit(task_id="t2")
+        for one in (key, other):
+            self.done(self.bob.accept(one))
+        self.failed(self.bob.decline(key, " "), InvalidMessage)
+        self.assertIs(self.done(self.bob.decline(key, "no time left")).status, TaskStatus.CANCELLED)
+        self.advance(1)
+        for task in (self.task(self.bob, key), self.task(self.alice, first.key)):
+            self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "withdrawn_by_receiver"))
+            self.assertEqual(task.justification, "no time left")
+        self.failed(first.result(), TaskCancelled)
+        self.assertEqual((self.scores(self.alice), self.scores(self.bob)), ({}, {}))
+        self.assertEqual((self.bob.load.queued, self.bob.load.of(ALICE).open), (1, 1))
+        self.assertEqual(self.done(self.bob.execute()).key, other)
+        self.failed(self.bob.decline(other, "not any more"), IllegalTransition)
+        self.assertIs(self.task(self.alice, second.key).status, TaskStatus.EXECUTING)
+
     def test_ambiguous(self) -> None:
         """An id resolves to the task that was submitted under it, whatever others submit under the same."""
         handle, key = self.submit(task_id="same")

@@ -59,6 +59,7 @@ OUTCOMES = {
     "expired": "it was at the head of the queue for too long",
     "failed": "its execution failed; ``error`` says why",
     "late": "the results arrived when the submitter's record had ended: neither scored nor used",
+    "withdrawn_by_receiver": "its receiver declined it after having accepted it",
     "lease_expired": "nothing was heard of its execution in time",
     "lost": "the receiver does not know the task any more",
     "refused": "the submission was answered 400; ``code`` says why",
