@@ -55,6 +55,9 @@ class LiveTask:
                 waiting.errback(error)
 
 
+_STOPPED = "the node was stopped while the task was waited for; the task itself goes on"
+
+
 class LiveTasks:
     """Every task that someone waits on.
 
@@ -72,7 +75,7 @@ class LiveTasks:
         """The record of ``key`` as soon as it meets ``condition``, which may be at once.
 
         :raises UnknownTask: when there is no such record.
-        :raises StoreClosed: when the node stops meanwhile.
+        :raises StoreClosed: when the node stops meanwhile, or was stopped before.
         """
         live = self._tasks.setdefault(key, LiveTask())
         # To wait first and read afterwards misses no change in between.
@@ -80,9 +83,11 @@ class LiveTasks:
         try:
             task = await self._get(key)
             is_met = not waiting.called and condition(task)
-        except BaseException:
+        except BaseException as error:
             waiting.addErrback(lambda _: None)
             waiting.cancel()
+            if isinstance(error, StoreClosed):
+                raise StoreClosed(_STOPPED) from error
             raise
         if is_met:
             self._forget(key, live, waiting)
@@ -106,7 +111,7 @@ class LiveTasks:
         """Fail everyone who waits: the node stops."""
         tasks, self._tasks = self._tasks, {}
         for live in tasks.values():
-            live.fail(StoreClosed("the node was stopped while the task was waited for; the task itself goes on"))
+            live.fail(StoreClosed(_STOPPED))
 
     def _forget(self, key: TaskKey, live: LiveTask, waiting: Deferred[Task]) -> None:
         live.forget(waiting)

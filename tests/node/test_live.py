@@ -194,9 +194,8 @@ class HandleTests(PairTestCase):
         handle, _ = self.submit()
         accepted, result = handle.accepted(), handle.result()
         self.stop(self.alice)
-        self.failed(accepted, StoreClosed)
-        self.failed(result, StoreClosed)
-        self.failed(handle.result(), StoreClosed)
+        for waiting in (accepted, result, handle.result()):
+            self.assertIn("the node was stopped while", str(self.failed(waiting, StoreClosed)))
 
     def test_unknown(self) -> None:
         """Waiting for a task that was never submitted fails."""
