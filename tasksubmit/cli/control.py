@@ -175,7 +175,7 @@ class Control:
         return await self._one("POST", _path(task_id, "accept"), {"peer": peer}, _given(justification=justification))
 
     async def decline(self, task_id: str, justification: str, *, peer: str | None = None) -> Json:
-        """Turn a NEW task down."""
+        """Turn a task down that was not started."""
         return await self._one("POST", _path(task_id, "decline"), {"peer": peer}, {"justification": justification})
 
     async def cancel(self, task_id: str, *, peer: str | None = None, reason: str | None = None) -> Json:

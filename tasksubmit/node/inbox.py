@@ -36,6 +36,7 @@ from tasksubmit.lifecycle.table import (
     RECEIVER_OUTCOMES,
     SUBMITTER_OUTCOMES,
     TRANSITIONS,
+    WITHDRAWN_BY_RECEIVER,
     Event,
     Lease,
     Side,
@@ -276,9 +277,9 @@ class Inbox:
         return await self._begin(key, Event.ACCEPT, justification=justification)
 
     async def decline(self, key: TaskKey, justification: str) -> Task:
-        """Turn a NEW task down; the justification is required.
+        """Turn a NEW task down, or withdraw one that is ACCEPTED; the justification is required.
 
-        :raises IllegalTransition: when it is not NEW, or its time has passed.
+        :raises IllegalTransition: when it is neither, or its time has passed.
         """
         if not justification.strip():
             raise InvalidMessage("declining needs a justification: tell the submitter why", "justification")
@@ -428,7 +429,8 @@ class Inbox:
     async def _begin(self, what: Task | TaskKey, event: Event, **fields: Any) -> Task:
         """Let ``event`` happen, unless a deadline has passed that the clock's last tick did not see."""
         task = await self._records.change(what, self._unless_overdue(event, fields))
-        if task.status in (TaskStatus.CANCELLED, TaskStatus.EXPIRED):
+        is_over = task.status in (TaskStatus.CANCELLED, TaskStatus.EXPIRED)
+        if is_over and task.outcome != WITHDRAWN_BY_RECEIVER:
             raise IllegalTransition(f"too late: task {task.task_id} is {task.status} ({task.outcome})")
         return task
 

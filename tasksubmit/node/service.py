@@ -686,7 +686,7 @@ class Node(MultiService):
 
     @checked_later(key=_KEY, justification=TEXT)
     def decline(self, key: TaskKey, justification: str) -> Deferred[Task]:
-        """Turn a NEW task down; see `Inbox.decline`."""
+        """Turn a task down that was not started; see `Inbox.decline`."""
         return _command(self._inbox.decline(key, justification))
 
     @checked_later(key=optional(_KEY), lease=optional(instance_of(Lease)))

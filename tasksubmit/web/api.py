@@ -300,7 +300,7 @@ class ControlApi:
         return self._view(await self.node.accept(task.key, call.body.justification))
 
     async def decline(self, call: Call[WhichPeer, Decline]) -> TaskView:
-        """Turn a NEW task down."""
+        """Turn a task down that was not started."""
         task = await self._find(call, Side.RECEIVER)
         return self._view(await self.node.decline(task.key, call.body.justification))
 

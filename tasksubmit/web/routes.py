@@ -117,7 +117,7 @@ ROUTES: tuple[Route[Any, Any, Any], ...] = (
     _post(f"{_TASK}/cancel", _Api.cancel, WhichPeer, Cancel, "Ask for a submitted task to be withdrawn"),
     _post(f"{_TASK}/retry", _Api.retry, Which, Nothing, "Try to deliver again what was given up for a task"),
     _post(f"{_TASK}/accept", _Api.accept, WhichPeer, Accept, "Take a received task into the queue"),
-    _post(f"{_TASK}/decline", _Api.decline, WhichPeer, Decline, "Turn a received task down"),
+    _post(f"{_TASK}/decline", _Api.decline, WhichPeer, Decline, "Turn a received task down that was not started"),
     _post(f"{_TASK}/execute", _Api.execute, WhichPeer, Nothing, "Begin a task that is the next in the queue"),
     _post(f"{_TASK}/progress", _Api.progress, WhichPeer, Progress, "Tell how far an execution is; renews its lease"),
     _post(f"{_TASK}/put-back", _Api.put_back, WhichPeer, PutBack, "Have an execution begun again"),
