@@ -130,6 +130,20 @@ class SavedResult:
     size_bytes: int
 
 
+@frozen
+class Space:
+    """Disk space that a store does not need any more.
+
+    :ivar returned_bytes: what one call of `ITaskStore.return_space` has returned to the file system.
+    :ivar free_bytes: what the store holds free after that, and uses again before it grows.
+    :ivar can_shrink: False if the store cannot return free space while it is open.
+    """
+
+    returned_bytes: int
+    free_bytes: int
+    can_shrink: bool
+
+
 SHIFTED = "clock_shift_ms"
 """The name of the note about `ITaskStore.shift_times`."""
 
@@ -339,6 +353,13 @@ class ITaskStore(Interface):
         """Remove an ended task, its story and its results, and leave a `Tombstone`; fires with whether that was done.
 
         It is not when the record has changed, or something is owed for it.
+        """
+
+    def return_space(max_bytes: int) -> Deferred[Space]:
+        """Return up to ``max_bytes`` of free space to the file system; fires with what is left.
+
+        With a small number it keeps no other call waiting for long. To be called again until nothing was returned. A
+        reader that another program has in the middle of the store can delay the effect until it ends.
         """
 
     def tombstones(task_id: str, peer: Address | None = None) -> Deferred[list[Tombstone]]:

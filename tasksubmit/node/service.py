@@ -60,6 +60,7 @@ from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.periodic import Retrier
 from tasksubmit.node.policy import PEERS, POLICY, PeersOnly, with_load
+from tasksubmit.node.purge import Purger
 from tasksubmit.node.records import Records
 from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import Retention, RetentionService
@@ -261,9 +262,10 @@ class Node(MultiService):
         self._outbox = Outbox(self._records, formula, timeouts, delivery_age_limit)
         self._routing = Routing(store, doubts, self._may_speak_for)
         self._order = TaskOrder()
+        courier = Courier(self._records, self._inbox, self._outbox)
         self._delivery = DeliveryService(
             self._records,
-            Courier(self._records, self._inbox, self._outbox),
+            courier,
             peers,
             age_limit=delivery_age_limit,
             interval_seconds=tick_seconds,
@@ -313,9 +315,11 @@ class Node(MultiService):
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
         keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
-        RetentionService(
+        removal = RetentionService(
             store, self._clock, retention.keep, room, keep_tombstones, clock, self._live.forgotten, doubts
-        ).setServiceParent(self)
+        )
+        removal.setServiceParent(self)
+        self.purger = Purger(store, self._inbox, self._outbox, courier, doubts, clock, removal.forget)
         for service in (self._acceptance, self.workers, self._scores):
             if service is not None:
                 service.setServiceParent(self)

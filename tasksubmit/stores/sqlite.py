@@ -17,12 +17,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
-from tasksubmit.interfaces import SHIFTED, ITaskStore, SavedResult
+from tasksubmit.interfaces import SHIFTED, ITaskStore, SavedResult, Space
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.protocol.arguments import checked_later
-from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, waits
+from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, space, waits
 from tasksubmit.stores.batches import Connected, each, read_in_turn, run_batch, run_reads
 from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
@@ -153,7 +153,7 @@ class SQLiteTaskStore:
                 disk.make_directory(directory)
                 self._lock = disk.lock(directory / LOCK)
                 undo.callback(self._unlock)
-                _refuse_losses(path)
+                refuse_losses(path)
                 disk.make_file(path)
                 disk.sync_log(path)
                 connection = _connect(path)
@@ -264,6 +264,17 @@ class SQLiteTaskStore:
     def drop_tombstones(self, before: datetime, limit: int) -> Deferred[int]:
         """See `ITaskStore.drop_tombstones`."""
         return self._write(lambda connection: retention.drop_tombstones(connection, before, limit))
+
+    @checked_later(max_bytes=SIZE)
+    def return_space(self, max_bytes: int) -> Deferred[Space]:
+        """See `ITaskStore.return_space`."""
+        return Deferred.fromCoroutine(self._return_space(max_bytes))
+
+    async def _return_space(self, max_bytes: int) -> Space:
+        left = await self._write(lambda connection: space.return_pages(connection, max_bytes))
+        if left.returned_bytes:
+            await _run(self._writer, read_in_turn, space.checkpoint)  # which cannot be made inside a transaction
+        return left
 
     def remember_features(self, peer: Address, features: frozenset[str]) -> Deferred[None]:
         """See `ITaskStore.remember_features`."""
@@ -491,7 +502,7 @@ def _refuse() -> Deferred[T]:
     return fail(StoreClosed("the store is not open"))
 
 
-def _refuse_losses(path: Path) -> None:
+def refuse_losses(path: Path) -> None:
     """Find the damage that SQLite would pass over, and whose traces it would remove.
 
     :raises StoreDamaged: when something was lost.

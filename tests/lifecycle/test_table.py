@@ -43,7 +43,7 @@ RECEIVER = """
  ACCEPTED  | EXECUTE             | EXECUTING | EXECUTE_STARTED LEASED | NOTIFY_SUBMITTER             |
  ACCEPTED  | TIME_OUT_QUEUE_HEAD | EXPIRED   | STAGED                 | NOTIFY_SUBMITTER BOOK_EXPIRY | expired
  ACCEPTED  | PASS_DEADLINE       | CANCELLED |                        | NOTIFY_SUBMITTER             | deadline_passed
- ACCEPTED  | DECLINE             | CANCELLED |                        | NOTIFY_SUBMITTER             | withdrawn_by_receiver
+ ACCEPTED  | DECLINE             | CANCELLED |                        | NOTIFY_SUBMITTER | withdrawn_by_receiver
  ACCEPTED  | CANCEL              | CANCELLED |                        |                              |
  EXECUTING | PROGRESS            | EXECUTING | LEASED                 | TELL_PROGRESS                |
  EXECUTING | PUT_BACK            | EXECUTING | PUT_BACK               | TELL_PROGRESS                |
