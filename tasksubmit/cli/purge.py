@@ -106,11 +106,13 @@ def _refuse(kept: Json) -> None:
 def _confirm(question: str) -> None:
     """Ask on the terminal; meanwhile an interrupt is for this, and not for the reactor, which waits.
 
-    :raises click.Abort: the answer is no, or there is none.
+    :raises CommandFailed: the answer is no.
+    :raises click.Abort: there is none.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        click.confirm(question, abort=True, err=True)
+        if not click.confirm(question, err=True):
+            raise CommandFailed("not_confirmed", "nothing was removed")
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -15,6 +15,9 @@ from tasksubmit.stores.migrations import APPLICATION_ID, DATABASE_ERRORS, damage
 from tasksubmit.stores.space import pragma
 from tasksubmit.stores.sqlite import DATABASE, LOCK, refuse_losses
 
+BUSY_SECONDS = 5.0
+"""For how long other programs that use the database are waited for."""
+
 
 @frozen
 class Compacted:
@@ -42,7 +45,7 @@ def compact_state(directory: Path) -> Compacted:
             refuse_losses(path)
             disk.sync_log(path)
             before = path.stat().st_size
-            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
                 _rewrite(connection, path)
             disk.sync_directory(directory)
             return Compacted(before, path.stat().st_size)
