@@ -534,6 +534,8 @@ def _write_safely(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")  # what savepoints need is small, and need not be a file
+    # Where SQLite overwrites what is deleted, as Debian's does, a full disk has no room for deleting anything long.
+    connection.execute("PRAGMA secure_delete = FAST")
     # A savepoint that is undone after its pages went to the log makes SQLite 3.40 lose what is committed later.
     connection.execute("PRAGMA cache_spill = OFF")
 
