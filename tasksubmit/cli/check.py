@@ -35,10 +35,10 @@ def check(session: Session) -> None:
 @click.command()
 @click.pass_obj
 def compact(session: Session) -> None:
-    """Rewrite the database of a stopped node without its free space.
+    """Rewrite the database of a stopped node, once.
 
-    A database of an older version needs that once; from then on `purge` shrinks it while the node runs. It needs
-    time and free disk space as for two copies of what the database holds.
+    Its free space goes to the file system. A database of an older version needs that once; from then on `purge`
+    shrinks it while the node runs. It needs time and free disk space as for two copies of what the database holds.
     """
     from tasksubmit.stores.compact import compact_state
 

@@ -28,7 +28,7 @@ async def accept(control: Control, task: str, justification: str | None, peer: s
 @from_option
 @verb(output.show_step)
 async def decline(control: Control, task: str, justification: str, peer: str | None) -> Json:
-    """Turn a task down that was not started: a new one, or one in the queue."""
+    """Turn a task down that was not started."""
     return await control.decline(task, justification, peer=peer)
 
 
