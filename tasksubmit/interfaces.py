@@ -130,12 +130,26 @@ class SavedResult:
     size_bytes: int
 
 
+@frozen
+class Space:
+    """Disk space that a store does not need any more.
+
+    :ivar returned_bytes: what one call of `ITaskStore.return_space` has returned to the file system.
+    :ivar free_bytes: what the store holds free after that, and uses again before it grows.
+    :ivar can_shrink: False if the store cannot return free space while it is open.
+    """
+
+    returned_bytes: int
+    free_bytes: int
+    can_shrink: bool
+
+
 SHIFTED = "clock_shift_ms"
 """The name of the note about `ITaskStore.shift_times`."""
 
 
 @frozen
-class Space:
+class DiskSpace:
     """The disk of a store: its size, and what is free for this process."""
 
     size_bytes: int
@@ -284,7 +298,7 @@ class ITaskStore(Interface):
     def events_of(task: Task) -> Deferred[list[TaskEvent]]:
         """Fires with the story of a task, in order; it begins after the creation, which the record itself tells."""
 
-    def disk_space() -> Deferred[Space | None]:
+    def disk_space() -> Deferred[DiskSpace | None]:
         """Fires with the space on the disk that the store writes to; None if it writes to none."""
 
     def passed_deadlines(limits: Sequence[tuple[Deadline, datetime]]) -> Deferred[list[Deadline]]:
@@ -370,6 +384,13 @@ class ITaskStore(Interface):
         """Remove an ended task, its story and its results, and leave a `Tombstone`; fires with whether that was done.
 
         It is not when the record has changed, or something is owed for it.
+        """
+
+    def return_space(max_bytes: int) -> Deferred[Space]:
+        """Return up to ``max_bytes`` of free space to the file system; fires with what is left.
+
+        With a small number it keeps no other call waiting for long. To be called again until nothing was returned. A
+        reader that another program has in the middle of the store can delay the effect until it ends.
         """
 
     def tombstones(task_id: str, peer: Address | None = None) -> Deferred[list[Tombstone]]:

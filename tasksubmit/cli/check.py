@@ -1,4 +1,4 @@
-"""The verb that looks at a node's state while no node runs."""
+"""The verbs about a node's state while no node runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 from click.exceptions import Exit
 
 from tasksubmit.cli.control import FAILED, Json
-from tasksubmit.cli.output import clean
+from tasksubmit.cli.output import clean, show_compacted
 from tasksubmit.cli.session import Session
 
 if TYPE_CHECKING:
@@ -30,6 +30,22 @@ def check(session: Session) -> None:
         session.tell(_data(report), lambda _: _show(report))
         if report.problems:
             raise Exit(FAILED)
+
+
+@click.command()
+@click.pass_obj
+def compact(session: Session) -> None:
+    """Rewrite the database of a stopped node, once.
+
+    Its free space goes to the file system. A database of an older version needs that once; from then on `purge`
+    shrinks it while the node runs. It needs time and free disk space as for two copies of what the database holds.
+    """
+    from tasksubmit.stores.compact import compact_state
+
+    with session.errors_told():
+        compacted = compact_state(session.directory())
+        sizes = {"before_bytes": compacted.before_bytes, "after_bytes": compacted.after_bytes}
+        session.tell(sizes, show_compacted)
 
 
 def _data(report: Report) -> Json:

@@ -14,10 +14,11 @@ from typing import Any
 import click
 
 from tasksubmit.cli import identity, output, work
-from tasksubmit.cli.check import check
+from tasksubmit.cli.check import check, compact
 from tasksubmit.cli.control import AnswerLost, CommandFailed, Control, Json, NodeUnreachable, Page
 from tasksubmit.cli.parameters import Duration, Moment, complete_parameters, given_options, shown_duration
 from tasksubmit.cli.program import Program
+from tasksubmit.cli.purge import purge
 from tasksubmit.cli.results import save_result
 from tasksubmit.cli.session import Session, in_reactor
 from tasksubmit.cli.verbs import all_pages, from_or_to, paged, to_option, verb, which
@@ -324,7 +325,7 @@ async def drain(control: Control, timeout: timedelta) -> Json:
     return await control.drain(ceil(timeout.total_seconds()))
 
 
-for command in (check, identity.init, identity.renew, identity.trust):
+for command in (purge, check, compact, identity.init, identity.renew, identity.trust):
     tasksubmit.add_command(command)
 
 

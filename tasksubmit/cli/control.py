@@ -134,6 +134,16 @@ class Control:
         except AnswerLost as error:
             raise AnswerLost(str(error), "repeat the command; a node that cannot be reached has stopped") from error
 
+    async def purge(self, step: str, **body: object) -> Json:
+        """Do one step of a purge with one batch of tasks."""
+        wait = body.get("wait")
+        seconds = ANSWER_SECONDS + (wait if isinstance(wait, int) else 0)
+        lost = "what was removed stays removed; repeat the command for the rest"
+        try:
+            return await self._one("POST", "/purge", body={"step": step, **_given(**body)}, allow_seconds=seconds)
+        except AnswerLost as error:
+            raise AnswerLost(str(error), lost) from error
+
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     async def tasks(self, **query: object) -> Page:
@@ -175,7 +185,7 @@ class Control:
         return await self._one("POST", _path(task_id, "accept"), {"peer": peer}, _given(justification=justification))
 
     async def decline(self, task_id: str, justification: str, *, peer: str | None = None) -> Json:
-        """Turn a NEW task down."""
+        """Turn a task down that was not started."""
         return await self._one("POST", _path(task_id, "decline"), {"peer": peer}, {"justification": justification})
 
     async def cancel(self, task_id: str, *, peer: str | None = None, reason: str | None = None) -> Json:

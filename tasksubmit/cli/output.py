@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timezone
 from io import StringIO
@@ -358,6 +359,67 @@ def show_drained(drained: Json) -> None:
     click.echo(f"the node is at rest and {then}; {'; '.join(left) or 'nothing is left to do'}")
     if left:
         click.echo("it goes on with that when it is started again")
+
+
+def show_purged(done: Json) -> None:
+    """Print what a purge has removed, or would, what it has kept and why, and what that freed."""
+    tasks, kept = done["tasks"], done["kept"]
+    if done["is_dry_run"]:
+        rows = [
+            (
+                one["task_id"],
+                f"{'from' if one['side'] == 'receiver' else 'to'} {one['peer']}",
+                one["status"],
+                one["created_at"],
+                _size(one["description_bytes"] + one["result_bytes"]),
+                f"abandon: {one['obstacle']}" if one["obstacle"] else "",
+            )
+            for one in tasks
+        ]
+        print_table(("TASK", "PEER", "STATUS", "CREATED", "SIZE", "BEFORE"), rows, "there is nothing to remove")
+    click.echo(f"{'would remove' if done['is_dry_run'] else 'removed'} {_counted(tasks)}")
+    for obstacle, number in Counter(one["obstacle"] or "it was changed meanwhile" for one in kept).items():
+        click.echo(clean(f"kept {number:,}: {obstacle}"))
+    if any(one["obstacle"] for one in kept):
+        click.echo("--abandon removes those, too, and notifies the peers first")
+    space = f"{_size(done['free_bytes'])} are free in the database, for reuse"
+    if done["is_dry_run"]:
+        click.echo(space)
+        return
+    results = sum(one["result_bytes"] for one in tasks)
+    click.echo(f"returned to the file system: {_size(done['returned_bytes'] + results)}; {space}")
+    if done["free_bytes"] and not done["can_shrink"]:
+        compact = own_command("compact")
+        click.echo(
+            f"the database is of an older version, and cannot shrink yet: stop the node, and run `{compact}` once"
+        )
+
+
+def purge_question(tasks: list[Json]) -> str:
+    """Ask whether to remove some tasks."""
+    open_ones = sum(bool(one["obstacle"]) for one in tasks)
+    first = f" ({open_ones:,} of them to be abandoned first)" if open_ones else ""
+    return f"remove {_counted(tasks)}{first}?"
+
+
+def _counted(tasks: list[Json]) -> str:
+    descriptions, results = (sum(one[name] for one in tasks) for name in ("description_bytes", "result_bytes"))
+    noun = "task" if len(tasks) == 1 else "tasks"
+    return f"{len(tasks):,} {noun}: {_size(descriptions)} of descriptions, {_size(results)} of results"
+
+
+def show_compacted(sizes: Json) -> None:
+    """Print the size of a database before it was rewritten, and after."""
+    click.echo(f"the database had {_size(sizes['before_bytes'])}, and has {_size(sizes['after_bytes'])}")
+
+
+def _size(number: float) -> str:
+    """A number of bytes in the unit that leaves few digits."""
+    power = 0
+    while number >= 1024 and power < 3:
+        number /= 1024
+        power += 1
+    return f"{number:.{min(power, 1)}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def show_demo(summary: Json) -> None:

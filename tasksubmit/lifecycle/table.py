@@ -45,6 +45,10 @@ LEASE = timedelta(days=1)
 """The longest execution without progress, unless its executor says otherwise."""
 
 
+WITHDRAWN_BY_RECEIVER = "withdrawn_by_receiver"
+"""The outcome of a task that its receiver accepted, and declined before it started it."""
+
+
 class TaskStatus(str, Enum):
     """Where a task stands; the values are the words on the wire."""
 
@@ -186,7 +190,7 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
             TaskStatus.EXPIRED, staged, (Effect.NOTIFY_SUBMITTER, Effect.BOOK_EXPIRY), "expired"
         ),
         (accepted, Event.PASS_DEADLINE): Transition(cancelled, (), tell, "deadline_passed"),
-        (accepted, Event.DECLINE): Transition(cancelled, (), tell, "withdrawn_by_receiver"),
+        (accepted, Event.DECLINE): Transition(cancelled, (), tell, WITHDRAWN_BY_RECEIVER),
         (accepted, Event.CANCEL): Transition(cancelled),
         (executing, Event.PROGRESS): Transition(executing, (Stamp.LEASED,), tell_progress),
         (executing, Event.PUT_BACK): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
@@ -288,7 +292,7 @@ ENDED_WITHOUT_RESULTS = frozenset(
 """The words of the statuses that end a task on both sides, without results."""
 
 RECEIVER_OUTCOMES = frozenset(
-    {"accept_timeout", "deadline_passed", "failed", "lease_expired", "expired", "withdrawn_by_receiver"}
+    {"accept_timeout", "deadline_passed", "failed", "lease_expired", "expired", WITHDRAWN_BY_RECEIVER}
 )
 """The outcomes that receivers report (wire.md, section 6)."""
 

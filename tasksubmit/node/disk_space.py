@@ -22,7 +22,7 @@ _PART = 20
 _LOW = Refusal("storage", "this node has little space left on its disk; try again later", retry_after_s=60)
 
 
-class DiskSpace(Service):
+class DiskWatch(Service):
     """The scan that looks at the free space.
 
     :param floor_bytes: the free space below which new tasks are refused; None for the usual floor.

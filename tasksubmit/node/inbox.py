@@ -287,6 +287,18 @@ class Inbox:
             raise InvalidMessage("declining needs a justification: tell the submitter why", "justification")
         return await self._begin(key, Event.DECLINE, justification=justification)
 
+    async def abandon(self, key: TaskKey, reason: str) -> Task:
+        """Decline or fail a task without results; of one with results, or one that has ended, nothing changes."""
+
+        def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
+            if (task.side, task.status, Event.DECLINE) in TRANSITIONS:
+                return (Event.DECLINE,), {"justification": reason}
+            if (task.side, task.status, Event.FAIL) in TRANSITIONS:
+                return (Event.FAIL,), {"justification": "The execution failed", "error": reason}
+            return (), {}
+
+        return await self._records.change(key, decide)
+
     async def execute(self, key: TaskKey | None, lease: Lease) -> Task:
         """Begin the next task; see `HandOut.begin`."""
         await self._started()

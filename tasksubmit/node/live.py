@@ -105,7 +105,7 @@ class LiveTasks:
         """The record was removed: fail those who wait on it."""
         live = self._tasks.pop(key, None)
         if live is not None:
-            live.fail(UnknownTask(f"task {key.task_id} was removed by retention while it was waited for"))
+            live.fail(UnknownTask(f"task {key.task_id} was removed while it was waited for"))
 
     def stop(self) -> None:
         """Fail everyone who waits: the node stops."""

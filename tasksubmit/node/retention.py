@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -123,7 +123,7 @@ class RetentionService(Service):
         removed = 0
         while self.running:
             tasks = await self._store.ended(before, _AT_ONCE)
-            count = await self._forget(tasks)
+            count = len(await self.forget(tasks))
             removed += count
             if not count:
                 break
@@ -139,7 +139,7 @@ class RetentionService(Service):
                 if excess > 0:
                     tasks.append(task)
                     excess -= task.result_bytes
-            count = await self._forget(tasks)
+            count = len(await self.forget(tasks))
             removed += count
             if not count:
                 break
@@ -156,23 +156,24 @@ class RetentionService(Service):
                 if excess > 0:
                     tasks.append(task)
                     excess -= stored_bytes(task)
-            count = await self._forget(tasks)
+            count = len(await self.forget(tasks))
             removed += count
             if not count:
                 break
         return removed
 
-    async def _forget(self, tasks: Iterable[Task]) -> int:
-        """Remove tasks; how many that were."""
+    async def forget(self, tasks: Sequence[Task]) -> list[Task]:
+        """Remove tasks that have ended and for which nothing is pending; return those that were removed."""
         now = self._clock.now()
         under_way = [self._forget_one(task, now) for task in tasks]
         self._must_count = self._must_count or bool(under_way)
         results: list[tuple[bool, Any]] = await DeferredList(under_way, consumeErrors=True)
-        forgotten = 0
-        for is_done, result in results:
+        forgotten = []
+        for task, (is_done, result) in zip(tasks, results, strict=True):
             if not is_done:
                 result.raiseException()
-            forgotten += result
+            if result:
+                forgotten.append(task)
         return forgotten
 
     def _forget_one(self, task: Task, now: datetime) -> Deferred[bool]:

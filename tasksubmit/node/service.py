@@ -48,7 +48,7 @@ from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.courier import Courier
 from tasksubmit.node.deadlines import Deadlines
 from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT, DeliveryService
-from tasksubmit.node.disk_space import DiskSpace
+from tasksubmit.node.disk_space import DiskWatch
 from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
@@ -61,6 +61,7 @@ from tasksubmit.node.load import Load
 from tasksubmit.node.outbox import Outbox
 from tasksubmit.node.periodic import Retrier
 from tasksubmit.node.policy import PEERS, POLICY, default_policy, with_load
+from tasksubmit.node.purge import Purger
 from tasksubmit.node.records import Records
 from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import Retention, RetentionService
@@ -262,9 +263,10 @@ class Node(MultiService):
         self._outbox = Outbox(self._records, formula, timeouts, delivery_age_limit)
         self._routing = Routing(store, doubts, self._may_speak_for)
         self._order = TaskOrder()
+        courier = Courier(self._records, self._inbox, self._outbox)
         self._delivery = DeliveryService(
             self._records,
-            Courier(self._records, self._inbox, self._outbox),
+            courier,
             peers,
             age_limit=delivery_age_limit,
             interval_seconds=tick_seconds,
@@ -306,19 +308,21 @@ class Node(MultiService):
             if executor is not None
             else None
         )
-        self._disk_space = DiskSpace(store, retention.min_free_bytes, tick_seconds, clock)
-        refusals = [self._disk_space.refusal, *([] if self.workers is None else [self.workers.refusal])]
+        self._disk = DiskWatch(store, retention.min_free_bytes, tick_seconds, clock)
+        refusals = [self._disk.refusal, *([] if self.workers is None else [self.workers.refusal])]
         self._inbox.refusal = lambda: next(filter(None, (refusal() for refusal in refusals)), None)
         if store.work_directory is not None:
-            self._disk_space.setServiceParent(self)
+            self._disk.setServiceParent(self)
             Sweeper(store.work_directory, clock).setServiceParent(self)
         self._delivery.setServiceParent(self)
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
         keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
-        RetentionService(
+        removal = RetentionService(
             store, self._clock, retention, room, self.load, keep_tombstones, clock, self._live.forgotten, doubts
-        ).setServiceParent(self)
+        )
+        removal.setServiceParent(self)
+        self.purger = Purger(store, self._inbox, self._outbox, courier, doubts, clock, removal.forget)
         for service in (self._acceptance, self.workers, self._scores):
             if service is not None:
                 service.setServiceParent(self)
@@ -465,7 +469,7 @@ class Node(MultiService):
     @property
     def disk_problem(self) -> str:
         """Why new tasks are refused for want of disk space; empty while there is enough."""
-        return self._disk_space.problem
+        return self._disk.problem
 
     @property
     def executor_problem(self) -> ExecutorProblem | None:

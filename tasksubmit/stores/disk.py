@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasksubmit.errors import StoreLocked
-from tasksubmit.interfaces import Space
+from tasksubmit.interfaces import DiskSpace
 
 _CHUNK_BYTES = 1024 * 1024
 
 
-def space(directory: Path) -> Space:
+def space(directory: Path) -> DiskSpace:
     """Return the size of the disk that a directory is on, and what is free on it for this process."""
     found = os.statvfs(directory)
-    return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+    return DiskSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
 def sync_directory(directory: Path) -> None:

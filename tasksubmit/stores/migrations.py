@@ -55,6 +55,8 @@ def migrate(connection: sqlite3.Connection, name: str, steps: Sequence[str]) -> 
             f"{name} has schema {version}, made by a newer version of tasksubmit; this one knows schemas up to "
             f"{len(steps)}: install the newer version again, or choose another state directory"
         )
+    if not version and not tables:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # without a VACUUM, only before the first table
     for number, step in enumerate(steps[version:], version + 1):
         _apply(connection, name, number, step)
     return version

@@ -17,12 +17,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
-from tasksubmit.interfaces import SHIFTED, ITaskStore, PeerLoad, SavedResult, Space
+from tasksubmit.interfaces import SHIFTED, DiskSpace, ITaskStore, PeerLoad, SavedResult, Space
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.protocol.arguments import checked_later
-from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, waits
+from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, space, waits
 from tasksubmit.stores.batches import Connected, each, read_in_turn, run_batch, run_reads
 from tasksubmit.stores.migrations import DATABASE_ERRORS, damaged, migrate, schema_steps
 from tasksubmit.stores.results import MemoryResultFiles, ResultFiles, each_file, run_files, save
@@ -153,7 +153,7 @@ class SQLiteTaskStore:
                 disk.make_directory(directory)
                 self._lock = disk.lock(directory / LOCK)
                 undo.callback(self._unlock)
-                _refuse_losses(path)
+                refuse_losses(path)
                 disk.make_file(path)
                 disk.sync_log(path)
                 connection = _connect(path)
@@ -264,6 +264,17 @@ class SQLiteTaskStore:
     def drop_tombstones(self, before: datetime, limit: int) -> Deferred[int]:
         """See `ITaskStore.drop_tombstones`."""
         return self._write(lambda connection: retention.drop_tombstones(connection, before, limit))
+
+    @checked_later(max_bytes=SIZE)
+    def return_space(self, max_bytes: int) -> Deferred[Space]:
+        """See `ITaskStore.return_space`."""
+        return Deferred.fromCoroutine(self._return_space(max_bytes))
+
+    async def _return_space(self, max_bytes: int) -> Space:
+        left = await self._write(lambda connection: space.return_pages(connection, max_bytes))
+        if left.returned_bytes:
+            await _run(self._writer, read_in_turn, space.checkpoint)  # which cannot be made inside a transaction
+        return left
 
     def remember_features(self, peer: Address, features: frozenset[str]) -> Deferred[None]:
         """See `ITaskStore.remember_features`."""
@@ -376,7 +387,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.put_back`."""
         return self._read(lambda connection: queries.put_back(connection, limit))
 
-    def disk_space(self) -> Deferred[Space | None]:
+    def disk_space(self) -> Deferred[DiskSpace | None]:
         """See `ITaskStore.disk_space`."""
         directory = self._directory
         return self._read(lambda _: None if directory is None else disk.space(directory))
@@ -498,7 +509,7 @@ def _refuse() -> Deferred[T]:
     return fail(StoreClosed("the store is not open"))
 
 
-def _refuse_losses(path: Path) -> None:
+def refuse_losses(path: Path) -> None:
     """Find the damage that SQLite would pass over, and whose traces it would remove.
 
     :raises StoreDamaged: when something was lost.
@@ -530,6 +541,8 @@ def _write_safely(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")  # what savepoints need is small, and need not be a file
+    # Where SQLite overwrites what is deleted, as Debian's does, a full disk has no room for deleting anything long.
+    connection.execute("PRAGMA secure_delete = FAST")
     # A savepoint that is undone after its pages went to the log makes SQLite 3.40 lose what is committed later.
     connection.execute("PRAGMA cache_spill = OFF")
 

@@ -14,6 +14,7 @@ from tasksubmit.errors import InvalidMessage
 from tasksubmit.interfaces import IReloadable
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.purge import Selection
 from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.service import Node
 from tasksubmit.web.faults import ApiError
@@ -30,6 +31,7 @@ from tasksubmit.web.requests import (
     ListQuery,
     Nothing,
     Progress,
+    Purge,
     PutBack,
     QueueQuery,
     Results,
@@ -45,6 +47,7 @@ from tasksubmit.web.views import (
     NodeView,
     Page,
     PeerView,
+    PurgeView,
     ReloadView,
     ResultView,
     ScoreView,
@@ -342,6 +345,17 @@ class ControlApi:
                 task.key, text or "", filename=filename or "", content=content or b"", attempt=call.body.attempt
             )
         )
+
+    # --- removal ------------------------------------------------------------------------------------------------------
+
+    async def purge(self, call: Call[Nothing, Purge]) -> PurgeView:
+        """Do one step of a purge with one batch of tasks, or with one task."""
+        body = call.body
+        what: Selection | Task = Selection(side=body.side, peer=body.peer, before=body.before)
+        if body.task_id is not None:
+            what = await self.node.resolve(body.task_id, side=body.side, peer=body.peer)
+        batch = await self.node.purger.step(body.step, what, after=body.after, until=body.until, wait_seconds=body.wait)
+        return PurgeView.of(batch)
 
     # --- shared -------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from enum import Enum
 from types import MappingProxyType
 
 from attrs import field, frozen
-from attrs.validators import ge, le
+from attrs.validators import and_, ge, le, optional
 
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.purge import PurgeStep
 from tasksubmit.node.service import DRAIN_SECONDS
 from tasksubmit.wire.address import Address
 
@@ -22,6 +23,9 @@ MAX_COUNTED = 100_000
 
 STUCK_AFTER = timedelta(days=1)
 """Age at which an open task counts as stuck."""
+
+_NUMBER = optional(and_(ge(0), le(2**62)))
+"""The number of a task; the store counts up to 2**63."""
 
 MAX_WAIT_SECONDS = 300
 MAX_DRAIN_SECONDS = 3600
@@ -184,6 +188,25 @@ class Drain:
     """How many seconds the way to rest may take, half of them for what runs."""
 
     timeout: int = field(default=int(DRAIN_SECONDS), validator=[ge(0), le(MAX_DRAIN_SECONDS)])
+
+
+@frozen(kw_only=True)
+class Purge:
+    """One step of a purge, with one batch of tasks: the one that `task_id` names, or those that match what is given.
+
+    `before` selects tasks that were created before that time. To go on, `after` and
+    `until` are the ``next`` and the ``until`` of the answer before. `wait` is how many seconds the step ``abandon``
+    waits for pending deliveries. It abandons what the step ``notify`` has ended, and what has completed.
+    """
+
+    step: PurgeStep
+    task_id: str | None = None
+    side: Side | None = None
+    peer: Address | None = None
+    before: datetime | None = None
+    after: int | None = field(default=None, validator=_NUMBER)
+    until: int | None = field(default=None, validator=_NUMBER)
+    wait: int = field(default=0, validator=[ge(0), le(MAX_WAIT_SECONDS)])
 
 
 @frozen(kw_only=True)

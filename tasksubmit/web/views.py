@@ -14,6 +14,7 @@ from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.availability import ExecutorProblem
 from tasksubmit.node.drain import Drained
+from tasksubmit.node.purge import Batch, Selected
 from tasksubmit.node.story import Story
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import TaskResultMessage, TaskStatusUpdate
@@ -347,6 +348,65 @@ class WorkersView:
     failed: int
     waiting: int
     executing: list[TaskView]
+
+
+@frozen(kw_only=True)
+class PurgedView:
+    """A task that a step of a purge found, as it was before the step, and what its content takes.
+
+    One that was not removed has an `obstacle` if it cannot be: it has not ended, or something is pending for it.
+    """
+
+    task_id: str
+    side: Side
+    peer: Address
+    status: TaskStatus
+    created_at: datetime
+    ended_at: datetime | None
+    description_bytes: int
+    result_bytes: int
+    is_removed: bool
+    obstacle: str
+
+    @classmethod
+    def of(cls, selected: Selected) -> PurgedView:
+        """The view of ``selected``."""
+        names = ("task_id", "side", "peer", "status", "created_at", "ended_at", "result_bytes")
+        return cls(
+            **{name: getattr(selected.task, name) for name in names},
+            description_bytes=len(selected.task.description.encode()),
+            is_removed=selected.is_removed,
+            obstacle=selected.obstacle,
+        )
+
+
+@frozen(kw_only=True)
+class PurgeView:
+    """One step of a purge: the tasks that were found, and where the `next` batch begins; null after the last.
+
+    `returned_bytes` are what the step has returned to the file system of the free space in the database; `free_bytes`
+    are free in it after that. Unless it `can_shrink` it has to be compacted once, while
+    the node is stopped, before it can return any.
+    """
+
+    tasks: list[PurgedView]
+    next: int | None
+    until: int
+    returned_bytes: int
+    free_bytes: int
+    can_shrink: bool
+
+    @classmethod
+    def of(cls, batch: Batch) -> PurgeView:
+        """The view of ``batch``."""
+        return cls(
+            tasks=[PurgedView.of(selected) for selected in batch.selected],
+            next=batch.next,
+            until=batch.until,
+            returned_bytes=batch.space.returned_bytes,
+            free_bytes=batch.space.free_bytes,
+            can_shrink=batch.space.can_shrink,
+        )
 
 
 @frozen(kw_only=True)

@@ -100,7 +100,7 @@ class CommandTestCase(NodeTestCase):
     ) -> Done:
         """Run one command."""
         stdout, stderr = stdout or Stream(is_terminal=is_terminal), Stream()
-        for name, stream in (("stdin", Stream(stdin)), ("stdout", stdout), ("stderr", stderr)):
+        for name, stream in (("stdin", Stream(stdin, is_terminal)), ("stdout", stdout), ("stderr", stderr)):
             self.patch(sys, name, stream)
         try:
             tasksubmit.main(args=arguments, prog_name="tasksubmit", obj=MemorySession(test=self))

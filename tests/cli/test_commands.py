@@ -452,7 +452,7 @@ class EitherSideTests(CommandTestCase):
 
     def test_disk_is_low(self) -> None:
         """The status says that new tasks are refused for want of disk space."""
-        self.node._disk_space.problem = "the disk has 9 bytes left, and 10 are kept free"
+        self.node._disk.problem = "the disk has 9 bytes left, and 10 are kept free"
         self.assertRegex(self.ok("status"), "disk +new tasks are refused: the disk has 9 bytes left")
 
     def test_reload(self) -> None:

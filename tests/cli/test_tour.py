@@ -42,12 +42,13 @@ NEEDED = {
     "wait": ("--timeout", "0"),
     "drain": ("--timeout", "0"),
     "init": ("--address", UNKNOWN),
+    "purge": ("--yes",),
 }
 
 PROCESSES = {"run", "demo"}
 """Verbs that start processes of their own; here they are only used wrongly."""
 
-OFFLINE = {"check", "init", "renew", "trust", "trust add", "trust list", "trust remove"}
+OFFLINE = {"check", "compact", "init", "renew", "trust", "trust add", "trust list", "trust remove"}
 """Verbs that need no node."""
 
 
@@ -62,7 +63,8 @@ class Verb:
         """Arguments that make sense, but for the ``values`` that were given."""
         given = {**VALUES, **values}
         named = [p for p in self.command.params if isinstance(p, click.Argument)]
-        positional = [given[str(p.name)] for p in named if p.required or p.name in (*values, "description")]
+        taken = (*values, "description", *(("task",) if self.name == "purge" else ()))
+        positional = [given[str(p.name)] for p in named if p.required or p.name in taken]
         return [*self.name.split(), *NEEDED.get(self.name, ()), "--", *positional]
 
     def options(self) -> list[click.Option]:

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from typing_extensions import override
 
 from tasksubmit.errors import StoreError
-from tasksubmit.interfaces import Space
+from tasksubmit.interfaces import DiskSpace
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import TaskKey
 from tasksubmit.node.retention import Retention
@@ -33,10 +33,10 @@ class SmallStore(MemoryTaskStore):
         self.fails = False
 
     @override
-    def disk_space(self) -> Deferred[Space | None]:
+    def disk_space(self) -> Deferred[DiskSpace | None]:
         if self.fails:
             return fail(StoreError("the disk cannot be asked"))
-        return succeed(Space(self.size_bytes, self.free_bytes))
+        return succeed(DiskSpace(self.size_bytes, self.free_bytes))
 
 
 class DiskSpaceTests(NodeTestCase):

@@ -314,6 +314,21 @@ class QueueTests(PairTestCase):
         store.release()
         self.assertEqual(self.done(answer).current_status, "CANCELLED")
 
+    def test_decline_accepted(self) -> None:
+        """A task that waits in the queue can still be declined: it ends on both sides, and costs nobody's score."""
+        handle, key = self.submit()
+        _, second = self.submit()
+        for one in (key, second):
+            self.done(self.bob.accept(one))
+        task = self.done(self.bob.decline(key, "no time after all"))
+        self.assertEqual((task.status, task.outcome), (TaskStatus.CANCELLED, "withdrawn_by_receiver"))
+        told = self.task(self.alice, handle.key)
+        self.assertEqual((told.status, told.outcome), (TaskStatus.CANCELLED, "withdrawn_by_receiver"))
+        self.assertEqual(told.justification, "no time after all")
+        self.assertEqual((self.scores(self.alice), self.scores(self.bob)), ({}, {}))
+        self.assertEqual(self.done(self.bob.execute()).key, second)
+        self.failed(self.bob.decline(second, "no"), IllegalTransition)
+
     def test_wrong_order(self) -> None:
         """Steps that the table does not have are refused and change nothing."""
         handle, key = self.submit()

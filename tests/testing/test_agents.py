@@ -416,13 +416,13 @@ class RestartTests(AgentsCase):
         task = self.submit(asker, worker)
         key = self.agents.received(task).key
         self.agents.hold(worker)
-        accepted, declined = worker.accept(key), worker.decline(key, "no")
+        accepted, again = worker.accept(key), worker.accept(key)
         self.agents.flush()
         self.assertNoResult(accepted)
         self.assertIs(self.agents.received(task).status, TaskStatus.NEW)
         self.agents.release(worker)
         self.assertIs(self.agents.done(accepted).status, TaskStatus.ACCEPTED)
-        self.failureResultOf(declined)
+        self.failureResultOf(again)
         self.agents.execute(task)
 
     def test_other_stores(self) -> None:

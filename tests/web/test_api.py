@@ -214,6 +214,42 @@ class ReceiverTests(ApiTestCase):
         task = self.ask("POST", "/v1/tasks/t1/results", {"text": "42"})
         self.assertEqual((task["status"], task["result_type"]), ("COMPLETED", "text"))
 
+    def test_purge(self) -> None:
+        """A step of a purge says what it found, what it removed, and why not."""
+        self.receive("t1", "first")
+        self.receive("t2")
+        found = self.ask("POST", "/v1/purge", {"step": "remove", "peer": str(PEER)})
+        self.assertEqual(
+            [(one["task_id"], one["obstacle"]) for one in found["tasks"]], [("t1", "it is NEW"), ("t2", "it is NEW")]
+        )
+        self.assertEqual(
+            (found["next"], found["until"], found["returned_bytes"], found["can_shrink"]), (None, 2, 0, True)
+        )
+        self.ask("POST", "/v1/purge", {"step": "notify", "task_id": "t1"})
+        found = self.ask("POST", "/v1/purge", {"step": "abandon", "task_id": "t1"})
+        self.assertEqual(
+            found["tasks"],
+            [
+                {
+                    "task_id": "t1",
+                    "side": "receiver",
+                    "peer": str(PEER),
+                    "status": "DECLINED",
+                    "created_at": "2026-04-09T12:00:00.250Z",
+                    "ended_at": "2026-04-09T12:00:00.250Z",
+                    "description_bytes": 5,
+                    "result_bytes": 0,
+                    "is_removed": True,
+                    "obstacle": "",
+                }
+            ],
+        )
+        self.refused(404, "unknown_task", "POST", "/v1/purge", {"step": "list", "task_id": "t1"})
+        self.refused(400, "invalid", "POST", "/v1/purge", {"step": "vanish"})
+        self.refused(400, "invalid", "POST", "/v1/purge", {"step": "list", "after": 2**63})
+        self.refused(400, "invalid", "POST", "/v1/purge", {"step": "list", "wait": 301})
+        self.assertEqual([task["task_id"] for task in self.ask("GET", "/v1/tasks")], ["t2"])
+
     def test_decline(self) -> None:
         """Declining needs a justification that says something."""
         self.receive("t1")

@@ -143,7 +143,7 @@ class DescriptionTests(ApiTestCase):
         operations = {
             operation["operationId"]: operation for path in document["paths"].values() for operation in path.values()
         }
-        self.assertEqual(len(operations), 26)
+        self.assertEqual(len(operations), 27)
         parameters = {parameter["name"] for parameter in operations["wait"]["parameters"]}
         self.assertEqual(parameters, {"task_id", "side", "peer", "for", "timeout"})
         schemas = document["components"]["schemas"]

@@ -33,6 +33,7 @@ ON_THE_COMMAND_LINE = {
     "exists": "the file that was to be written is there already",
     "demo": "the demonstration failed",
     "output": "standard output cannot be written, as on a full disk",
+    "not_confirmed": "the question whether to do it was not answered with yes",
     "usage": "the command was used wrongly; exit code 2",
     "interrupted": "the command was interrupted; exit code 130",
 }
@@ -59,11 +60,11 @@ OUTCOMES = {
     "expired": "it was at the head of the queue for too long",
     "failed": "its execution failed; ``error`` says why",
     "late": "the results arrived when the submitter's record had ended: neither scored nor used",
-    "withdrawn_by_receiver": "its receiver declined it after having accepted it",
     "lease_expired": "nothing was heard of its execution in time",
     "lost": "the receiver does not know the task any more",
     "refused": "the submission was answered 400; ``code`` says why",
     "result_timeout": "its submitter cancelled it, because results or news did not arrive in time",
+    "withdrawn_by_receiver": "its receiver declined it after accepting it, before its execution began",
     "undelivered": "it could not be delivered by its deadline",
 }
 """What each outcome means; a test compares the words with those of the table of transitions."""

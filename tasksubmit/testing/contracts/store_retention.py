@@ -222,6 +222,23 @@ class RetentionContract(StoreCase):
             await self.store.create(new_task(), [])
         self.assertEqual(raised.exception.tombstone, left)
 
+    async def test_return_space(self) -> None:
+        """Free space is returned in steps, until there is none or no more can be; what is kept stays."""
+        kept = await self.create(new_task("kept", description="kept " * 10_000))
+        for number in range(3):
+            await self.tombstone(await self.ended(f"t-{number}", description="x" * 50_000))
+        first = await self.store.return_space(0)
+        self.assertEqual(first.returned_bytes, 0)
+        left = first
+        while (now := await self.store.return_space(20_000)).returned_bytes:
+            self.assertLessEqual(now.returned_bytes, 20_000)
+            self.assertEqual(now.free_bytes + now.returned_bytes, left.free_bytes)
+            left = now
+        self.assertTrue(now.free_bytes == 0 or not now.can_shrink)
+        self.assertEqual(await self.get(kept.key), kept)
+        await self.reopen()
+        self.assertEqual(len(await self.store.tombstones("t-0")), 1)
+
     async def test_tombstone_of_what_is_known(self) -> None:
         """No tombstone is put beside a record or another tombstone; whoever asks is given that instead."""
         task = await self.create(new_task())
