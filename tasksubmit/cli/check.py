@@ -8,7 +8,7 @@ import click
 from click.exceptions import Exit
 
 from tasksubmit.cli.control import FAILED, Json
-from tasksubmit.cli.output import clean
+from tasksubmit.cli.quoting import clean
 from tasksubmit.cli.session import Session
 
 if TYPE_CHECKING:
