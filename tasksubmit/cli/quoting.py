@@ -5,13 +5,15 @@ quotation marks, where it ends in the same line; else as a *block*, each line of
 wrote it and a bar.
 
 The trap: a line that is longer than the terminal goes on at the left margin of the next row, where a text that was
-padded to that length could write anything, such as a command to be pasted. So blocks are wrapped here, and the width of
-characters is counted generously: terminals disagree about it.
+padded to that length could write anything, such as a command to be pasted. So blocks are wrapped here, the width of
+characters is counted generously, since terminals disagree about it, and what the encoding of the terminal lacks is an
+escape before the line is measured.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import unicodedata
 from collections.abc import Iterator
 
@@ -40,7 +42,9 @@ def clean(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return visible("".join(map(_blank_as_space, text)))
+    shown = visible("".join(map(_blank_as_space, text)))
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def in_quotes(text: str) -> str:
@@ -67,7 +71,8 @@ def first_line(text: str, who: str, indent: str = _INDENT) -> str:
     [part, *more] = _wrapped(beginning, width)
     if not more:
         return mark + part
-    return mark + next(_wrapped(beginning, width - _cells(_ELLIPSIS), at_blanks=False)) + _ELLIPSIS
+    ellipsis = clean(_ELLIPSIS)
+    return mark + next(_wrapped(beginning, width - sum(map(_cells, ellipsis)), at_blanks=False)) + ellipsis
 
 
 def sentence(head: str, text: str, who: str = QUOTED, tail: str = "") -> list[str]:

@@ -426,7 +426,7 @@ class EitherSideTests(CommandTestCase):
         self.assertIn("description    submitter| two\n               submitter| lines\n", shown)
         self.assertRegex(
             shown,
-            r"still to be sent: submission \(attempts: \d, next at 2026.*\), the last one failed\n  quoted\| .* refused",
+            r"still to be sent: submission \(attempts: \d, next at 2026.*, the last one failed\n  quoted\| .* refused",
         )
         self.assertNotIn("reward", shown)
 

@@ -49,6 +49,12 @@ class BlockTests(QuotingTestCase):
                 self.assertTrue(line.isascii() or len(line) - 12 <= 67)
         self.assertEqual(len(block("ж" * 100, "receiver")), 4)  # wide where terminals are East Asian
 
+    def test_encoding(self) -> None:
+        """What the encoding of the terminal lacks is an escape before the line is measured."""
+        self.patch(sys, "stdout", Stream(encoding="ascii"))
+        for line in [*block("é" * 100, "receiver"), first_line("é" * 100, "receiver")]:
+            self.assertLess(len(line.encode("ascii")), 80)
+
     def test_narrow(self) -> None:
         """On a terminal that is too narrow for it, the text gets a few columns all the same."""
         self.patch(os, "environ", {**os.environ, "COLUMNS": "5"})
