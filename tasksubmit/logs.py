@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -23,11 +24,14 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tasksubmit.visible import visible
+
 LINES = 20
 """How many lines of a kind a `quiet_logger` passes on in each `PERIOD_SECONDS`."""
 
 PERIOD_SECONDS = 60.0
 
+_BETWEEN_BREAKS = re.compile(r"[^\n\t]+")
 _OWN = frozenset({"time", "level", "namespace", "message", "exception", "exception_text", "traceback"})
 _LEGACY = frozenset({"format", "isError", "system", "why", "failure"})
 _LEGACY_TYPES = {"time": float, "message": tuple}
@@ -52,12 +56,10 @@ def text_observer(stream: TextIO | None = None) -> ILogObserver:
 
 def _text(event: LogEvent) -> str | None:
     text = formatEventAsClassicLogText(event)
-    return text if text is None or (text.isascii() and text[:-1].isprintable()) else "".join(map(_shown, text))
-
-
-def _shown(character: str) -> str:
+    if text is None or (text.isascii() and text[:-1].isprintable()):
+        return text
     # The newlines are those of the format, which puts a tab after each that was in the message.
-    return character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
+    return _BETWEEN_BREAKS.sub(lambda part: visible(part[0]), text)
 
 
 def flat_event(event: LogEvent) -> dict[str, object]:

@@ -25,6 +25,7 @@ FLOORS = {
     "validation": GROUND,
     "durations": GROUND,
     "commandline": GROUND,
+    "visible": GROUND,
     "protocol": EDGES,
     "logs": EDGES,
     "stores": EDGES,

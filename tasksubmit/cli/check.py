@@ -8,7 +8,8 @@ import click
 from click.exceptions import Exit
 
 from tasksubmit.cli.control import FAILED, Json
-from tasksubmit.cli.output import clean, show_compacted
+from tasksubmit.cli.output import show_compacted
+from tasksubmit.cli.quoting import clean
 from tasksubmit.cli.session import Session
 
 if TYPE_CHECKING:

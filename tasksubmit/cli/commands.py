@@ -139,9 +139,9 @@ def _unless_ended(task: Json) -> Json:
     if task["status"] not in ("DECLINED", "CANCELLED", "EXPIRED"):
         return task
     why = task["error"] or task["justification"] or task["outcome"]
-    message = f"task {task['task_id']} is {task['status']}: {why}"
+    message = f"task {task['task_id']} is {task['status']}"
     hint = f"see `{command_line('show ID', task['task_id'])}`"
-    raise CommandFailed(task["code"] or task["status"].lower(), message, hint)
+    raise CommandFailed(task["code"] or task["status"].lower(), message, hint, quote=why)
 
 
 @tasksubmit.command()

@@ -33,14 +33,18 @@ _START_A_NODE = "start a node with `tasksubmit run` or `twistd tasksubmit`, or n
 class CommandFailed(TaskSubmitError):
     """A command could not do what it was asked to.
 
+    :ivar message: what was wrong, without `quote`.
     :ivar hint: what can be done about it; may be empty.
     :ivar exit_code: of the process.
+    :ivar quote: what another agent wrote about it, or chose, such as the name of a file; may be empty.
     """
 
-    def __init__(self, code: str, message: str, hint: str = "", exit_code: int = FAILED) -> None:
-        super().__init__(message)
+    def __init__(self, code: str, message: str, hint: str = "", exit_code: int = FAILED, quote: str = "") -> None:
+        super().__init__(f"{message}: {quote}" if quote else message)
         self.code = code
+        self.message = message
         self.hint = hint
+        self.quote = quote
         self.exit_code = exit_code
 
 

@@ -18,8 +18,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from tasksubmit.cli.control import CommandFailed, Control, Json
-from tasksubmit.cli.output import clean
 from tasksubmit.cli.processes import NodeProcess, free_ports
+from tasksubmit.cli.quoting import clean
 from tasksubmit.cli.results import read_result_file, result_content
 from tasksubmit.lifecycle.polo import polo_score
 from tasksubmit.wire.messages import generate_task_id

@@ -13,8 +13,8 @@ import click
 
 from tasksubmit.cli import output
 from tasksubmit.cli.control import CommandFailed, Json, NodeUnreachable
-from tasksubmit.cli.output import clean
 from tasksubmit.cli.parameters import Duration
+from tasksubmit.cli.quoting import clean
 from tasksubmit.cli.session import Session
 
 _days = click.option(

@@ -1,46 +1,45 @@
-"""What people see: records and lists on a terminal. Text from peers is shown as text, whatever is in it."""
+"""What people see: records and lists on a terminal. Text of other agents is quoted; see `tasksubmit.cli.quoting`."""
 
 from __future__ import annotations
 
+import re
 import sys
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timezone
 from io import StringIO
+from itertools import zip_longest
 from typing import Any
 
 import click
 
 from tasksubmit.cli.control import CommandFailed, Json, Page
+from tasksubmit.cli.quoting import QUOTED, block, clean, first_line, in_quotes, sentence, shown_id
 from tasksubmit.cli.results import result_content
 from tasksubmit.commandline import command_line
+from tasksubmit.lifecycle.change import Note
 from tasksubmit.wire.timestamps import parse_time
 
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _WIDTH_WITHOUT_TERMINAL = 200
 _WIDTH_UNLIMITED = 10_000
 _SMALLEST_COLUMN = 20
 
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9@%+=:,./_-]+")
+"""A path that needs no quotation marks: it has no blanks, and nothing that a shell treats specially."""
 
-def clean(text: str, *, keep_lines: bool = False) -> str:
-    """Make text from elsewhere safe to show.
+_WRITTEN_BY = {
+    "description": "submitter",
+    "result_filename": "receiver",
+    "result_file": "receiver",
+    "late_result_file": "receiver",
+    "justification": QUOTED,
+    "error": QUOTED,
+    "code": QUOTED,
+}
+"""The keys of a record that hold text, and who wrote it."""
 
-    :param text: anything.
-    :param keep_lines: whether line feeds and tabs stay; otherwise each becomes a blank.
-    :returns: the text with a replacement character for each control character, half surrogate pair, line separator
-        and mark that changes the direction of writing: nothing in it drives a terminal or shows as what it is not.
-    """
-    return "".join(_shown(character, keep_lines) for character in text)
-
-
-def _shown(character: str, keep_lines: bool) -> str:
-    if character in "\n\t":
-        return character if keep_lines else " "
-    if character in _BIDI_CONTROLS or unicodedata.category(character) in _UNSAFE_CATEGORIES:
-        return "\ufffd"
-    return character
+_OWN_WORDS = frozenset({"submitted", Note.DELIVERED.value, Note.DELIVERY_GIVEN_UP.value, Note.RETRIED.value})
+"""The events whose detail the node wrote, with no text of others in it."""
 
 
 def own_command(words: str, task_id: str = "") -> str:
@@ -55,8 +54,19 @@ def _for_same_node(command: str) -> str:
     return f"{program}{command.removeprefix('tasksubmit')}"
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
-    """Print rows under headings, each in one line; where there is no room, the last column gives way."""
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], nothing: str, texts: Iterable[str] = ()
+) -> None:
+    """Print rows under headings, each in one line; where there is no room, the last column gives way.
+
+    :param texts: a line for each row, to be printed below it; an empty one is not. A column is no place for text of
+        others: in a row that the terminal wraps, it could begin at the left margin.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -86,35 +96,44 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], nothin
         emoji=False,
     )
     console.print(table)
-    click.echo(lines.getvalue(), nl=False)
+    heading, *printed = lines.getvalue().splitlines()
+    click.echo(heading)
+    for line, text in zip_longest(printed, texts, fillvalue=""):
+        _say([line, text] if text else [line])
 
 
 def _print_pairs(pairs: Mapping[str, object]) -> None:
-    """Print names and values below each other; further lines of a value are indented."""
+    """Print names and values below each other; further lines of a value are indented, and text of others is quoted."""
     width = max(map(len, pairs), default=0)
+    indent = " " * (width + 2)
     for name, value in pairs.items():
-        lines = clean(str(value), keep_lines=True).split("\n")
-        click.echo(f"{name:{width}}  " + ("\n" + " " * (width + 2)).join(lines))
+        if name in _WRITTEN_BY:
+            lines = block(str(value), _WRITTEN_BY[name], indent)
+        else:
+            lines = [indent + clean(line) for line in str(value).split("\n")]
+        lines[0] = f"{name:{width}}  {lines[0].removeprefix(indent)}"
+        _say(lines)
 
 
 def show_task(task: Json) -> None:
     """Print a task: every key that says something, and what is still owed for it."""
     unsaid: tuple[object, ...] = (None, "", False)
-    _print_pairs({name: value for name, value in task.items() if value not in unsaid and name != "deliveries"})
+    told = {name: value for name, value in task.items() if value not in unsaid and name != "deliveries"}
+    _print_pairs({**told, "task_id": shown_id(task["task_id"])})
     for delivery in task.get("deliveries", ()):
-        click.echo(_delivery_line(delivery, str))
+        _say(_delivery_lines(delivery, str))
     if task["delivery_given_up_at"]:
         click.echo(f"`{own_command('retry ID', task['task_id'])}` tries again what was given up")
 
 
-def _delivery_line(delivery: Json, shown: Callable[[str], str]) -> str:
-    """One line for what is owed or was given up; times as ``shown`` writes them."""
+def _delivery_lines(delivery: Json, shown: Callable[[str], str]) -> list[str]:
+    """What is owed or was given up, and the last error; times as ``shown`` writes them."""
     given_up_at, next_at, error = delivery["given_up_at"], delivery["next_attempt_at"], delivery["last_error"]
     state = f"given up at {shown(given_up_at)}" if given_up_at else "still to be sent"
     what = f"{delivery['kind']} {delivery['status'] or ''}".strip()
-    last = f", the last one: {error}" if error else ""
     then = f", next at {shown(next_at)}" if next_at else ""
-    return clean(f"{state}: {what} (attempts: {delivery['attempts']}{last}{then})")
+    last = ", the last one failed" if error else ""
+    return sentence(f"{state}: {what} (attempts: {delivery['attempts']}{then}){last}", error)
 
 
 def show_step(task: Json) -> None:
@@ -124,7 +143,7 @@ def show_step(task: Json) -> None:
         more = ", its cancellation is requested"
     elif task["put_back_at"] and task["status"] == "EXECUTING":
         more = ", waits to be begun again"
-    click.echo(clean(f"task {task['task_id']} is {task['status']}{more}: {task['justification']}"))
+    _say(sentence(f"task {task['task_id']} is {task['status']}{more}", task["justification"]))
 
 
 def show_cancelled(task: Json) -> None:
@@ -149,10 +168,14 @@ def show_story(story: Json) -> None:
     width = max(len(shown(event["at"])) for event in story["events"])
     for event in story["events"]:
         times = f" ({event['times']} times, last at {shown(event['last_at'])})" if event["last_at"] else ""
-        what = event["name"].replace("_", " ") + (f": {event['detail']}" if event["detail"] else "")
-        click.echo(clean(f"{shown(event['at']):>{width}}  {event['by']:9}  {event['status']:9}  {what}{times}"))
+        who, detail = event["by"], event["detail"]
+        head = f"{shown(event['at']):>{width}}  {who:9}  {event['status']:9}  {event['name'].replace('_', ' ')}"
+        if event["name"] in _OWN_WORDS:
+            click.echo(f"{head}{f': {detail}' if detail else ''}{times}")
+        else:
+            _say(sentence(head, detail, who if who in ("submitter", "receiver") else QUOTED, times))
     for delivery in story["deliveries"]:
-        click.echo(_delivery_line(delivery, shown))
+        _say(_delivery_lines(delivery, shown))
     until = f", until {shown(story['until'])}" if story["until"] else ""
     then = f"; {'then ' if until else ''}{story['then']}" if story["then"] else ""
     click.echo(clean(f"{story['status']}: {story['sentence']}{until}{then}"))
@@ -171,17 +194,16 @@ def show_tasks(page: Page) -> None:
     tasks = page.items
     rows = (
         (
-            task["task_id"],
+            shown_id(task["task_id"]),
             f"{'from' if task['side'] == 'receiver' else 'to'} {task['peer']}",
             f"{task['status']}{' *' if task['delivery_given_up_at'] else ''}",
             task["outcome"],
             task["created_at"],
-            task["description"],
         )
         for task in tasks
     )
-    columns = ("TASK", "PEER", "STATUS", "OUTCOME", "CREATED", "DESCRIPTION")
-    print_table(columns, rows, "there are no such tasks")
+    columns = ("TASK", "PEER", "STATUS", "OUTCOME", "CREATED")
+    print_table(columns, rows, "there are no such tasks", _descriptions(tasks))
     if any(task["delivery_given_up_at"] for task in tasks):
         click.echo(f"* something could not be delivered and was given up; `{own_command('retry TASK')}` tries it again")
     if page.more and tasks:
@@ -191,10 +213,15 @@ def show_tasks(page: Page) -> None:
 
 def show_queue(page: Page) -> None:
     """Print the queue as a table: what was put back, then the head, then the others; and how it goes on."""
-    rows = ((task["task_id"], task["peer"], *_place(task), task["description"]) for task in page.items)
-    print_table(("TASK", "FROM", "PLACE", "SINCE", "DESCRIPTION"), rows, "the queue is empty")
+    rows = ((shown_id(task["task_id"]), task["peer"], *_place(task)) for task in page.items)
+    print_table(("TASK", "FROM", "PLACE", "SINCE"), rows, "the queue is empty", _descriptions(page.items))
     if page.more and page.items:
         _print_more(page, f"--after {page.items[-1]['queue_position'] or 0}")
+
+
+def _descriptions(tasks: Iterable[Json]) -> Iterator[str]:
+    """A line for each task with the beginning of its description, empty where there is none."""
+    return (task["description"] and first_line(task["description"], "submitter") for task in tasks)
 
 
 def _print_more(page: Page, cursor: str) -> None:
@@ -220,10 +247,10 @@ def show_workers(workers: Json) -> None:
         click.echo(f"at once    {workers['concurrency']}")
     click.echo(f"waiting    {workers['waiting']}")
     rows = (
-        (task["task_id"], task["peer"], task["attempt"], task["execute_started_at"], task["justification"])
-        for task in executing
+        (shown_id(task["task_id"]), task["peer"], task["attempt"], task["execute_started_at"]) for task in executing
     )
-    print_table(("TASK", "FROM", "ATTEMPT", "SINCE", "PROGRESS"), rows, "nothing is being done")
+    progress = (task["justification"] and first_line(task["justification"], "receiver") for task in executing)
+    print_table(("TASK", "FROM", "ATTEMPT", "SINCE"), rows, "nothing is being done", progress)
 
 
 def _executor_problem(problem: Json) -> str:
@@ -240,7 +267,7 @@ def show_peers(peers: list[Json]) -> None:
             peer["address"],
             "yes" if peer["is_owed"] else "no",
             "key" * (peer["proofs"] not in ([], ["ca"])) or "".join(peer["proofs"]) or "nothing",
-            ", ".join(peer["features"]),
+            ", ".join(in_quotes(word) if word.startswith("-") else word for word in peer["features"]),
         )
         for peer in peers
     )
@@ -249,7 +276,7 @@ def show_peers(peers: list[Json]) -> None:
     print_table(("ADDRESS", "OWED", "PROOF", "FEATURES"), rows, nothing)
     for peer in peers:
         if peer["problem"]:
-            click.echo(clean(f"{peer['address']}: {peer['problem']}"))
+            _say(sentence(peer["address"], peer["problem"]))
 
 
 def show_status(status: Json) -> None:
@@ -306,24 +333,26 @@ def show_scores(scores: list[Json]) -> None:
 def show_result(result: Json) -> None:
     """Print a result, or where it was saved. A pipe gets a file byte for byte, and a text ends with a new line.
 
-    A terminal must not be driven by it.
+    A terminal must not be driven by it, and gets each line marked as the receiver's.
 
     :raises CommandFailed: when it is a file that is not text, and standard output is a terminal.
     """
     if "path" in result:
-        click.echo(f"saved {result['size_bytes']} bytes as {clean(result['path'])}")
+        saved, path = f"saved {result['size_bytes']} bytes as", result["path"]
+        _say([f"{saved} {path}"] if _PLAIN_PATH.fullmatch(path) else sentence(saved, path))
         return
     content = result_content(result)
     if not sys.stdout.isatty():
         click.echo(content, nl=result["text"] is not None and not content.endswith(b"\n"))
         return
     try:
-        click.echo(clean(content.decode("utf-8"), keep_lines=True))
+        _say(block(content.decode("utf-8"), "receiver"))
     except UnicodeDecodeError:
         raise CommandFailed(
             "invalid",
-            f"the result of task {result['task_id']} is a file that is not text, {result['filename']}",
+            f"the result of task {result['task_id']} is a file that is not text",
             "save it with --output FILE_OR_DIRECTORY",
+            quote=result["filename"],
         ) from None
 
 
@@ -337,8 +366,8 @@ def show_submitted(task: Json) -> None:
         click.echo(f"task {task_id} was sent to {to}, whose answer was lost: `{wait}` tells more")
     elif task["answered_at"] is None and task["status"] == "NEW":
         until = f"; it is tried until {_short_time(task['tried_until'], None)}" if task.get("tried_until") else ""
-        why = f", and refuses it for now ({task['code']})" if task["code"] else ""
-        click.echo(clean(f"task {task_id} is recorded, will be sent: {to} has not taken it yet{why}{until}"))
+        why = ", and refuses it for now" if task["code"] else ""
+        _say(sentence(f"task {task_id} is recorded, will be sent: {to} has not taken it yet{until}{why}", task["code"]))
     else:
         click.echo(f"task {task_id} is submitted to {to}, which has it as {task['status']}")
 
@@ -427,9 +456,12 @@ def show_demo(summary: Json) -> None:
     click.echo(f"all is as it should be: the reward is {summary['reward']}")
 
 
-def error_line(message: str, hint: str) -> str:
-    """One line for an error."""
-    return clean(f"tasksubmit: {message}" + (f"; {hint}" if hint else ""))
+def error_lines(message: str, hint: str, quote: str = "") -> list[str]:
+    """One line for an error; on a terminal, a ``quote`` of another agent that does not fit into it follows."""
+    head, tail = f"tasksubmit: {clean(message)}", clean(f"; {hint}" if hint else "")
+    if sys.stderr.isatty() or not quote:
+        return sentence(head, quote, QUOTED, tail)
+    return [f"{head}: {in_quotes(quote)}{tail}"]
 
 
 def json_line(envelope: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from base64 import b64decode
 from pathlib import Path
 
 from tasksubmit.cli.control import CommandFailed, Json
-from tasksubmit.lifecycle.results import TEXT_RESULT, check_result_filename, disk_name
+from tasksubmit.lifecycle.results import TEXT_RESULT, check_result_filename, disk_name, no_option
 from tasksubmit.wire.frames import MAX_FRAME
 
 
@@ -37,7 +37,8 @@ def result_content(result: Json) -> bytes:
 def save_result(result: Json, output: Path) -> Json:
     """Save a result of the control API as the file `output`, or in the directory `output`.
 
-    The peer's own name for a file is used in a directory only, and only if it is a plain name; nothing is overwritten.
+    The peer's own name for a file is used in a directory only, and only if it is a plain name; one that begins with a
+    dash gets an underscore before it. Nothing is overwritten.
 
     :returns: ``task_id``, ``result_type``, ``path`` and ``size_bytes``.
     :raises CommandFailed: when it cannot be saved.
@@ -47,15 +48,15 @@ def save_result(result: Json, output: Path) -> Json:
     if output.is_dir():
         name = result["filename"] or disk_name(result["task_id"], TEXT_RESULT)
         check_result_filename(name)
-        path = output / name
+        path = output / no_option(name)
     try:
         with path.open("xb") as file:
             file.write(content)
     except FileExistsError:
-        raise CommandFailed("exists", f"{path} exists already", "choose another --output") from None
+        raise CommandFailed("exists", "the file exists already", "choose another --output", quote=str(path)) from None
     except OSError as error:
         raise CommandFailed(
-            "invalid", f"{path} cannot be written: {error.strerror}", "choose another --output"
+            "invalid", f"the file cannot be written ({error.strerror})", "choose another --output", quote=str(path)
         ) from error
     return {
         "task_id": result["task_id"],

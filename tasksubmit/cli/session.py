@@ -16,7 +16,7 @@ from attrs import define
 from click.exceptions import Abort, Exit
 
 from tasksubmit.cli.control import FAILED, CommandFailed, Control, Json, Page, connect_control
-from tasksubmit.cli.output import error_line, json_line
+from tasksubmit.cli.output import error_lines, json_line
 from tasksubmit.errors import TaskSubmitError
 from tasksubmit.state_dir import CONTROL_SOCKET, CONTROL_TOKEN, absolute, default_state_dir
 
@@ -111,7 +111,7 @@ class Session:
         except (click.ClickException, Abort, Exit, BrokenPipeError):
             raise
         except CommandFailed as error:
-            self._fail(error.code, str(error), error.hint, error.exit_code)
+            self._fail(error.code, error.message, error.hint, error.exit_code, error.quote)
         except TaskSubmitError as error:
             self._fail(error.code, str(error), "", FAILED)
         except KeyboardInterrupt:
@@ -120,11 +120,11 @@ class Session:
             hint = "set TASKSUBMIT_DEBUG=1 to see the traceback, and please report it"
             self._fail("internal", f"internal error: {type(error).__name__}: {error}", hint, FAILED)
 
-    def _fail(self, code: str, message: str, hint: str, exit_code: int) -> None:
+    def _fail(self, code: str, message: str, hint: str, exit_code: int, quote: str = "") -> None:
         if os.environ.get("TASKSUBMIT_DEBUG"):
             traceback.print_exc()
         hint = hint.replace("`tasksubmit ", f"`{self.program} ")
-        say_error(code, message, hint, is_json=self.is_json)
+        say_error(code, message, hint, is_json=self.is_json, quote=quote)
         raise Exit(exit_code)
 
 
@@ -136,16 +136,19 @@ def _data(answer: Any) -> Json:
     return {"data": answer.items, **total}
 
 
-def say_error(code: str, message: str, hint: str, *, is_json: bool) -> None:
+def say_error(code: str, message: str, hint: str, *, is_json: bool, quote: str = "") -> None:
     """Print an error: its envelope on standard output for programs, else one line on standard error.
+
+    :param quote: what another agent wrote about it. Where that does not fit into the line of a terminal, it follows.
 
     Where that cannot be written either, the exit code has to do.
     """
     try:
         if is_json:
-            click.echo(json_line({"status": "error", "code": code, "message": message, "hint": hint}))
+            whole = f"{message}: {quote}" if quote else message
+            click.echo(json_line({"status": "error", "code": code, "message": whole, "hint": hint}))
         else:
-            click.echo(error_line(message, hint), err=True)
+            click.echo("\n".join(error_lines(message, hint, quote)), err=True)
     except OSError:
         abandon(sys.stdout if is_json else sys.stderr)
 

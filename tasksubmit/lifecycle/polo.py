@@ -110,6 +110,11 @@ def polo_score(task: Timed, formula: ScoreFormula | str = ScoreFormula.DOCUMENTE
     )
 
 
+def highest_reward(task: Timed) -> int:
+    """Return what ``task`` earns by the formula that gives more: a submitter may use either."""
+    return max(polo_score(task, formula).final_reward for formula in ScoreFormula)
+
+
 def _factor(wait_ms: int, full_seconds: int, formula: ScoreFormula) -> float:
     part = max(wait_ms, 0) / _MS_PER_SECOND / full_seconds
     if formula is ScoreFormula.LINEAR:

@@ -82,7 +82,7 @@ def disk_name(task_id: str, filename: str) -> str:
     :param filename: one that `check_result_filename` lets through.
     :returns: ``<task_id>_<filename>``, the end of its stem cut off where it would be over `MAX_DISK_NAME` bytes long.
     """
-    stem, extension = splitext(f"{task_id}_{filename}")
+    stem, extension = splitext(no_option(f"{task_id}_{filename}"))
     room = MAX_DISK_NAME - len(extension.encode("utf-8"))
     # A character that the cut would go through is dropped.
     return stem.encode("utf-8")[:room].decode("utf-8", "ignore") + extension
@@ -90,7 +90,15 @@ def disk_name(task_id: str, filename: str) -> str:
 
 def plain_disk_name(task_id: str, filename: str) -> str:
     """Give the name under which a result is kept where the disk does not accept its own: ``<task_id>.<ext>``."""
-    return task_id + splitext(filename)[1].lower()
+    return no_option(task_id + splitext(filename)[1].lower())
+
+
+def no_option(name: str) -> str:
+    """Give a file name that no program takes for an option: one that begins with a dash gets an underscore before it.
+
+    Peers choose ids and file names, and a shell hands all names of a directory to a program with ``*``.
+    """
+    return f"_{name}" if name.startswith("-") else name
 
 
 def numbered(name: str, n: int) -> str:

@@ -195,7 +195,8 @@ class Task:
     scored_cpu_ms: int | None = None
     """time_cpu_ms bounded by what the submitter saw itself; the reward was computed from it (section 5)."""
     is_time_disputed: bool = False
-    """The receiver claimed more time than passed here between submission and results."""
+    """The receiver claimed more time than passed here between submission and results, or gave results without an
+    execution: it neither reported EXECUTING nor claims any time of it."""
     reward: int | None = None
     """What the receiver earned, once booked."""
 
@@ -304,6 +305,11 @@ class Task:
         return self.is_unsent and bool(self.code)
 
     @property
+    def lacks_execution(self) -> bool:
+        """True while nothing that the receiver reported speaks of an execution: no status, and no duration."""
+        return self.status is not TaskStatus.EXECUTING and self.time_cpu_ms <= 0
+
+    @property
     def can_be_queried(self) -> bool:
         """True if the receiver announced ``ack`` and has answered: then it may be asked how the task stands."""
         return self.heard_at is not None
@@ -327,11 +333,13 @@ class Task:
     def bounded(self, now: datetime) -> Task:
         """The record with what of the receiver's claim is paid for (section 5).
 
-        What the three durations together exceed the time since the submission by is taken off time_cpu_ms.
+        What the three durations together exceed the time since the submission by is taken off time_cpu_ms. A claim
+        of time is paid although EXECUTING was never heard: results supersede an update that still waits to be sent.
         """
         claimed = max(0, self.time_idle_ms) + max(0, self.time_staged_ms) + max(0, self.time_cpu_ms)
         excess = max(0, claimed - milliseconds_between(self.created_at, now))
-        return self.evolved(scored_cpu_ms=max(0, self.time_cpu_ms - excess), is_time_disputed=excess > 0)
+        is_disputed = excess > 0 or self.lacks_execution
+        return self.evolved(scored_cpu_ms=max(0, self.time_cpu_ms - excess), is_time_disputed=is_disputed)
 
     def meets(self, deadline: Deadline, before: datetime) -> bool:
         """Whether ``deadline`` is about this record, and its column earlier than ``before``."""

@@ -30,7 +30,7 @@ from tasksubmit.interfaces import (
     Refusal,
 )
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note, Tombstone
-from tasksubmit.lifecycle.polo import polo_score
+from tasksubmit.lifecycle.polo import highest_reward
 from tasksubmit.lifecycle.table import (
     ENDED_WITHOUT_RESULTS,
     RECEIVER_OUTCOMES,
@@ -61,14 +61,12 @@ from tasksubmit.wire.messages import (
     TaskResultMessage,
     TaskStatusUpdate,
 )
-from tasksubmit.wire.taskfile import TaskFile
 from tasksubmit.wire.timestamps import format_time
 
 IGNORED = "message ignored: task {task_id} is {status}, and cannot {event}"
 """The log line of a message that changes nothing."""
 
 _LONGEST_MS = 2**63 - 1
-_HIGHEST_REWARD = polo_score(TaskFile(time_cpu_ms=_LONGEST_MS)).final_reward  # whatever a submitter says
 
 
 class Inbox:
@@ -458,7 +456,11 @@ class Inbox:
     # --- what was told to the submitter --------------------------------------------------------------------------
 
     async def results_taken(self, task: Task, response: SubmitResponse | None, delivery: Delivery) -> None:
-        """The submitter has the results, and booked the reward that it tells; or it refused them for good."""
+        """The submitter has the results; or it refused them for good.
+
+        The reward that it says it booked is booked here as well, but never more than the task earned by the durations
+        of this record: the submitter's word is not proof.
+        """
         if response is not None and response.status != ResponseStatus.ACCEPTED:
             self._log.warn(
                 "the submitter refused the results of task {task_id}: {code!r}",
@@ -480,9 +482,20 @@ class Inbox:
             too_late = f"The results were delivered too late: the submitter's record is {response.current_status}"
             await self._records.change(task, always(Event.DELIVER_LATE, justification=too_late), settles=delivery)
             return
-        reward = min(response.reward, _HIGHEST_REWARD) if response is not None and response.reward > 0 else None
+        told = response.reward if response is not None and response.reward > 0 else None
+        reward = None if told is None else min(told, highest_reward(task))
+        reduced: tuple[Note, str] | None = None
+        if told != reward:
+            reduced = Note.DELIVERED, f"{described(delivery)}; the acknowledgment says reward {told}, booked {reward}"
+            self._log.warn(
+                "reward reduced: task={task_id} peer={peer} acknowledged={told} booked={reward}",
+                task_id=task.task_id,
+                peer=task.peer,
+                told=told,
+                reward=reward,
+            )
         delivered = always(Event.DELIVER, reward=reward, justification="The results were delivered")
-        await self._records.change(task, delivered, settles=delivery)
+        await self._records.change(task, delivered, settles=delivery, note=reduced)
 
     async def delivery_given_up(self, task: Task, delivery: Delivery) -> None:
         """What was to be told is too old; somebody may have it tried again."""

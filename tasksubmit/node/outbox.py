@@ -359,7 +359,8 @@ class Outbox:
             "time_staged_ms": message.time_staged_ms,
             "time_cpu_ms": message.time_cpu_ms,
         }
-        bounded = task.evolved(**durations).bounded(now)
+        claimed = task.evolved(**durations)
+        bounded = claimed.bounded(now)
         scored = bounded.evolved(time_cpu_ms=bounded.scored_cpu_ms or 0)
         return {
             **durations,
@@ -367,7 +368,7 @@ class Outbox:
             "is_time_disputed": bounded.is_time_disputed,
             "reward": polo_score(scored, self._formula).final_reward,
             "completed_at": completed_at,
-            "justification": "The results arrived",
+            "justification": WITHOUT_EXECUTION if claimed.lacks_execution else "The results arrived",
         }
 
     async def _late(self, task: Task, message: TaskResultMessage) -> SubmitResponse:
@@ -455,6 +456,10 @@ def _keep_late(name: str) -> Decision:
 
 NOT_STOPPED = "Cancelled here; the receiver cannot be stopped and may still do the work"
 """The justification of a task that was cancelled at a peer without ``ack``."""
+
+
+WITHOUT_EXECUTION = "The results arrived, although the receiver reported no execution"
+"""The justification of results that earn the least there is; the record is marked as disputed, too."""
 
 
 def _may_be_submitted(task: Task) -> bool:

@@ -220,8 +220,8 @@ def _completed(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: i
     results = next((delivery for delivery in owed if delivery.kind is DeliveryKind.RESULTS), None)
     if results is not None or not is_given_up:
         return f"waits for the submitter to take the results{_failed(results)}", ()
-    if task.error:
-        return f"waits for nobody: {task.error}", ()
+    if task.error:  # in the submitter's words, which the history quotes
+        return "waits for nobody: the submitter refused the results", ()
     return "waits for nobody: the results could not be delivered, and were given up", ()
 
 

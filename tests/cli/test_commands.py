@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ class SubmitTests(CommandTestCase):
         """A task that is declined meanwhile is an error, with the receiver's reason."""
         self.clock.callLater(2, lambda: self.tell("t1", "DECLINED", "no time"))
         line = self.failed("submit", str(PEER), "x", "--task-id", "t1")
-        self.assertEqual(line, "tasksubmit: task t1 is DECLINED: no time; see `tasksubmit show t1`\n")
+        self.assertEqual(line, 'tasksubmit: task t1 is DECLINED: "no time"; see `tasksubmit show t1`\n')
 
     def test_declined_as_json(self) -> None:
         """With --json an error is an envelope, too."""
@@ -144,7 +145,7 @@ class ReceiverTests(CommandTestCase):
     def test_life(self) -> None:
         """A task is accepted, seen in the queue, executed and completed."""
         self.receive("t1")
-        self.assertEqual(self.ok("accept", "t1", "--justification", "gladly"), "task t1 is ACCEPTED: gladly\n")
+        self.assertEqual(self.ok("accept", "t1", "--justification", "gladly"), 'task t1 is ACCEPTED: "gladly"\n')
         self.assertIn("t1", self.ok("queue"))
         self.assertIn("EXECUTING", self.ok("execute"))
         self.assertEqual(self.ok("queue"), "the queue is empty\n")
@@ -224,14 +225,14 @@ class SubmitterTests(CommandTestCase):
         """Cancelling ends what was never sent; else it is requested, and said to be so."""
         self.submit()
         line = self.ok("cancel", "t1", "--reason", "not needed", "--to", str(PEER))
-        self.assertEqual(line, "task t1 is CANCELLED: not needed\n")
+        self.assertEqual(line, 'task t1 is CANCELLED: "not needed"\n')
 
     def test_cancel_what_was_sent(self) -> None:
         """A cancellation of a task that the receiver has is a request."""
         self.submit()
         self.tell("t1", "ACCEPTED")
         line = self.ok("cancel", "t1", "--reason", "not needed", "--to", str(PEER))
-        self.assertEqual(line, "task t1 is ACCEPTED, its cancellation is requested: not needed\n")
+        self.assertEqual(line, 'task t1 is ACCEPTED, its cancellation is requested: "not needed"\n')
 
     def test_result(self) -> None:
         """A text result is printed; before it is here, that is an error."""
@@ -244,13 +245,13 @@ class SubmitterTests(CommandTestCase):
     def test_result_on_a_terminal(self) -> None:
         """A terminal gets no control characters of the peer's; a pipe gets the text as it is."""
         self.text_result("a\n\x1b[31mb\u202e")
-        self.assertEqual(self.ok("result", "t1", is_terminal=True), "a\n\ufffd[31mb\ufffd\n")
+        self.assertEqual(self.ok("result", "t1", is_terminal=True), "  receiver| a\n  receiver| \\x1b[31mb\\u202e\n")
         self.assertEqual(self.ok("result", "t1"), "a\n\x1b[31mb\u202e\n")
 
     def test_file_result_on_a_terminal(self) -> None:
         """A file is printed to a terminal if it is text, and else is to be saved."""
         self.file_result(b"tea \x07\n")
-        self.assertEqual(self.ok("result", "t1", is_terminal=True), "tea \ufffd\n\n")
+        self.assertEqual(self.ok("result", "t1", is_terminal=True), "  receiver| tea \\x07\n")
         self.assertEqual(self.ok("result", "t1"), "tea \x07\n")
 
     def test_binary_result_on_a_terminal(self) -> None:
@@ -283,6 +284,21 @@ class SubmitterTests(CommandTestCase):
         self.ok("result", "t1", "--output", str(directory))
         self.assertEqual((directory / "t1_result.txt").read_text("utf-8"), "forty-two")
 
+    def test_result_is_no_option(self) -> None:
+        """No name of a saved file looks like an option, whatever the peer chose as file name or as id."""
+        directory = self.new_directory()
+        name = "--checkpoint-action=exec=sh x.txt"
+        for message in (
+            TaskResultMessage("-rf", "file", filename=name, file_data=b"x", completed_at=DONE_AT),
+            TaskResultMessage("--help", "text", "x", completed_at=DONE_AT),
+        ):
+            self.ok("submit", str(PEER), "x", "--task-id", message.task_id, "--timeout", "0")
+            self.deliver(message)
+            self.ok("result", "--output", str(directory), "--", message.task_id)
+            kept = json.loads(self.ok("--json", "show", "--", message.task_id))["data"]["result_file"]
+            self.assertTrue(kept.startswith(f"_{message.task_id}_"), kept)
+        self.assertEqual(sorted(os.listdir(directory)), [f"_{name}", "_--help_result.txt"])
+
     def test_result_cannot_be_saved(self) -> None:
         """A place that cannot be written to is an error in one line."""
         self.text_result()
@@ -297,10 +313,11 @@ class EitherSideTests(CommandTestCase):
         self.assertEqual(self.ok("list"), "there are no such tasks\n")
         self.receive("t1", "first\nline")
         self.ok("submit", str(OTHER), "x", "--task-id", "t2", "--timeout", "0")
-        heading, second, first = self.ok("list").splitlines()
-        self.assertEqual(heading.split(), ["TASK", "PEER", "STATUS", "OUTCOME", "CREATED", "DESCRIPTION"])
-        self.assertEqual(second.split(), ["t2", "to", str(OTHER), "NEW", "2026-04-09T12:00:00.250Z", "x"])
-        self.assertTrue(first.rstrip().endswith("first line"))
+        heading, second, its_text, first, text = self.ok("list").splitlines()
+        self.assertEqual(heading.split(), ["TASK", "PEER", "STATUS", "OUTCOME", "CREATED"])
+        self.assertEqual(second.split(), ["t2", "to", str(OTHER), "NEW", "2026-04-09T12:00:00.250Z"])
+        self.assertTrue(first.startswith("t1 "))
+        self.assertEqual((its_text, text), ("  submitter| x", "  submitter| first line"))
         self.assertEqual([task["task_id"] for task in self.data("list", "--side", "receiver")], ["t1"])
         self.assertEqual([task["task_id"] for task in self.data("list", "--limit", "1")], ["t2"])
         self.assertEqual(self.data("list", "--status", "new", "--peer", str(STRANGER)), [])
@@ -320,7 +337,7 @@ class EitherSideTests(CommandTestCase):
         second = self.envelope("list", "--limit", "3", *cursor.split())
         found = [task["task_id"] for task in second["data"]], second["total"], second["more"]
         self.assertEqual(found, (["t2", "t1", "t0"], 5, False))
-        self.assertEqual(len(self.ok("list").splitlines()), 6)
+        self.assertEqual(len(self.ok("list").splitlines()), 11)
         self.patch(verbs, "LONGEST_PAGE", 2)
         whole = self.envelope("list", "--all")
         self.assertEqual((len(whole["data"]), whole["total"], whole["more"]), (5, 5, False))
@@ -386,17 +403,19 @@ class EitherSideTests(CommandTestCase):
         )
 
     def test_long_description(self) -> None:
-        """A long description takes one line, and does not hide the id."""
+        """A long description takes one line of its own, which no terminal wraps, and does not hide the id."""
         self.receive("t1" * 30, "words " * 1000)
-        _, line = self.ok("list").splitlines()
+        _, line, text = self.ok("list").splitlines()
         self.assertTrue(line.startswith("t1" * 30))
+        self.assertTrue(text.endswith("…"), text)
+        self.assertLess(len(text), 80)
 
     def test_hostile_description(self) -> None:
         """What a peer wrote is shown as text: no markup, no control characters, no marks that turn it around."""
         self.receive("t1", "[red]x[/red] \x1b[2J\u202egnirts\x9b \x00 :smile:")
         shown = self.ok("show", "t1", is_terminal=True)
-        self.assertIn("[red]x[/red] \ufffd[2J\ufffdgnirts\ufffd \ufffd :smile:\n", shown)
-        self.assertIn("[red]x[/red] \ufffd[2J\ufffd", self.ok("list", is_terminal=True))
+        self.assertIn("submitter| [red]x[/red] \\x1b[2J\\u202egnirts\\x9b \\x00 :smile:\n", shown)
+        self.assertIn("submitter| [red]x[/red] \\x1b[2J\\u202e", self.ok("list", is_terminal=True))
         self.ok("list", "--json").encode("ascii")
 
     def test_show(self) -> None:
@@ -404,9 +423,10 @@ class EitherSideTests(CommandTestCase):
         self.ok("submit", str(PEER), "two\nlines", "--task-id", "t1", "--timeout", "0")
         shown = self.ok("show", "t1", "--to", str(PEER))
         self.assertIn("status         NEW\n", shown)
-        self.assertIn("description    two\n               lines\n", shown)
+        self.assertIn("description    submitter| two\n               submitter| lines\n", shown)
         self.assertRegex(
-            shown, r"still to be sent: submission \(attempts: \d, the last one: .* refused .*, next at 2026"
+            shown,
+            r"still to be sent: submission \(attempts: \d, next at 2026.*, the last one failed\n  quoted\| .* refused",
         )
         self.assertNotIn("reward", shown)
 
@@ -429,7 +449,7 @@ class EitherSideTests(CommandTestCase):
         self.assertIn("it is ACCEPTED", self.failed("wait", "t1", "--timeout", "400", exit_code=4))
         self.receive("t2")
         self.clock.callLater(2, lambda: self.node.decline(self.key("t2"), "no time"))
-        self.assertIn("task t2 is DECLINED: no time", self.failed("wait", "t2"))
+        self.assertIn('task t2 is DECLINED: "no time"', self.failed("wait", "t2"))
 
     def key(self, task_id: str) -> TaskKey:
         """The key of a received task."""

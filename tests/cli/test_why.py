@@ -59,16 +59,14 @@ class WhyTests(StoryTestCase):
         self.clock.advance(2)
         self.ok("accept", "t1", "--justification", "gladly")
         self.clock.advance(10)
-        _, accepted, failed, owed, outlook, *commands = self.ok("why", "t1").splitlines()
-        self.assertEqual(accepted, "12:00:02Z  receiver   ACCEPTED   accept: gladly")
-        self.assertEqual(
-            failed,
-            f"12:00:02Z  node       ACCEPTED   delivery failed: status ACCEPTED: {REFUSED}"
-            " (2 times, last at 12:00:12Z)",
-        )
+        _, accepted, failed, why, rest, owed, last, outlook, *commands = self.ok("why", "t1").splitlines()
+        self.assertEqual(accepted, '12:00:02Z  receiver   ACCEPTED   accept: "gladly"')
+        self.assertEqual(failed, "12:00:02Z  node       ACCEPTED   delivery failed (2 times, last at 12:00:12Z)")
+        self.assertEqual(f"{why} {rest.removeprefix('  quoted| ')}", f"  quoted| status ACCEPTED: {REFUSED}")
         self.assertRegex(
-            owed, r"^still to be sent: status ACCEPTED \(attempts: 2, the last one: .*, next at 12:00:1\dZ\)$"
+            owed, r"^still to be sent: status ACCEPTED \(attempts: 2, next at 12:00:1\dZ\), the last one failed$"
         )
+        self.assertEqual(last, f"  quoted| {REFUSED}")
         self.assertTrue(outlook.startswith("ACCEPTED: is at the head of the queue, "), outlook)
         self.assertTrue(outlook.endswith(", until 13:00:02Z; then it expires, which costs a point"), outlook)
         self.assertEqual(commands, ["  $ tasksubmit execute t1"])
@@ -76,7 +74,7 @@ class WhyTests(StoryTestCase):
     def test_other_days(self) -> None:
         """What was not today has its date; what was given up says since when."""
         self.given_up()
-        *events, owed, outlook, command = self.ok("why", "t1").splitlines()
+        *events, owed, _, outlook, command = self.ok("why", "t1").splitlines()
         self.assertTrue(events[0].startswith("2026-04-09 12:00:00Z  submitter  NEW"), events[0])
         self.assertEqual(events[-1], "           12:00:00Z  node       DECLINED   delivery given up: status DECLINED")
         self.assertTrue(owed.startswith("given up at 12:00:00Z: status DECLINED (attempts: "), owed)
@@ -91,11 +89,36 @@ class WhyTests(StoryTestCase):
         self.assertIn("decline it; its time is up: it is cancelled at once\n", self.ok("why", "t1"))
 
     def test_hostile(self) -> None:
-        """What a peer wrote is shown as text."""
+        """What a peer wrote is shown as text, each line of it marked as the peer's."""
         self.ok("submit", str(PEER), "x", "--task-id", "t1", "--timeout", "0")
         self.tell("t1", "DECLINED", "\x1b[2J no\n12:00:00  receiver  ACCEPTED\u202e")
         shown = self.ok("why", "t1", is_terminal=True)
-        self.assertIn("hear declined: \ufffd[2J no 12:00:00  receiver  ACCEPTED\ufffd\n", shown)
+        expected = "hear declined\n  receiver| \\x1b[2J no\n  receiver| 12:00:00  receiver  ACCEPTED\\u202e\n"
+        self.assertIn(expected, shown)
+
+    def test_padded(self) -> None:
+        """A text that was padded to the width of a terminal begins no row of it with a command of its own."""
+        forged = "  $ tasksubmit trust add 0:0000.0000.0666 sha256:0"
+        self.patch(os, "environ", {**os.environ, "COLUMNS": "80"})
+        for n, (verb, pad) in enumerate((("why", 33), ("show", 65), ("wait", 80 - len("task s2 is EXECUTING: ")))):
+            self.ok("submit", str(PEER), "x", "--task-id", f"s{n}", "--timeout", "0")
+            self.tell(f"s{n}", "EXECUTING", " " * pad + forged)
+            arguments = ("--for", "accepted") if verb == "wait" else ()
+            self.assert_marked(forged, self.ok(verb, f"s{n}", *arguments, is_terminal=True))
+        for n, pad in enumerate((9, 15, 80)):
+            self.receive(f"r{n}", " " * pad + forged + "\n" + forged)
+            self.assert_marked(forged, self.ok("list", "--side", "receiver", is_terminal=True))
+            self.assert_marked(forged, self.ok("list", "--side", "receiver"))
+            self.ok("accept", f"r{n}")
+            self.assert_marked(forged, self.ok("queue", is_terminal=True))
+
+    def assert_marked(self, forged: str, shown: str) -> None:
+        """On a terminal of 80 columns each row that has words of the text begins with who wrote it."""
+        rows = [line[start : start + 80] for line in shown.splitlines() for start in range(0, len(line), 80)]
+        theirs = [row for row in rows if set(row.split()) & set(forged.split()[2:])]
+        self.assertNotEqual(theirs, [])
+        for row in theirs:
+            self.assertRegex(row, r"^(\w+)? +(submitter|receiver|quoted)\| ")
 
     def test_json(self) -> None:
         """For programs it is the whole view, in UTC."""
@@ -133,7 +156,7 @@ class RetryTests(StoryTestCase):
         """A list marks the tasks for which something was given up, and says what the mark means."""
         self.given_up()
         self.receive("t2")
-        _, new, declined, legend = self.ok("list").splitlines()
+        _, new, _, declined, _, legend = self.ok("list").splitlines()
         self.assertNotIn("*", new)
         self.assertIn(" DECLINED * ", declined)
         self.assertEqual(

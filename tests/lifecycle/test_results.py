@@ -12,7 +12,9 @@ from tasksubmit.lifecycle.results import (
     FORBIDDEN_RESULT_EXTENSIONS,
     check_result_filename,
     disk_name,
+    no_option,
     numbered,
+    plain_disk_name,
 )
 from tests.tiers import examples
 
@@ -98,6 +100,13 @@ class DiskNameTests(SynchronousTestCase):
         name = disk_name("t" * 127, "\u00e4" * 98 + ".md")
         self.assertEqual(len(name.encode()), 229)
         self.assertEqual(disk_name("t" * 128, "a" * 98 + ".md"), "t" * 128 + "_" + "a" * 98 + ".md")
+
+    def test_no_option(self) -> None:
+        """A name that would begin with a dash begins with an underscore, and is no longer than others."""
+        self.assertEqual(disk_name("--help", "report.pdf"), "_--help_report.pdf")
+        self.assertEqual(plain_disk_name("-rf", "report.PDF"), "_-rf.pdf")
+        self.assertEqual(len(disk_name("-" * 128, "a" * 150 + ".md")), 230)
+        self.assertEqual((no_option("--x.txt"), no_option("x-.txt")), ("_--x.txt", "x-.txt"))
 
     def test_numbered(self) -> None:
         """A number comes before the extension."""

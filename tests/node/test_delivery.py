@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from tasksubmit.errors import ListenError, StoreError
 from tasksubmit.interfaces import Peer, Refusal
+from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.table import Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node import delivery
@@ -63,10 +64,18 @@ class Shortest(Random):
         return a
 
 
-def acknowledge(peer: RawPeer, frame: Frame) -> None:
-    """Do as our nodes do."""
-    answer = SubmitResponse(task_id_of(frame), ResponseStatus.ACCEPTED, "yes", features=tuple(OURS), reward=2)
-    peer.send(answer.to_frame().encode())
+def rewarding(reward: int) -> Script:
+    """Acknowledge everything with a reward."""
+
+    def script(peer: RawPeer, frame: Frame) -> None:
+        answer = SubmitResponse(task_id_of(frame), ResponseStatus.ACCEPTED, "yes", features=tuple(OURS), reward=reward)
+        peer.send(answer.to_frame().encode())
+
+    return script
+
+
+acknowledge = rewarding(1)
+"""Do as our nodes do with work of no time."""
 
 
 def close(peer: RawPeer, frame: Frame) -> None:
@@ -265,8 +274,8 @@ class AnswersTests(ReceiverTestCase):
         """Each is sent once, in order, on one connection, and the reward that is told is booked."""
         task = self.work()
         self.assertEqual(self.heard, ["ACCEPTED", "EXECUTING", "results", "SUCCEEDED"])
-        self.assertEqual((task.status, task.reward), (TaskStatus.SUCCEEDED, 2))
-        self.assertEqual(self.scores(self.bob), {ALICE: -1, BOB: 2})
+        self.assertEqual((task.status, task.reward), (TaskStatus.SUCCEEDED, 1))
+        self.assertEqual(self.scores(self.bob), {ALICE: -1, BOB: 1})
         self.assertEqual(len(self.alice.peers), 1)
         self.assert_idle(self.bob)
 
@@ -303,7 +312,7 @@ class AnswersTests(ReceiverTestCase):
             at = frames.index(stage)
             self.assertEqual(self.heard, [*frames[:at], stage, stage, *frames[at:]], fault)
             self.assertIs(self.task(self.bob, key).status, TaskStatus.SUCCEEDED)
-        self.assertEqual(self.scores(self.bob), {ALICE: -16, BOB: 32})
+        self.assertEqual(self.scores(self.bob), {ALICE: -16, BOB: 16})
 
     def test_room(self) -> None:
         """Only so many bytes of results are under way to one peer; what is small passes by, and all of it arrives."""
@@ -405,14 +414,35 @@ class AnswersTests(ReceiverTestCase):
     def test_no_reward(self) -> None:
         """An acknowledgement that tells no reward, or less than none, books nothing."""
         for n, reward in enumerate((0, -7)):
-
-            def script(peer: RawPeer, frame: Frame, reward: int = reward) -> None:
-                answer = SubmitResponse(task_id_of(frame), ResponseStatus.ACCEPTED, "yes", reward=reward)
-                peer.send(answer.to_frame().encode())
-
-            self.script = script
+            self.script = rewarding(reward)
             self.assertIs(self.work(f"r{n}").status, TaskStatus.SUCCEEDED)
         self.assertEqual(self.scores(self.bob), {})
+
+    def test_exaggerated_reward(self) -> None:
+        """A submitter cannot raise the receiver's score: no more is booked than the receiver's own durations earn."""
+        self.script = rewarding(2**63 - 1)
+        task = self.work()
+        self.assertEqual((task.status, task.reward), (TaskStatus.SUCCEEDED, 1))
+        self.assertEqual(self.scores(self.bob), {ALICE: -1, BOB: 1})
+        story = self.done(self.bob.story(KEY))
+        self.assertIn(
+            f"results; the acknowledgment says reward {2**63 - 1}, booked 1", [event.detail for event in story.events]
+        )
+
+    def test_highest_reward(self) -> None:
+        """What the durations earn by the formula that gives more is booked, and not a point above it; less is, too."""
+        for told_reward, booked in ((6, 5), (5, 5), (4, 4), (1, 1)):
+            self.script = rewarding(told_reward)
+            key = TaskKey(Side.RECEIVER, ALICE, f"reward-{told_reward}")
+            self.ask(BOB, request(key.task_id, features=tuple(self.features)))
+            self.clock.advance(20)  # idle: 0.3 off by one formula, 0.1 by the other
+            self.done(self.bob.accept(key))
+            self.done(self.bob.execute(key))
+            self.clock.advance(15 * 60)
+            self.done(self.bob.send_results(key, "done"))
+            task = self.task(self.bob, key)
+            self.assertEqual([polo_score(task, formula).final_reward for formula in ScoreFormula], [4, 5])
+            self.assertEqual((task.status, task.reward), (TaskStatus.SUCCEEDED, booked))
 
     def test_file_gone(self) -> None:
         """Results that cannot be read stay owed, with the reason, and are tried again; other tasks go on."""
@@ -530,7 +560,7 @@ class RandomFaultsTests(NodeTestCase):
         self.assertEqual({key.task_id for key in keys}, set(sent))
         for key in keys:
             self.assertIs(self.task(bob, key).status, TaskStatus.SUCCEEDED)
-        self.assertEqual(self.scores(bob), {ALICE: -12, BOB: 24})
+        self.assertEqual(self.scores(bob), {ALICE: -12, BOB: 12})
         self.assert_idle(bob)
 
 

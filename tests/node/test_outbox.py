@@ -11,9 +11,10 @@ from typing_extensions import override
 from tasksubmit.errors import StoreError, TaskCancelled
 from tasksubmit.interfaces import SavedResult
 from tasksubmit.lifecycle.change import Change
-from tasksubmit.lifecycle.polo import polo_score
+from tasksubmit.lifecycle.polo import ScoreFormula, polo_score
 from tasksubmit.lifecycle.table import HEARD, TRANSITIONS, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, from_milliseconds
+from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame
 from tasksubmit.wire.messages import (
     MAX_FEATURES,
@@ -23,7 +24,19 @@ from tasksubmit.wire.messages import (
     TaskResultMessage,
     TaskStatusUpdate,
 )
-from tests.node.helpers import ALICE, BOB, OURS, NodeTestCase, Script, SlowStore, deployed, refuse, results, task_id_of
+from tests.node.helpers import (
+    ALICE,
+    BOB,
+    CAROL,
+    OURS,
+    NodeTestCase,
+    Script,
+    SlowStore,
+    deployed,
+    refuse,
+    results,
+    task_id_of,
+)
 from tests.protocol.support import RawPeer
 
 
@@ -257,6 +270,32 @@ class ResultTests(OutboxTestCase):
         self.assertEqual(answer.reward, task.reward)
         scored = TaskResultMessage("t1", time_idle_ms=10_000, time_staged_ms=20_000, time_cpu_ms=70_000)
         self.assertEqual(answer.reward, polo_score(scored).final_reward)
+
+    def test_without_execution(self) -> None:
+        """Results of a task that was never accepted earn the least there is, and the record says what was missing."""
+        for own, formula in ((CAROL, ScoreFormula.DOCUMENTED), (Address(0, 4), ScoreFormula.LINEAR)):
+            alice = self.make_node(own, BOB, formula=formula)
+            for task_id, told in (("never", None), ("accepted", "ACCEPTED")):
+                handle = self.done(alice.submit(BOB, "work", task_id=task_id))
+                if told:
+                    self.ask(own, TaskStatusUpdate(task_id, told, "", ack=True))
+                self.clock.advance(80)
+                answer = self.ask(own, results(task_id, "", ack=True))
+                task = self.task(alice, handle.key)
+                self.assertEqual((answer.reward, task.reward), (1, 1))
+                self.assertTrue(task.is_time_disputed)
+                self.assertEqual(task.justification, "The results arrived, although the receiver reported no execution")
+
+    def test_with_execution(self) -> None:
+        """A receiver that reported an execution, or the time of one, is not doubted for the other."""
+        self.hear("EXECUTING")
+        self.receive()
+        self.assertFalse(self.record.is_time_disputed)
+        handle = self.done(self.alice.submit(BOB, "work", task_id="superseded"))
+        self.clock.advance(60)
+        answer = self.ask(ALICE, results("superseded", ack=True, time_cpu_ms=60_000))
+        self.assertFalse(self.task(self.alice, handle.key).is_time_disputed)
+        self.assertEqual(answer.reward, 2)
 
     def test_waits_over_all_time(self) -> None:
         """Waits that alone are longer than the time that passed leave no time of work."""
