@@ -41,6 +41,7 @@ class NodeRoutesTests(ApiTestCase):
             "is_draining": False,
             "is_enabled": True,
             "executor_problem": None,
+            "unended": [],
             "certificate": None,
             "connections": 0,
             "waiting": 1,
