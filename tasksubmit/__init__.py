@@ -58,6 +58,7 @@ from tasksubmit.wire import (
 
 if TYPE_CHECKING:
     from tasksubmit.node.acceptance import AcceptAll
+    from tasksubmit.node.attempt import UnendedExecution
     from tasksubmit.node.availability import ExecutorProblem
     from tasksubmit.node.clock import use_steady_timers
     from tasksubmit.node.drain import Drained
@@ -118,6 +119,7 @@ _ON_TWISTED = {
     "SubmittedTask": "tasksubmit.node.submitted",
     "TaskSubmitFactory": "tasksubmit.protocol.factory",
     "TaskSubmitProtocol": "tasksubmit.protocol.framing",
+    "UnendedExecution": "tasksubmit.node.attempt",
     "allow_files": "tasksubmit.node.tuning",
     "connect": "tasksubmit.protocol.client",
     "tune_interpreter": "tasksubmit.node.tuning",
@@ -208,6 +210,7 @@ __all__ = [
     "TaskSubmitProtocol",
     "Timeouts",
     "Tombstone",
+    "UnendedExecution",
     "allow_files",
     "connect",
     "generate_task_id",

@@ -608,6 +608,10 @@ def _to_work_directory(value: Path | str | None) -> Path | None:
     return to_path_or_none(value, "work_directory")
 
 
+def _note_nothing(text: str) -> None:
+    """Of an execution that no node watches."""
+
+
 @frozen
 class Execution:
     """One attempt at a task, as the executor sees it that makes the attempt.
@@ -617,11 +621,14 @@ class Execution:
         is something to tell: only the newest is told. Never fails.
     :ivar work_directory: where executors keep what they need on disk for the time of an attempt; it may be missing. The
         executor removes what it made there. None when the node keeps nothing on disk.
+    :ivar unended: notes for the operator what keeps the work from ending although it should, such as a process that
+        cannot be killed; an empty string when nothing does any more. Never fails.
     """
 
     task: Task = field(validator=instance_of(Task, "a Task: the record of the attempt"))
     progress: Callable[[str], None] = field(validator=FUNCTION)
     work_directory: Path | None = field(default=None, converter=_to_work_directory)
+    unended: Callable[[str], None] = field(default=_note_nothing, validator=FUNCTION)
 
     @property
     def description(self) -> str:

@@ -111,6 +111,7 @@ EXEMPT: Mapping[str, str] = {
     "Reloaded": "an answer of the node, which alone makes it",
     "Drained": "an answer of the node, which alone makes it",
     "ExecutorProblem": "an answer of the node, which alone makes it",
+    "UnendedExecution": "an answer of the node, which alone makes it",
     "Reason": "a part of a record, which alone makes it",
     "Story": "an answer of the node, which alone makes it",
     "PeerLoad": "counts, made by the store and the node",

@@ -242,6 +242,8 @@ def show_workers(workers: Json) -> None:
     click.echo(f"executor   {clean(workers['executor'])}")
     if workers.get("problem"):
         click.echo(f"problem    {clean(_executor_problem(workers['problem']))}")
+    for unended in workers.get("unended", ()):
+        click.echo(f"not ended  {_unended(unended)}")
     if workers["executor"] != "manual":
         click.echo(f"done       {workers['done']}, failed {workers['failed']}, since the node was started")
         click.echo(f"at once    {workers['concurrency']}")
@@ -258,6 +260,12 @@ def _executor_problem(problem: Json) -> str:
     refusing = "; new tasks are refused" if problem["is_refusing"] else ""
     when = f"since {problem['since']}, retried at {problem['retry_at']}"
     return f"unavailable: {problem['error']} ({when}{refusing})"
+
+
+def _unended(unended: Json) -> str:
+    """One line for an execution that should have ended and keeps its slot."""
+    error, since = clean(unended["error"]), unended["since"]
+    return f"{clean(unended['task_id'])}, attempt {unended['attempt']}, keeps its slot: {error} (since {since})"
 
 
 def show_peers(peers: list[Json]) -> None:
@@ -300,6 +308,8 @@ def show_status(status: Json) -> None:
         pairs["disk"] = f"new tasks are refused: {status['disk_problem']}"
     if status.get("executor_problem"):
         pairs["executor"] = _executor_problem(status["executor_problem"])
+    if status.get("unended"):
+        pairs["not ended"] = "\n".join(map(_unended, status["unended"]))
     if certificate:
         pairs["certificate"] = f"{certificate['fingerprint']}\ngood until {certificate['expires_at']}"
         if certificate["warning"]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -30,6 +32,7 @@ from tasksubmit.node.calling import call
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.live import LiveTasks
 from tasksubmit.node.records import clipped
+from tasksubmit.wire.address import Address
 
 PROGRESS_SECONDS = 1.0
 """How often progress is told at most: each time is a line of the task's story, and a message."""
@@ -41,6 +44,20 @@ _RETRIES_AT_STOP = 2
 _LOOK_AGAIN_SECONDS = 1.0
 
 _Report = Callable[[], Awaitable[Task]]
+
+
+@frozen
+class UnendedExecution:
+    """An execution that should have ended, and keeps its slot.
+
+    :ivar error: what keeps it, for the operator.
+    """
+
+    task_id: str
+    peer: Address
+    attempt: int
+    error: str
+    since: datetime
 
 
 class Attempt:
@@ -67,6 +84,8 @@ class Attempt:
         self._work_directory = work_directory
         self._failures = 0
         self.work_ended: Deferred[None] = Deferred()
+        self._unended = ""
+        self._unended_since = 0.0
         self._log = log
         self._task = task
         self._inbox = inbox
@@ -94,6 +113,7 @@ class Attempt:
         if self._is_unwanted or self._is_stopping:
             self._cancel_work()
         is_done, report = await self._outcome(self._work)
+        self._unended = ""
         self.work_ended.callback(None)
         self._has_worked = True
         watching.cancel()
@@ -107,7 +127,9 @@ class Attempt:
 
     def _start(self, executor: IExecutor) -> Deferred[ExecutionResult]:
         self._failures = self._availability.started()
-        return call(executor.execute, Execution(self._task, self._note_progress, self._work_directory))
+        return call(
+            executor.execute, Execution(self._task, self._note_progress, self._work_directory, self._note_unended)
+        )
 
     async def _start_after(self, earlier: Deferred[None], executor: IExecutor) -> ExecutionResult:
         self._log.info(
@@ -233,6 +255,27 @@ class Attempt:
             if not self._has_worked:
                 await self._wait(PROGRESS_SECONDS)
         self._sending = None
+
+    def unended(self, now: datetime) -> UnendedExecution | None:
+        """Return what keeps the work from ending although it should, as of ``now``; None while nothing does."""
+        if not self._unended:
+            return None
+        since = now + timedelta(seconds=self._unended_since - self._timers.seconds())
+        return UnendedExecution(self._task.task_id, self._task.peer, self._task.attempt, self._unended, since)
+
+    def _note_unended(self, text: str) -> None:
+        if self._has_worked or text == self._unended:
+            return
+        if not self._unended:
+            self._unended_since = self._timers.seconds()
+        self._unended = text
+        if text:
+            self._log.warn(
+                "execution keeps its slot: task={task_id} attempt={attempt} error={error}",
+                task_id=self._task.task_id,
+                attempt=self._task.attempt,
+                error=text,
+            )
 
     # --- pauses ------------------------------------------------------------------------------------------------------
 

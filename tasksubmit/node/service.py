@@ -43,6 +43,7 @@ from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import Lease, Side, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import Acceptance
+from tasksubmit.node.attempt import UnendedExecution
 from tasksubmit.node.availability import ExecutorProblem
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.courier import Courier
@@ -475,6 +476,11 @@ class Node(MultiService):
     def executor_problem(self) -> ExecutorProblem | None:
         """What keeps the executor from starting tasks; None while nothing does, or there is no executor."""
         return None if self.workers is None else self.workers.availability.problem(self._records.now())
+
+    @property
+    def unended(self) -> list[UnendedExecution]:
+        """The executions that should have ended and keep their slots, with what keeps them; the oldest first."""
+        return [] if self.workers is None else self.workers.unended(self._records.now())
 
     def reload(self) -> Reloaded:
         """Read again what the authenticator has in files, and retry pending deliveries now.

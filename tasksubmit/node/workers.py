@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tasksubmit.interfaces import IExecutor, Refusal
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
-from tasksubmit.node.attempt import Attempt
+from tasksubmit.node.attempt import Attempt, UnendedExecution
 from tasksubmit.node.availability import LONGEST_PAUSE_SECONDS, Availability
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.live import LiveTasks
@@ -97,6 +97,11 @@ class Workers(Service):
     def refusal(self) -> Refusal | None:
         """The answer to new submissions while the executor is unavailable for too long; else None."""
         return _UNAVAILABLE if self.availability.is_refusing else None
+
+    def unended(self, now: datetime) -> list[UnendedExecution]:
+        """Return the executions that should have ended and keep their slots, as of ``now``; the oldest first."""
+        found = [execution for attempt in self._attempts if (execution := attempt.unended(now)) is not None]
+        return sorted(found, key=lambda execution: (execution.since, execution.task_id))
 
     def _look(self) -> None:
         """Have one more worker, if there may be."""

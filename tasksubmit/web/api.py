@@ -55,6 +55,7 @@ from tasksubmit.web.views import (
     StoryView,
     TaskDetails,
     TaskView,
+    UnendedView,
     WorkersView,
 )
 from tasksubmit.wire.address import Address
@@ -144,6 +145,7 @@ class ControlApi:
             is_enabled=self.node.is_enabled,
             disk_problem=self.node.disk_problem,
             executor_problem=ExecutorProblemView.of(self.node.executor_problem),
+            unended=[UnendedView.of(unended) for unended in self.node.unended],
             certificate=CertificateView(
                 fingerprint=shown.fingerprint, expires_at=shown.expires_at, warning=shown.warning
             )
@@ -188,6 +190,7 @@ class ControlApi:
         return WorkersView(
             executor=str(workers.executor) if workers else "manual",
             problem=ExecutorProblemView.of(self.node.executor_problem),
+            unended=[UnendedView.of(unended) for unended in self.node.unended],
             concurrency=workers.concurrency if workers else 0,
             done=workers.done if workers else 0,
             failed=workers.failed if workers else 0,

@@ -12,6 +12,7 @@ from typing_extensions import Self
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, TaskEvent
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.attempt import UnendedExecution
 from tasksubmit.node.availability import ExecutorProblem
 from tasksubmit.node.drain import Drained
 from tasksubmit.node.purge import Batch, Selected
@@ -293,14 +294,33 @@ class ExecutorProblemView:
 
 
 @frozen(kw_only=True)
+class UnendedView:
+    """An execution that should have ended and keeps its slot, such as one with a process that cannot be killed.
+
+    `error` says what keeps it, for the operator.
+    """
+
+    task_id: str
+    peer: Address
+    attempt: int
+    error: str
+    since: datetime
+
+    @classmethod
+    def of(cls, unended: UnendedExecution) -> UnendedView:
+        """The view of ``unended``."""
+        return cls(**{a.name: getattr(unended, a.name) for a in fields(UnendedView)})
+
+
+@frozen(kw_only=True)
 class StatusView:
     """How a node does: who it is, what it shows to peers (null where it uses no TLS), and who they are.
 
     `disk_problem` says why new tasks are refused for want of disk space, and is empty while they are not.
-    `executor_problem` is null while the executor can start tasks. `connections` are those that peers have open;
-    `waiting` is the length of the queue, with requeued tasks; `owed_to` counts the peers that something is owed to.
-    `retrying` are steps of the node that have failed and are repeated, such as those of its start, with the last error
-    of each.
+    `executor_problem` is null while the executor can start tasks; `unended` are executions that should have ended.
+    `connections` are those that peers have open; `waiting` is the length of the queue, with requeued tasks; `owed_to`
+    counts the peers that something is owed to. `retrying` are steps of the node that have failed and are repeated, such
+    as those of its start, with the last error of each.
     """
 
     address: Address
@@ -310,6 +330,7 @@ class StatusView:
     is_enabled: bool
     disk_problem: str
     executor_problem: ExecutorProblemView | None
+    unended: list[UnendedView]
     certificate: CertificateView | None
     connections: int
     waiting: int
@@ -338,11 +359,12 @@ class WorkersView:
     `executor` is ``manual`` where nobody in the node does. Of what is `executing`, `justification` is how far it is as
     last told, and `attempt` counts up when it was begun again; `waiting` is the length of the queue, with what was put
     back. `done` and `failed` count what the node's own workers did since it was started. `problem` is null while the
-    executor can start tasks.
+    executor can start tasks; `unended` are executions that should have ended and keep their slots.
     """
 
     executor: str
     problem: ExecutorProblemView | None
+    unended: list[UnendedView]
     concurrency: int
     done: int
     failed: int

@@ -9,6 +9,7 @@ import click
 
 from tasksubmit.cli import output
 from tasksubmit.errors import ExecutorUnavailable
+from tasksubmit.node.attempt import UnendedExecution
 from tasksubmit.node.executors.python import CallableExecutor
 from tasksubmit.node.workers import Workers
 from tests.cli.harness import CommandTestCase
@@ -146,6 +147,16 @@ class WorkerTests(CommandTestCase):
         self.assertRegex(self.ok("status"), rf"(?m)^executor +{re.escape(words)}")
         workers.availability.stop()
         self.assertNotIn("unavailable", self.ok("worker") + self.ok("status"))
+
+    def test_unended(self) -> None:
+        """An execution that cannot be ended is shown by `worker` and by `status`, with the reason."""
+        workers = Workers(None, None, CallableExecutor(print), 4, 1, self.clock)  # type: ignore[arg-type]
+        self.node.workers = workers
+        error, since = "process 7 (a\x1b[2J) of user 0 cannot be killed", self.node.now()
+        self.patch(workers, "unended", lambda now: [UnendedExecution("t1", PEER, 2, error, since)])
+        words = "t1, attempt 2, keeps its slot: process 7 (a.[2J) of user 0 cannot be killed (since "
+        self.assertRegex(self.ok("worker"), rf"(?m)^not ended  {re.escape(words)}".replace(r"a\.", "a."))
+        self.assertRegex(self.ok("status"), rf"(?m)^not ended +{re.escape(words)}".replace(r"a\.", "a."))
 
 
 class SwitchTests(CommandTestCase):

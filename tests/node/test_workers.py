@@ -292,6 +292,34 @@ class WorkTests(WorkersTestCase):
         executor.executions[1].finish("third")
         self.assertEqual(self.done(handle.result()).result_text, "third")
 
+    def test_unended(self) -> None:
+        """Work that cannot be ended keeps its slot, and the node says why, to its operator alone, until it ends."""
+        self.stop(self.bob)
+        executor = FakeExecutor(ends_when_cancelled=False)
+        self.bob = self.employ(executor, concurrency=1)
+        first, second = self.submit("one"), self.submit("two")
+        self.done(first.cancel())
+        self.assertEqual(self.bob.unended, [])
+        noted = self.bob.now()
+        for error in ("process 7 lives", "process 8 lives"):
+            executor.executions[0].asked.unended(error)
+            self.advance(10)
+            (unended,) = self.bob.unended
+            self.assertEqual((unended.task_id, unended.peer, unended.attempt), (first.task_id, ALICE, 1))
+            self.assertEqual((unended.error, unended.since), (error, noted))
+        self.assertEqual([one.description for one in executor.executions], ["one"])
+        self.assertNotIn("process", str(self.task(self.alice, first.key)))
+        executor.executions[0].asked.unended("")
+        self.assertEqual(self.bob.unended, [])
+        executor.executions[0].asked.unended("process 9 lives")
+        executor.executions[0].finish()
+        self.network.flush()
+        self.assertEqual(self.bob.unended, [])
+        executor.executions[0].asked.unended("too late")
+        self.assertEqual(self.bob.unended, [])
+        executor.executions[1].finish("done")
+        self.assertEqual(self.done(second.result()).result_text, "done")
+
     def test_cancelled_while_it_waits_for_an_attempt(self) -> None:
         """A task that waits for the end of its last attempt may be cancelled, and its node be stopped."""
         self.stop(self.bob)

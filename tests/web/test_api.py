@@ -42,6 +42,7 @@ class NodeRoutesTests(ApiTestCase):
             "is_enabled": True,
             "disk_problem": "",
             "executor_problem": None,
+            "unended": [],
             "certificate": None,
             "connections": 0,
             "waiting": 1,

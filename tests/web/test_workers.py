@@ -32,7 +32,16 @@ class ManualTests(ApiTestCase):
         executing = [(task["task_id"], task["justification"]) for task in workers.pop("executing")]
         self.assertEqual(executing, [("t2", "The task is being executed"), ("t3", "half")])
         self.assertEqual(
-            workers, {"executor": "manual", "problem": None, "concurrency": 0, "done": 0, "failed": 0, "waiting": 2}
+            workers,
+            {
+                "executor": "manual",
+                "problem": None,
+                "unended": [],
+                "concurrency": 0,
+                "done": 0,
+                "failed": 0,
+                "waiting": 2,
+            },
         )
 
     def test_superseded_attempt_is_refused(self) -> None:
@@ -66,6 +75,8 @@ class WorkersTests(ApiTestCase):
 
     def work(self, execution: Execution) -> Deferred[str]:
         """Fail at once, be unable to start, or never end."""
+        if execution.description == "endless":
+            execution.unended("process 7 (sleep) of user 0 cannot be killed: Operation not permitted")
         if execution.description == "impossible":
             raise ExecutorUnavailable("cannot execute /bin/gone: No such file or directory")
         execution.progress("reading")
@@ -81,7 +92,9 @@ class WorkersTests(ApiTestCase):
         executing = [(task["task_id"], task["justification"]) for task in workers.pop("executing")]
         self.assertEqual(executing, [("t1", "reading"), ("t2", "reading")])
         self.assertRegex(workers.pop("executor"), r"^python:tests.web.test_workers:.*work$")
-        self.assertEqual(workers, {"problem": None, "concurrency": 2, "done": 0, "failed": 1, "waiting": 1})
+        self.assertEqual(
+            workers, {"problem": None, "unended": [], "concurrency": 2, "done": 0, "failed": 1, "waiting": 1}
+        )
         self.successResultOf(self.node.story(TaskKey(Side.RECEIVER, PEER, "t0")))
 
     def test_executor_problem(self) -> None:
@@ -102,3 +115,20 @@ class WorkersTests(ApiTestCase):
         self.assertNotIn("/bin", json.dumps(self.ask("GET", "/v1/tasks/t1")))
         self.clock.advance(60)
         self.assertTrue(self.ask("GET", "/v1/status")["executor_problem"]["is_refusing"])
+
+    def test_unended(self) -> None:
+        """An execution that cannot be ended is shown here and in the status with the reason, and to nobody else."""
+        self.receive("t1", "endless")
+        (unended,) = self.ask("GET", "/v1/workers")["unended"]
+        self.assertEqual(
+            unended,
+            {
+                "task_id": "t1",
+                "peer": str(PEER),
+                "attempt": 1,
+                "error": "process 7 (sleep) of user 0 cannot be killed: Operation not permitted",
+                "since": "2026-04-09T12:00:00.250Z",
+            },
+        )
+        self.assertEqual(self.ask("GET", "/v1/status")["unended"], [unended])
+        self.assertNotIn("process 7", json.dumps(self.ask("GET", "/v1/tasks/t1")))

@@ -6,9 +6,13 @@ to the command, which pass it to whatever they start. The kernel keeps the lock 
 ended, however it ended and whoever else was killed; a restart of the machine ends it, too. An attempt starts only when
 it has the lock of its task.
 
+The node leaves a place when it can lock the file again through another descriptor, after it has closed its own: then no
+process of the attempt has the lock. What has it although the supervisor has ended is killed.
+
 `sweep` removes at the start what dead attempts have left. It waits for those that live for as long as their commands
-have to tidy up; what still holds a lock then has lost its supervisor, and is killed. To find these processes takes
-``/proc``: elsewhere than on Linux they are waited for.
+have to tidy up; what still holds a lock then and has lost its supervisor is killed. A supervisor is never killed: it
+lives as long as a process does that it could not kill. To find these processes takes ``/proc``: elsewhere than on
+Linux they are waited for.
 
 The trap: a lock file may be removed by one who has locked it while another, who opened it before, waits for the lock.
 That one would then lock a file that nobody finds any more; so whoever gets a lock looks whether it is still of the file
@@ -25,11 +29,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from attrs import define
 
 from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.executors import warden
 
 _LOCK_SUFFIX = ".lock"
 _SLACK_SECONDS = 2.0
@@ -50,6 +55,7 @@ class Place:
     directory: Path
     descriptor: int | None = None
     _lock_path: Path | None = None
+    _probe: int | None = None
 
     @classmethod
     def claim(cls, root: Path, key: TaskKey, grace_seconds: float) -> Place:
@@ -64,15 +70,19 @@ class Place:
         name = sha256(f"{key.side} {key.peer} {key.task_id}".encode()).hexdigest()[:32]
         lock_path = root / (name + _LOCK_SUFFIX)
         descriptor = _lock(lock_path)
+        probe = None
         try:
+            probe = os.open(lock_path, os.O_RDWR)  # now, for there may be no descriptor in the end
             # On a full disk this is what fails; a new directory may yet be possible.
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{grace_seconds}\n".encode(), 0)
             for left in _directories(root, name):
                 remove_tree(left)
-            return cls(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root)), descriptor, lock_path)
+            return cls(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root)), descriptor, lock_path, probe)
         except BaseException:
             os.close(descriptor)
+            if probe is not None:
+                os.close(probe)
             raise
 
     @classmethod
@@ -84,14 +94,29 @@ class Place:
         return cls(Path(tempfile.mkdtemp(prefix="tasksubmit-")))
 
     def leave(self) -> None:
-        """Remove the place; blocks. To be called when the attempt has ended; what cannot be removed is left."""
+        """Remove the place; blocks. To be called when the attempt has ended; what cannot be removed is left.
+
+        :raises PlaceTaken: when a process of the attempt has the lock, or it cannot be found out whether one has.
+        """
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+        if self._probe is not None:
+            try:
+                fcntl.flock(self._probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise PlaceTaken(self._lock_path) from None
         remove_tree(self.directory)
         if self._lock_path is not None:
             with suppress(OSError):
                 self._lock_path.unlink()
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
+        if self._probe is not None:
+            os.close(self._probe)
+            self._probe = None
+
+    def clear(self) -> str:
+        """Kill what has the lock although its supervisor has ended; blocks. Returns which processes these are."""
+        return "" if self._lock_path is None else kill_holders(self._lock_path)
 
 
 def _lock(path: Path) -> int:
@@ -103,7 +128,7 @@ def _lock(path: Path) -> int:
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
-            raise PlaceTaken(path.name) from None
+            raise PlaceTaken(path) from None
         except BaseException:
             os.close(descriptor)
             raise
@@ -137,14 +162,11 @@ def sweep(root: Path, waited_seconds: float) -> bool:
         try:
             descriptor = _lock(path)
         except PlaceTaken:
-            pids = holders(path)
-            if os.getpid() in pids:
+            if os.getpid() in holders(path):
                 continue  # an attempt of this run of the node has the place by now
             is_clean = False
             if waited_seconds > _grace_of(path) + _SLACK_SECONDS:
-                for pid in pids:
-                    with suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
+                kill_holders(path)
         except OSError:
             is_clean = False
         else:
@@ -161,6 +183,35 @@ def _grace_of(lock_path: Path) -> float:
         return float(lock_path.read_text("ascii"))
     except (OSError, ValueError):
         return 0.0
+
+
+def kill_holders(lock_path: Path) -> str:
+    """Kill the processes that have a lock, unless their supervisor is among them.
+
+    :returns: which they are and what keeps them from being killed, for the operator.
+    """
+    pids = holders(lock_path)
+    for pid in filter(_is_supervisor, pids):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGCONT)  # its task may have stopped it
+        return f"{warden.name_of(pid)}, the supervisor, has not ended"
+    return "; ".join(_kill(pid) for pid in pids) or f"a process that cannot be found has {lock_path} locked"
+
+
+def _kill(pid: int) -> str:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError as error:
+        return f"{warden.name_of(pid)} cannot be killed: {error.strerror}"
+    return f"{warden.name_of(pid)} was killed and has not ended"
+
+
+def _is_supervisor(pid: int) -> bool:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(PurePath(os.fsdecode(argument)).name == warden.PROGRAM for argument in arguments[1:4])
 
 
 def holders(lock_path: Path) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -69,6 +69,8 @@ _LONGEST_POLL_SECONDS = 5.0
 _LONGEST_RETRY_SECONDS = 60.0
 
 
+T = TypeVar("T")
+
 _REACTOR = provides(IReactorTime, "the reactor")
 
 
@@ -101,10 +103,11 @@ class ProcessExecutor:
     symbolic link, that has a single link and belongs to the user of the node or to ``result_owner``. An exit code other
     than 0 is a failure, of which the submitter is told the code and the last line of the standard error.
 
-    The command, and all that it has started, is one process group. When the task is cancelled, takes too long or the
-    node stops, the group is asked to end (SIGTERM) and after a while killed; when the command ends, what it left of the
-    group is killed. It does not outlive the node, not even one that is killed, and while a process of it lives the task
-    is not started again, by no later run of the node either.
+    When the task is cancelled, takes too long or the node stops, the process group of the command is asked to end
+    (SIGTERM), and after a while all that the command has started is killed, on Linux daemons included; when the command
+    ends, what it left is killed. It does not outlive the node, not even one that is killed. While a process of it
+    lives, such as one of another account that cannot be killed, the execution does not end, and the task is not started
+    again, by no later run of the node either.
 
     :ivar reactor: of the process; has to be able to start processes, threads and timers.
     :ivar command: the program and its arguments, none of which any shell sees.
@@ -143,7 +146,7 @@ class ProcessExecutor:
         try:
             return await self._run(execution, place)
         finally:
-            await self._leave(place)
+            await self._leave(execution, place)
 
     async def _claim(self, execution: Execution) -> Place:
         """Make a place for an attempt, as soon as no process of an earlier one can be alive."""
@@ -154,8 +157,11 @@ class ProcessExecutor:
         while True:
             try:
                 await to_its_end(in_thread(self.reactor, claim).addCallback(places.append), lambda: None)
+                execution.unended("")
                 return places[0]
-            except PlaceTaken:
+            except PlaceTaken as taken:
+                if pause >= _SLACK_SECONDS:
+                    execution.unended(f"a process of an earlier attempt has {taken} locked")
                 if pause == _POLL_SECONDS:
                     self._log.info(
                         "execution waits for the end of an earlier attempt: task={task_id} attempt={attempt}",
@@ -166,16 +172,33 @@ class ProcessExecutor:
                 raise unavailable(error, "make a directory for the command") from error
             except CancelledError:
                 for place in places:
-                    await self._leave(place)
+                    await self._leave(execution, place)
                 raise
             await deferLater(self.reactor, pause)
             pause = min(2 * pause, 1.0)
 
-    async def _leave(self, place: Place) -> None:
+    async def _leave(self, execution: Execution, place: Place) -> None:
+        """Leave a place, as soon as no process of the attempt has its lock; a cancellation changes nothing."""
+        await to_its_end(Deferred.fromCoroutine(self._clear(execution, place)), lambda: None)
+
+    async def _clear(self, execution: Execution, place: Place) -> None:
+        pause = _POLL_SECONDS
+        while True:
+            try:
+                return await self._in_thread(place.leave)
+            except PlaceTaken:
+                # A process that is being started has the node's descriptors for a moment, and is none of the attempt.
+                await deferLater(self.reactor, pause)
+            lives = await self._in_thread(place.clear)
+            if pause > _SLACK_SECONDS:
+                execution.unended(lives)
+            pause = min(2 * pause, _LONGEST_POLL_SECONDS)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
         try:
-            await in_thread(self.reactor, place.leave)
+            return await in_thread(self.reactor, call)
         except ExecutorUnavailable:
-            place.leave()  # blocks, for once: there are no threads, and the next attempt needs the place
+            return call()  # blocks, for once: there are no threads, and the next attempt needs the place
 
     async def _run(self, execution: Execution, place: Place) -> ExecutionResult:
         directory = self.directory or place.directory
@@ -221,6 +244,8 @@ class _Command(ProcessProtocol):
 
     transport: Process
 
+    _log = Logger()
+
     def __init__(self, executor: ProcessExecutor, execution: Execution) -> None:
         self._executor = executor
         self._execution = execution
@@ -229,10 +254,14 @@ class _Command(ProcessProtocol):
         self._errors = b""
         self._control = b""
         self._status = b""
+        self._group = 0
+        self._exit_code: int | None = None
+        self._obstacle = ""
+        self._has_started = False
+        self._has_ended = False
         self._fault = ""
         self._ended: Deferred[None] = Deferred()
         self._timers: list[Any] = []
-        self._pid = 0
         self._is_ending = False
 
     def start(self, directory: Path, lock: int | None) -> Deferred[None]:
@@ -262,20 +291,18 @@ class _Command(ProcessProtocol):
         return self._ended
 
     def end(self, fault: str = "") -> None:
-        """Have the process group ended; ``fault`` is what the submitter is told."""
+        """Have all processes of the command ended; ``fault`` is what the submitter is told."""
         self._fault = self._fault or fault
         if not self._is_ending:
             self._is_ending = True
             self.transport.closeChildFD(warden.LIFELINE)
-            # The warden asks, and kills after the grace; unless the group, which it is in, has been stopped (SIGSTOP).
-            self._later(self._executor.grace_seconds + _SLACK_SECONDS, self._kill)
+            # The warden asks, and kills after the grace; unless the command has stopped it (SIGSTOP).
+            self._later(self._executor.grace_seconds + _SLACK_SECONDS, self._wake)
 
     # --- what the reactor calls --------------------------------------------------------------------------------------
 
     @override
     def connectionMade(self) -> None:
-        assert self.transport.pid is not None
-        self._pid = self.transport.pid
         seconds = self._executor.timeout_seconds
         self._later(seconds, lambda: self.end(f"the command took longer than {seconds:g} s"))
         self.transport.writeToChild(STDIN, self._execution.description.encode())
@@ -288,7 +315,7 @@ class _Command(ProcessProtocol):
         elif childFD == CONTROL:
             self._control_received(data)
         elif childFD == warden.STATUS:
-            self._status = (self._status + data)[:_MAX_CONTROL_LINE]
+            self._status_received(data)
         elif len(self.output) + len(data) <= self._executor.max_output_bytes:
             self.output += data
         else:
@@ -308,9 +335,28 @@ class _Command(ProcessProtocol):
             self._control = b""
             self.end(f"the command wrote a line on descriptor 3 of over {_MAX_CONTROL_LINE} bytes")
 
+    def _status_received(self, data: bytes) -> None:
+        *lines, self._status = (self._status + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode("utf-8", "replace").partition(" ")
+            if word == "started":
+                self._has_started = True
+                self._group = int(rest)
+            elif word == "cannot":
+                self._obstacle = f"cannot {rest}"
+            elif word == "lives":
+                self._execution.unended(rest)
+            elif word == "exit":
+                self._has_ended = True
+                self._exit_code = int(rest)
+            elif word == "ended":
+                self._has_ended = True
+
     @override
     def childConnectionLost(self, childFD: int) -> None:
         if childFD == warden.STATUS:
+            if self._group and not self._has_ended:  # something has killed the warden
+                self._kill_group()
             self._reap(_POLL_SECONDS)
 
     def _reap(self, pause: float) -> None:
@@ -333,13 +379,27 @@ class _Command(ProcessProtocol):
 
     @override
     def processExited(self, reason: Failure) -> None:
-        self._kill()  # what the command left behind
-        # Something that has left the group may hold the pipes open.
+        # Something that the warden could not adopt may hold the pipes open.
         self._later(self._executor.grace_seconds, self._hang_up)
 
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, signal.SIGKILL)
+    def _kill_group(self) -> None:
+        try:
+            os.killpg(self._group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except PermissionError as error:
+            self._log.warn(
+                "process group cannot be killed: group={group} task={task_id} error={error}",
+                group=self._group,
+                task_id=self._execution.task.task_id,
+                error=error.strerror,
+            )
+
+    def _wake(self) -> None:
+        if self.transport.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.transport.pid, signal.SIGCONT)
+            self._later(_LONGEST_POLL_SECONDS, self._wake)
 
     def _hang_up(self) -> None:
         for descriptor in (STDOUT, STDERR, CONTROL):
@@ -354,12 +414,9 @@ class _Command(ProcessProtocol):
         for timer in self._timers:
             if timer.active():
                 timer.cancel()
-        status = self._status.decode("utf-8", "replace").splitlines()
-        exit_code = next((int(line[5:]) for line in status if line.startswith("exit ")), None)
-        fault = self._fault or self._fault_of(exit_code)
-        obstacle = next((line for line in status if line.startswith("cannot ")), "")
-        if not self._fault and (obstacle or "started" not in status):
-            self._ended.errback(ExecutorUnavailable(obstacle or self._not_supervised(reason)))
+        fault = self._fault or self._fault_of(self._exit_code)
+        if not self._fault and (self._obstacle or not self._has_started):
+            self._ended.errback(ExecutorUnavailable(self._obstacle or self._not_supervised(reason)))
         elif fault:
             self._ended.errback(ExecutionFailed(fault))
         else:
@@ -384,6 +441,7 @@ class _Command(ProcessProtocol):
         return f"the command {how}" + (f": {said}" if said else "")
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timers = [timer for timer in self._timers if timer.active()]
         self._timers.append(self._executor.reactor.callLater(seconds, call))
 
 

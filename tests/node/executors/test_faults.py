@@ -202,7 +202,7 @@ class WalkTests(FaultsTestCase):
         marker = self.directory / "fail"
         wrapper = self.directory / "warden.py"
         self.patch(warden, "__file__", str(wrapper))
-        for name in ("setsid", "set_inheritable", "pipe", "set_blocking", "fork", "chdir", "execvp"):
+        for name in ("setsid", "set_inheritable", "pipe", "set_blocking", "fork", "setpgid", "chdir", "execvp"):
             wrapper.write_text(WARDEN.format(marker=str(marker), name=name, original=warden.__spec__.origin))
             marker.write_text(str(errno.EAGAIN if name == "fork" else errno.EMFILE))
             await self.assert_done(self.submit())

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
-from tasksubmit.node.executors.places import Place, PlaceTaken, holders, remove_tree, sweep
+from tasksubmit.node.executors.places import Place, PlaceTaken, holders, kill_holders, remove_tree, sweep
 from tests.node.helpers import ALICE, BOB
+from tests.processes import LONGEST_SECONDS, kill, start, until
 
 KEY = TaskKey(Side.RECEIVER, ALICE, "t1")
 
@@ -97,6 +101,74 @@ class ClaimTests(PlacesTestCase):
         self.assertEqual(len(os.listdir("/dev/fd")), before)
 
 
+class LeaveTests(PlacesTestCase):
+    """The end of an attempt."""
+
+    def test_taken(self) -> None:
+        """A place cannot be left while a process of the attempt lives, which is killed; then nothing is left of it."""
+        before = len(os.listdir("/dev/fd"))
+        place = Place.claim(self.root, KEY, 5)
+        assert place.descriptor is not None
+        process = subprocess.Popen(["/bin/sleep", "60"], pass_fds=[place.descriptor])
+        self.addCleanup(process.kill)
+        for _ in range(2):
+            with self.assertRaises(PlaceTaken):
+                place.leave()
+        self.assertIsNone(process.poll())
+        self.assertTrue(place.directory.exists())
+        self.assertEqual(
+            place.clear(), f"process {process.pid} (sleep) of user {os.getuid()} was killed and has not ended"
+        )
+        self.assertEqual(process.wait(LONGEST_SECONDS), -signal.SIGKILL)
+        place.leave()
+        self.assertEqual(list(self.root.iterdir()), [])
+        self.assertEqual(len(os.listdir("/dev/fd")), before)
+
+    def test_supervisor(self) -> None:
+        """A supervisor is not killed: it waits for what it cannot kill. One that was stopped goes on."""
+        program = Path(self.mktemp()).resolve() / "warden.py"
+        program.parent.mkdir()
+        program.write_text("import time; time.sleep(60)")
+        place = Place.claim(self.root, KEY, 5)
+        assert place.descriptor is not None
+        process = start(self, [sys.executable, "-I", "-S", str(program)], pass_fds=[place.descriptor])
+        with self.assertRaises(PlaceTaken):
+            place.leave()
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)[0], "it was not stopped")
+        self.assertRegex(place.clear(), rf"^process {process.pid} \(.*\) of user .*, the supervisor, has not ended$")
+        until(lambda: os.waitpid(process.pid, os.WCONTINUED | os.WNOHANG)[0], "it does not go on")
+        self.assertFalse(sweep(self.root, 1000))
+        self.assertIsNone(process.poll())
+        kill(process)
+        place.leave()
+
+    def test_cannot_be_killed(self) -> None:
+        """A process that the node may not kill is reported."""
+        process = self.hold(Place.claim(self.root, KEY, 5))
+
+        def refuse(pid: int, number: int) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        with patch("os.kill", refuse):
+            (lock,) = self.root.glob("*.lock")
+            said = kill_holders(lock)
+        self.assertEqual(
+            said, f"process {process.pid} (sleep) of user {os.getuid()} cannot be killed: Operation not permitted"
+        )
+
+    def test_lock_fails(self) -> None:
+        """A place is not left while it cannot be found out whether a process lives."""
+        place = Place.claim(self.root, KEY, 5)
+        with (
+            patch("fcntl.flock", side_effect=OSError(errno.ENOLCK, "No locks available")),
+            self.assertRaises(PlaceTaken),
+        ):
+            place.leave()
+        place.leave()
+        self.assertEqual(list(self.root.iterdir()), [])
+
+
 class SweepTests(PlacesTestCase):
     """What is left of earlier runs of a node."""
 
@@ -145,6 +217,8 @@ class SweepTests(PlacesTestCase):
         self.assertTrue(sweep(self.root, 1000))
         self.assertIsNone(process.poll())
         self.assertTrue(place.directory.exists())
+        process.kill()
+        process.wait()
         place.leave()
 
     def test_reader_of_a_lock_file(self) -> None:

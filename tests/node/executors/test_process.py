@@ -13,13 +13,14 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 from typing_extensions import override
 
 from tasksubmit.errors import ConfigurationError, ExecutionFailed, ExecutorUnavailable
 from tasksubmit.interfaces import Execution, ExecutionResult, ResultFile
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
+from tasksubmit.node.executors import warden
 from tasksubmit.node.executors.beneath import read_beneath
 from tasksubmit.node.executors.process import ProcessExecutor, make_executor
 from tests.node.helpers import ALICE
@@ -36,13 +37,17 @@ class ProcessTestCase(TestCase):
     @override
     def setUp(self) -> None:
         self.heard: list[str] = []
+        self.kept: list[str] = []
+        self.work_directory: Path | None = None
 
     def execution(self, description: str = "work", **fields: Any) -> Execution:
         """An attempt at a task."""
         task = Task(
             side=Side.RECEIVER, peer=ALICE, task_id="t1", description=description, created_at=NOW, attempt=2, **fields
         )
-        return Execution(task, self.heard.append)
+        return Execution(
+            task, self.heard.append, self.work_directory, lambda text: self.kept.extend([text] if text else [])
+        )
 
     def begin(self, *command: str, description: str = "work", **options: Any) -> Deferred[ExecutionResult]:
         """Start a command."""
@@ -317,33 +322,6 @@ class EndTests(ProcessTestCase):
         sleeper = await self.pid_in(file)
         await self.wait_for(lambda: not self.is_alive(sleeper))
 
-    async def test_escaped(self) -> None:
-        """What has left the group is let go, although it holds the pipes open."""
-        file = Path(self.mktemp()).resolve()
-        escape = "import os, sys, time; os.setsid(); open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(60)"
-        command = f'{sys.executable} -c "{escape}" {file} & while [ ! -s {file} ]; do sleep 0.02; done; echo done'
-        self.assertEqual(await self.shell(command, grace_seconds=0.2), "done\n")
-        os.kill(await self.pid_in(file), signal.SIGKILL)
-
-    async def test_escaped_without_reading(self) -> None:
-        """It may hold the other end of its standard input open, too, in which a long description stays."""
-        file = Path(self.mktemp()).resolve()
-        program = f"""
-import os, time
-parent, child = os.pipe()
-if os.fork():
-    os.read(parent, 1)
-    print("done")
-else:
-    os.setsid()
-    open({str(file)!r}, "w").write(f"{{os.getpid()}}\\n")
-    os.write(child, b"x")
-    time.sleep(60)
-"""
-        work = self.begin(sys.executable, "-c", program, description="x" * 300_000, grace_seconds=0.2)
-        self.assertEqual(await work, "done\n")
-        os.kill(await self.pid_in(file), signal.SIGKILL)
-
     async def test_own_group(self) -> None:
         """A signal that the command sends to its own group does not reach the node, nor end it if it handles that."""
         self.assertIn("signal 15", await self.fault(self.shell("kill -TERM 0; sleep 60")))
@@ -360,6 +338,11 @@ else:
         ignored = await self.begin("/bin/grep", "SigIgn", "/proc/self/status")
         mask = int(str(ignored).split()[1], 16)
         self.assertEqual([number for number in signal.valid_signals() if mask & 1 << number - 1], [])
+
+    async def test_supervisor_is_stopped(self) -> None:
+        """A command that stops its supervisor is ended all the same."""
+        work = self.shell("kill -STOP $PPID; sleep 60", timeout_seconds=0.2, grace_seconds=0.1)
+        self.assertEqual(await self.fault(work), "the command took longer than 0.2 s")
 
     async def test_node_is_killed(self) -> None:
         """A command does not outlive a node that is killed."""
@@ -380,6 +363,205 @@ reactor.run()
         node.kill()
         node.wait()
         await self.wait_for(lambda: not self.is_alive(sleeper))
+
+
+DAEMON = """
+import os, sys, time
+file, command_goes_on = sys.argv[1], sys.argv[2:]
+ready, done = os.pipe()
+if os.fork():
+    os.read(ready, 1)
+    print("done", flush=True)
+    while command_goes_on:
+        time.sleep(60)
+    sys.exit()
+os.setsid()
+if os.fork():
+    os._exit(0)
+for descriptor in os.listdir("/dev/fd"):
+    if int(descriptor) not in KEPT:
+        try:
+            os.close(int(descriptor))
+        except OSError:
+            pass
+with open(file, "w") as out:
+    out.write(f"{os.getpid()}\\n")
+os.write(done, b"x")
+time.sleep(60)
+"""
+"""A command with a daemon, as daemons are made: in a session of its own, without a parent, and without the
+descriptors that it inherited, but for those in ``KEPT``."""
+
+
+class DaemonTests(ProcessTestCase):
+    """Processes that leave the group of the command, and processes that cannot be killed."""
+
+    if sys.platform != "linux":
+        skip = "to adopt the orphans of others takes Linux"
+
+    def daemon(self, file: Path, *arguments: str, kept: str = "(done,)", **options: Any) -> Deferred[ExecutionResult]:
+        """Start a command with a daemon, which writes its number into ``file``."""
+        return self.begin(sys.executable, "-c", DAEMON.replace("KEPT", kept), str(file), *arguments, **options)
+
+    async def test_command_ends(self) -> None:
+        """A daemon is killed when its command ends, and does not hold up the results."""
+        file = Path(self.mktemp()).resolve()
+        self.assertEqual(await self.daemon(file), "done\n")
+        self.assertFalse(self.is_alive(await self.pid_in(file)))
+
+    async def test_pipes(self) -> None:
+        """A daemon may hold the pipes of the command open, and have a long description in one of them."""
+        file = Path(self.mktemp()).resolve()
+        work = self.daemon(file, kept="(done, 0, 1, 2, 3)", description="x" * 300_000)
+        self.assertEqual(await work, "done\n")
+        self.assertFalse(self.is_alive(await self.pid_in(file)))
+
+    async def test_cancelled(self) -> None:
+        """A daemon is ended with its command, as is a child with a session of its own."""
+        file = Path(self.mktemp()).resolve()
+        other = Path(self.mktemp()).resolve()
+        for path, work in (
+            (file, self.daemon(file, "goes on", grace_seconds=0.1)),
+            (other, self.shell(f"setsid sh -c 'echo $$ > {other}; exec sleep 60' & wait")),
+        ):
+            pid = await self.pid_in(path)
+            work.cancel()
+            await self.assertFailure(work, CancelledError)
+            self.assertFalse(self.is_alive(pid))
+
+    async def test_asked(self) -> None:
+        """A daemon is asked to end like its command, and has the same time to tidy up."""
+        directory = Path(self.mktemp()).resolve()
+        directory.mkdir()
+        (directory / "daemon.sh").write_text(
+            "trap 'echo 1 > tidied; exit' TERM; echo 1 > ready; while :; do sleep 0.05; done"
+        )
+        work = self.shell(
+            "trap 'until [ -e tidied ]; do sleep 0.02; done; exit' TERM; (setsid sh ./daemon.sh &)\n"
+            "while :; do sleep 0.05; done",
+            directory=directory,
+            grace_seconds=LONGEST_SECONDS,
+        )
+        await self.wait_for((directory / "ready").exists)
+        work.cancel()
+        await self.assertFailure(work, CancelledError)
+        self.assertTrue((directory / "tidied").exists())
+
+    async def test_node_is_killed(self) -> None:
+        """A daemon does not outlive a node that is killed."""
+        file = Path(self.mktemp()).resolve()
+        program = f"""
+from pathlib import Path
+from twisted.internet import reactor
+from tests.node.executors.test_process import DaemonTests
+case = DaemonTests()
+case.setUp()
+work = case.daemon(Path({str(file)!r}), "goes on", directory=Path("."), grace_seconds=0.1)
+reactor.run()
+"""
+        node = start(self, [sys.executable, "-c", program])
+        daemon = await self.pid_in(file)
+        self.assertTrue(self.is_alive(daemon))
+        node.kill()
+        node.wait()
+        await self.wait_for(lambda: not self.is_alive(daemon))
+
+    async def test_supervisor_is_killed(self) -> None:
+        """A command that kills its supervisor, and leaves its group, is killed by the lock that it has inherited."""
+        file = Path(self.mktemp()).resolve()
+        self.work_directory = Path(self.mktemp()).resolve()
+        script = f"setsid sh -c 'echo $$ > {file}; exec sleep 60' & while [ ! -s {file} ]; do sleep 0.02; done"
+        fault = await self.fault(self.shell(f"{script}; kill -KILL $PPID; sleep 60"))
+        self.assertEqual(fault, "the command was killed")
+        self.assertFalse(self.is_alive(await self.pid_in(file)))
+        self.assertEqual(list(self.work_directory.iterdir()), [])
+
+    def supervise_by(self, program: str) -> None:
+        """Have something happen in the supervisors before they run."""
+        wrapper = Path(self.mktemp()).resolve() / "warden.py"
+        wrapper.parent.mkdir()
+        rest = f"exec(compile(open({warden.__spec__.origin!r}).read(), 'warden.py', 'exec'))\n"
+        wrapper.write_text(f"import os, signal, sys\n{program}\n{rest}")
+        self.patch(warden, "__file__", str(wrapper))
+
+    async def assert_reported(self, work: Deferred[ExecutionResult], child: int, words: str) -> None:
+        """An execution that was cancelled goes on, and what keeps it is reported."""
+        work.cancel()
+        await self.wait_for(lambda: self.kept)
+        self.assertRegex(self.kept[0], words)
+        self.assertIn(f"process {child} ", self.kept[0])
+        self.assertTrue(self.is_alive(child))
+        self.assertNoResult(work)
+
+    async def test_not_permitted(self) -> None:
+        """While a process lives that the node may not kill, the execution does not end, and it is said why."""
+        file = Path(self.mktemp()).resolve()
+        forbidden = Path(self.mktemp()).resolve()
+        forbidden.touch()
+        self.supervise_by(f"""
+def refuse(pid, number, function):
+    if number == signal.SIGKILL and os.path.exists({str(forbidden)!r}):
+        raise PermissionError(1, "Operation not permitted")
+    function(pid, number)
+def mkdir(path):
+    raise PermissionError(13, "Permission denied")
+os.mkdir = mkdir
+os.kill = lambda pid, number, function=os.kill: refuse(pid, number, function)
+os.killpg = lambda pid, number, function=os.killpg: refuse(pid, number, function)
+""")
+        script = f"trap '' TERM; echo $$ > {file}; while :; do sleep 0.05; done"
+        work = self.shell(script, grace_seconds=0.1)
+        child = await self.pid_in(file)
+        await self.assert_reported(work, child, r"cannot be killed: Operation not permitted \(through a cgroup: Perm")
+        forbidden.unlink()
+        await self.assertFailure(work, CancelledError)
+        self.assertFalse(self.is_alive(child))
+
+    AS_ANOTHER = """
+def fork(function=os.fork):
+    child = function()
+    if child:
+        {first}
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+    return child
+os.fork = fork
+"""
+    """A supervisor that has another account than its command, which is to it like one that ``sudo`` has started."""
+
+    async def test_other_account(self) -> None:
+        """A command with another account is waited for, and reported, until it ends by itself."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can start a command with another account; test_not_permitted stands in for it")
+        file = Path(self.mktemp()).resolve()
+        self.supervise_by(self.AS_ANOTHER.format(first=""))
+        work = self.shell(f"echo $$ > {file}; exec sleep 60", grace_seconds=0.1)
+        child = await self.pid_in(file)
+        await self.assert_reported(work, child, r"\(sleep\) of user 0 cannot be killed: Operation not permitted \(thr")
+        os.kill(child, signal.SIGTERM)
+        await self.assertFailure(work, CancelledError)
+
+    async def test_delegated_cgroup(self) -> None:
+        """In a cgroup that is delegated to the node a command with another account is killed, and nothing is left."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can delegate a cgroup")
+        mount = next((Path(path) for path in warden.CGROUP_MOUNTS if Path(path, "cgroup.procs").exists()), None)
+        if mount is None or not os.access(mount, os.W_OK):
+            raise SkipTest("there is no cgroup file system of version 2 that can be written to")
+        node = mount / f"tests-{os.getpid()}"
+        node.mkdir()
+        self.addCleanup(node.rmdir)
+        for path in (node, node / "cgroup.procs"):
+            os.chown(path, 65534, 65534)
+        file = Path(self.mktemp()).resolve()
+        enter = f"with open('{node}/cgroup.procs', 'w') as procs: procs.write('0')"
+        self.supervise_by(enter + self.AS_ANOTHER.format(first=""))
+        work = self.shell(f"echo $$ > {file}; exec sleep 60", grace_seconds=0.1)
+        child = await self.pid_in(file)
+        work.cancel()
+        await self.assertFailure(work, CancelledError)
+        self.assertFalse(self.is_alive(child))
+        self.assertEqual([path for path in node.iterdir() if path.is_dir()], [])
 
 
 class MakerTests(ProcessTestCase):
