@@ -49,6 +49,7 @@ from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
+from tasksubmit.permissions import refuse_writable
 from tasksubmit.protocol.strings import check_client_type
 from tasksubmit.settings import (
     LEFT_ALONE,
@@ -253,12 +254,15 @@ def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, opti
 
 
 def _check_parts(settings: Settings, *, is_dry: bool) -> None:
-    """Make what is described by text, to see that it can be made.
+    """Make what is described by text, to see that it can be made, and that other accounts cannot change it.
 
     When it ``is_dry``, nobody has passed sockets, and those are left out.
     """
     from twisted.internet import reactor
 
+    refuse_writable(settings.state_dir)
+    if settings.control_socket is not None:
+        refuse_writable(settings.control_socket.parent)
     listen = tuple(text for text in settings.listen if not (is_dry and needs_passing(text)))
     _server_endpoints(evolve(settings, listen=listen), reactor)
     _peers(settings, reactor)

@@ -27,6 +27,7 @@ FLOORS = {
     "commandline": GROUND,
     "protocol": EDGES,
     "logs": EDGES,
+    "permissions": EDGES,
     "stores": EDGES,
     "pilot": EDGES,
     "tls": EDGES,

@@ -16,11 +16,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
+from tasksubmit.errors import ConfigurationError, StoreClosed, StoreDamaged, StoreError
 from tasksubmit.interfaces import SHIFTED, ITaskStore, SavedResult
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.permissions import refuse_writable
 from tasksubmit.protocol.arguments import checked_later
 from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, waits
 from tasksubmit.stores.batches import Connected, each, read_in_turn, run_batch, run_reads
@@ -110,7 +111,10 @@ class SQLiteTaskStore:
         self._files: Worker | None = None
 
     def open(self, owner: Address | None = None) -> None:
-        """See `ITaskStore.open`; makes the state directory with mode 0700."""
+        """See `ITaskStore.open`; makes the state directory with mode 0700.
+
+        :raises StoreError: see `ITaskStore.open`; other accounts can write the directory, or what is in it.
+        """
         if self._writer is not None:
             return
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -151,6 +155,8 @@ class SQLiteTaskStore:
         try:
             with ExitStack() as undo:
                 disk.make_directory(directory)
+                for one in (directory, path, Path(f"{path}-wal"), directory / LOCK, directory / RESULTS):
+                    refuse_writable(one)
                 self._lock = disk.lock(directory / LOCK)
                 undo.callback(self._unlock)
                 _refuse_losses(path)
@@ -165,6 +171,8 @@ class SQLiteTaskStore:
                 disk.sync_directory(directory)
                 reader = _connect(path)
                 undo.pop_all()
+        except ConfigurationError as error:
+            raise StoreError(f"the state directory cannot be trusted: {error}") from error
         except OSError as error:
             raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
         except sqlite3.OperationalError as error:
