@@ -469,7 +469,9 @@ class SQLiteTaskStore:
     def _settle_result(self, task: Task, name: str) -> Task:
         # The change is committed, whatever becomes of this: what is not settled now is at the next open.
         self._with_files(lambda files: files.settle, [name]).addErrback(
-            lambda failure: self._log.failure("the result {name} was not settled", failure, name=name)
+            lambda failure: self._log.failure(
+                "the result {name} was not settled", failure, name=name, task_id=task.task_id
+            )
         )
         return task
 
