@@ -24,6 +24,7 @@ FLOORS = {
     "pieces": GROUND,
     "validation": GROUND,
     "durations": GROUND,
+    "module_form": GROUND,
     "commandline": GROUND,
     "protocol": EDGES,
     "logs": EDGES,
