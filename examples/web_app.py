@@ -5,6 +5,8 @@
 ``POST /summaries`` with a text answers 202 and where its summary will be; ``GET /summaries/ID`` answers with the
 summary, 202 with how far it is until then, or 502 with why there will be none. Where things are is in the environment:
 ``WEB_PORT``, ``TASK_PORT``, ``STATE_DIR``, and ``WORKER``, the ADDRESS=ENDPOINT of the agent that does the work.
+
+It listens on loopback, where a page of any site can have the user's browser send requests, too: those are refused.
 """
 
 import json
@@ -25,6 +27,36 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from tasksubmit import Address, Node, SQLiteTaskStore, StaticPeers, TaskStatus
 from tasksubmit.errors import TaskSubmitError, UnknownTask
+
+HOSTS = (b"127.0.0.1", b"localhost")
+"""The names of this server. Behind a proxy: those that users see. Others can make a name of their own lead here."""
+
+
+class OwnPagesOnly(Resource):
+    """Stands before the root, and refuses requests from pages of other sites, with 403."""
+
+    def __init__(self, root: Resource) -> None:
+        super().__init__()
+        self.root = root
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        host = request.getHeader(b"host") or b""
+        origin = request.getHeader(b"origin")  # browsers send it with each POST from another site
+        if host.partition(b":")[0] in HOSTS and origin in (None, b"http://" + host):
+            child: Resource = self.root.getChildWithDefault(path, request)
+            return child
+        return Forbidden()
+
+
+class Forbidden(Resource):
+    """The answer to a page of another site."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes:
+        request.setResponseCode(403)
+        request.setHeader("Content-Type", "application/json")
+        return b'{"error": "requests of other sites are not answered"}'
 
 
 class Summaries(Resource):
@@ -112,7 +144,7 @@ def make_application() -> Any:
     root = Resource()
     root.putChild(b"summaries", Summaries(node, Address.parse(worker)))
     web = serverFromString(reactor, f"tcp:{os.environ['WEB_PORT']}:interface=127.0.0.1")
-    StreamServerEndpointService(web, Site(root)).setServiceParent(application)
+    StreamServerEndpointService(web, Site(OwnPagesOnly(root))).setServiceParent(application)
     return application
 
 

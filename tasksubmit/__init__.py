@@ -6,6 +6,9 @@ do are looked up when they are first used.
 
 from __future__ import annotations
 
+from tasksubmit import module_form as _module_form  # noqa: F401  # before all others: see there
+
+# isort: split
 from importlib import import_module
 from typing import TYPE_CHECKING
 

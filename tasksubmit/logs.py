@@ -37,29 +37,62 @@ _LEGACY = frozenset({"format", "isError", "system", "why", "failure"})
 _LEGACY_TYPES = {"time": float, "message": tuple}
 
 
-def json_observer(stream: TextIO | None = None) -> ILogObserver:
+def json_observer(stream: TextIO | None = None, *, has_whole_ids: bool = False) -> ILogObserver:
     """An observer that writes JSON lines to ``stream``, by default standard output.
 
     It can be given to any twistd: ``twistd --logger tasksubmit.logs.json_observer ...``.
+
+    :param has_whole_ids: False shortens the ids of tasks: where peers have no keys, whoever knows the id of a task can
+        report its status, send its results or cancel it. True is for a node whose peers all have keys.
     """
-    return FileLogObserver(sys.stdout if stream is None else stream, lambda event: json.dumps(flat_event(event)) + "\n")
+
+    def line(event: LogEvent) -> str:
+        flat = flat_event(event)
+        if not has_whole_ids:
+            flat = {name: _with_short_ids(v, event) if isinstance(v, str) else v for name, v in flat.items()}
+        return json.dumps(flat) + "\n"
+
+    return FileLogObserver(sys.stdout if stream is None else stream, line)
 
 
-def text_observer(stream: TextIO | None = None) -> ILogObserver:
+def text_observer(stream: TextIO | None = None, *, has_whole_ids: bool = False) -> ILogObserver:
     """An observer that writes the usual lines of text to ``stream``, by default standard output.
 
     Twisted's own writes what it is given: here what a terminal would obey, what turns the direction of writing, and
     what others take for the end of a line comes out as an escape. Lines after the first of an event begin with a tab.
+
+    :param has_whole_ids: see `json_observer`.
     """
-    return FileLogObserver(sys.stdout if stream is None else stream, _text)
+
+    def line(event: LogEvent) -> str | None:
+        text = formatEventAsClassicLogText(event)
+        if text is None:
+            return None
+        text = text if has_whole_ids else _with_short_ids(text, event)
+        if text.isascii() and text[:-1].isprintable():
+            return text
+        # The newlines are those of the format, which puts a tab after each that was in the message.
+        return _BETWEEN_BREAKS.sub(lambda part: visible(part[0]), text)
+
+    return FileLogObserver(sys.stdout if stream is None else stream, line)
 
 
-def _text(event: LogEvent) -> str | None:
-    text = formatEventAsClassicLogText(event)
-    if text is None or (text.isascii() and text[:-1].isprintable()):
+_GENERATED_ID = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}(?![0-9A-Za-z])")
+
+
+def _short_id(task_id: str) -> str:
+    """The beginning of a task's id: enough to find the task, too little to speak of it to a node."""
+    return task_id[: min(8, len(task_id) // 2)] + "..."
+
+
+def _with_short_ids(text: str, event: LogEvent) -> str:
+    """Shorten the id that an event is about, wherever it occurs, and all others that look like generated ones."""
+    text = _GENERATED_ID.sub(lambda found: _short_id(found[0]), text)
+    own = event.get("task_id")
+    own = own.strip("'\"") if isinstance(own, str) else ""  # it may have been quoted
+    if not own:
         return text
-    # The newlines are those of the format, which puts a tab after each that was in the message.
-    return _BETWEEN_BREAKS.sub(lambda part: visible(part[0]), text)
+    return re.sub(rf"(?<![0-9A-Za-z]){re.escape(own)}(?![0-9A-Za-z])", lambda _: _short_id(own), text)
 
 
 def flat_event(event: LogEvent) -> dict[str, object]:

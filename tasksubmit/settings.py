@@ -29,11 +29,12 @@ from tasksubmit.node.delivery import DELIVERY_AGE_LIMIT
 from tasksubmit.node.policy import PEER_BURST, PEER_BYTES, PEER_RATE, PEER_RECORDS, PEER_TASKS
 from tasksubmit.node.retention import RETENTION
 from tasksubmit.node.workers import EXECUTOR_PAUSE_LIMIT
+from tasksubmit.permissions import refuse_writable
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.protocol.framing import IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.strings import check_server_type, split_description
 from tasksubmit.state_dir import CONTROL_SOCKET, MAX_SOCKET_PATH_BYTES, default_state_dir
-from tasksubmit.tls.files import is_set_up
+from tasksubmit.tls.files import OTHERS_TOUCH, is_set_up
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import DEFAULT_TCP_PORT, MAX_FRAME
 from tasksubmit.wire.messages import MAX_DESCRIPTION_BYTES
@@ -187,8 +188,8 @@ class Settings:
     )
     control: str = _option(
         _text,
-        "server endpoint of the control API: a Unix socket, or TCP on loopback, where it demands the token in "
-        "control.token [default: control.sock in the state directory]",
+        "server endpoint of the control API: a Unix socket, or TCP on loopback; where others can connect it demands "
+        "the token in control.token [default: control.sock in the state directory]",
         default="",
     )
     insecure: bool = _option(
@@ -321,8 +322,16 @@ class Settings:
 
     @property
     def needs_token(self) -> bool:
-        """Whether the control API is where others than its owner can connect."""
-        return kind_of(self.control) != "unix"
+        """True if others than its owner can connect to the control API."""
+        if self.control_socket is None:
+            return True
+        is_abstract = str(self.control_socket).startswith("\0")  # a name without a file has no mode
+        return is_abstract or bool(_socket_mode(self.control) & OTHERS_TOUCH)
+
+    @property
+    def control_socket(self) -> Path | None:
+        """The path of the control API's Unix socket; None for TCP."""
+        return _socket_path(self.control)
 
     @property
     def has_tls(self) -> bool:
@@ -378,6 +387,7 @@ def _parsed(parse: Callable[[object], Any], value: object, where: str) -> Any:
 
 def _read(config: Path) -> dict[str, Any]:
     try:
+        refuse_writable(config)
         return tomllib.loads(config.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"--config {config} cannot be read: {error.strerror}") from None
@@ -457,17 +467,40 @@ def _unknown_type(endpoint: str) -> str:
     return ""
 
 
-def _check_control(endpoint: str) -> None:
+def _socket_path(endpoint: str) -> Path | None:
+    """The path of a Unix socket; None if the endpoint is none."""
     positional, named = split_description(endpoint)
+    if positional[0] != "unix":
+        return None
+    return Path(named.get("address") or (positional[1] if len(positional) > 1 else ""))
+
+
+def _socket_mode(endpoint: str) -> int:
+    """The mode of the Unix socket that a server endpoint makes.
+
+    :raises ConfigurationError: it is not octal.
+    """
+    positional, named = split_description(with_defaults(endpoint))
+    mode = named["mode"] if "mode" in named else positional[2]
+    try:
+        return int(mode, 8)
+    except ValueError:
+        raise ConfigurationError(
+            f"--control {endpoint}: the mode of a socket is octal, such as mode=600, not {mode!r}"
+        ) from None
+
+
+def _check_control(endpoint: str) -> None:
     if not is_local(endpoint):
         unknown = _unknown_type(endpoint)
         raise ConfigurationError(
             f"--control {endpoint}: {unknown + '; ' if unknown else ''}the control API is for this machine alone: give "
             "a Unix socket (unix:PATH), or TCP on loopback (tcp:PORT:interface=127.0.0.1), where it demands a token"
         )
-    if positional[0] != "unix":
+    if kind_of(endpoint) != "unix":
         return
-    path = named.get("address") or (positional[1] if len(positional) > 1 else "")
+    _socket_mode(endpoint)
+    path = str(_socket_path(endpoint))
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise ConfigurationError(
             f"the path of the control socket {path} is over {MAX_SOCKET_PATH_BYTES} bytes long: choose a shorter "

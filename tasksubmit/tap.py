@@ -49,6 +49,7 @@ from tasksubmit.node.reloaded import Reloaded
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.node.tuning import allow_files, tune_interpreter
+from tasksubmit.permissions import refuse_writable
 from tasksubmit.protocol.strings import check_client_type
 from tasksubmit.settings import (
     LEFT_ALONE,
@@ -89,6 +90,9 @@ def _help(attribute: Attribute[Any]) -> str:
 
 _OTHER_FILES = 256 + MAX_CONTROL_CONNECTIONS + MAX_UNJUDGED
 """What a node opens besides the connections of peers: the database, results, connections that it makes."""
+
+Observer = Callable[[Any], ILogObserver]
+"""Makes what writes a log to a stream."""
 
 _DAY_SECONDS = 24 * 60 * 60
 
@@ -190,10 +194,10 @@ class Options(usage.Options):
             print("tasksubmit: the configuration is fine")
             raise SystemExit(0)
         if self.parent is not None and "fileLogObserverFactory" in self.parent:  # of twist; twistd asks its application
-            if self.settings.log_format == "json":
-                self.parent["fileLogObserverFactory"] = json_observer
-            elif self.parent["fileLogObserverFactory"] is textFileLogObserver:
-                self.parent["fileLogObserverFactory"] = text_observer
+            # twist has opened its log file by now.
+            _close_to_others(getattr(self.parent.get("logFile"), "name", None))
+            if self.settings.log_format == "json" or self.parent["fileLogObserverFactory"] is textFileLogObserver:
+                self.parent["fileLogObserverFactory"] = _observer(self.settings)
 
     def load_again(self) -> Settings:
         """Read the configuration file again.
@@ -214,14 +218,30 @@ def _working_directory() -> str:
         return ""
 
 
-def _twistd_observer(runner: usage.Options, observer: Callable[[Any], ILogObserver]) -> ILogObserver:
+def _observer(settings: Settings) -> Observer:
+    """Make what writes the log to a stream. Without keys the id of a task is a secret, and is not written whole."""
+    observer = json_observer if settings.log_format == "json" else text_observer
+    return partial(observer, has_whole_ids=True) if settings.has_tls else observer
+
+
+def _close_to_others(path: object) -> int | None:
+    """Make a log its owner's alone, if it is a file; returns the mode for `LogFile`."""
+    if not isinstance(path, str) or (os.path.exists(path) and not os.path.isfile(path)):
+        return None  # a descriptor, or a device such as /dev/null
+    if os.path.isfile(path):
+        with suppress(OSError):  # it belongs to another account, which can read it in any case
+            os.chmod(path, 0o600)
+    return 0o600
+
+
+def _twistd_observer(runner: usage.Options, observer: Observer) -> ILogObserver:
     """What writes to wherever twistd would have written, and begins a new file when twistd would have."""
     name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "twistd.log")
     if name == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale lacks is no reason to lose a line
             sys.stdout.reconfigure(errors="backslashreplace")
         return observer(sys.stdout)
-    file = LogFile.fromFullPath(name)
+    file = LogFile.fromFullPath(name, defaultMode=_close_to_others(name))
 
     def rotate(*_: object) -> None:
         from twisted.internet import reactor
@@ -253,12 +273,15 @@ def _endpoint(parse: Callable[[Any, str], Any], reactor: object, text: str, opti
 
 
 def _check_parts(settings: Settings, *, is_dry: bool) -> None:
-    """Make what is described by text, to see that it can be made.
+    """Make what is described by text, to see that it can be made, and that other accounts cannot change it.
 
     When it ``is_dry``, nobody has passed sockets, and those are left out.
     """
     from twisted.internet import reactor
 
+    refuse_writable(settings.state_dir)
+    if settings.control_socket is not None:
+        refuse_writable(settings.control_socket.parent)
     listen = tuple(text for text in settings.listen if not (is_dry and needs_passing(text)))
     _server_endpoints(evolve(settings, listen=listen), reactor)
     _peers(settings, reactor)
@@ -443,7 +466,8 @@ class AgentService(MultiService):
     """A node and its control API. A start that fails ends the process with one line that says why.
 
     :param runner: the options of twistd or twist, if it is one of them that runs the service.
-    :param log_format: ``json`` gives twistd's application the observer that writes it.
+    :param observer: makes what writes the log of twistd's application to a stream.
+    :param is_json: True if what it writes is not text; then it takes the place of the system's log, too.
     :param reactor: of this process, which is the node's: its timers are made steady.
     :param reload: is called when the process gets SIGHUP; what it returns is logged, and so is a `TaskSubmitError`.
     """
@@ -453,7 +477,8 @@ class AgentService(MultiService):
     def __init__(
         self,
         runner: usage.Options | None,
-        log_format: str = "text",
+        observer: Observer = text_observer,
+        is_json: bool = False,
         reactor: Any = None,
         reload: Callable[[], object] | None = None,
     ) -> None:
@@ -462,19 +487,21 @@ class AgentService(MultiService):
         self._reload = reload
         self._other_handler: Any = None
         self._runner = runner
-        self._log_format = log_format
+        self._observer = observer
+        self._is_json = is_json
         self._pidfile = str(runner.get("pidfile") or "") if runner is not None else ""
         self._logs_to_file = runner is not None and runner.get("logfile") not in (None, "", "-")
 
     @override
     def setServiceParent(self, parent: Any) -> None:
         runner = self._runner
-        # twist logs in its own way, which the options have set.
-        if isinstance(parent, Componentized) and runner is not None and "fileLogObserverFactory" not in runner:
-            if self._log_format == "json":
-                parent.setComponent(ILogObserver, _twistd_observer(runner, json_observer))
-            elif not runner.get("syslog"):
-                parent.setComponent(ILogObserver, _twistd_observer(runner, text_observer))
+        if (
+            runner is not None
+            and isinstance(parent, Componentized)
+            and "fileLogObserverFactory" not in runner  # twist logs in its own way, which the options have set
+            and (self._is_json or not runner.get("syslog"))
+        ):
+            parent.setComponent(ILogObserver, _twistd_observer(runner, self._observer))
         super().setServiceParent(parent)
 
     @override
@@ -544,7 +571,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             most=settings.max_connections,
         )
     reload = Reload(options, node, reactor)
-    service = AgentService(options.parent, settings.log_format, reactor, reload)
+    service = AgentService(options.parent, _observer(settings), settings.log_format == "json", reactor, reload)
     service.setName("tasksubmit")
     node.setServiceParent(service)
     if isinstance(node.authenticator, MutualTLS):
@@ -577,8 +604,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     from twisted.internet import reactor
 
-    observer = json_observer() if options.settings.log_format == "json" else text_observer(sys.stdout)
-    globalLogBeginner.beginLoggingTo([observer])
+    globalLogBeginner.beginLoggingTo([_observer(options.settings)(sys.stdout)])
     service = makeService(options, reactor)
     service.privilegedStartService()
     service.startService()

@@ -14,9 +14,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tasksubmit.errors import PeerUnreachable
-from tasksubmit.logs import LINES, PERIOD_SECONDS, QuietObserver, flat_event, json_observer, quiet_logger, text_observer
+from tasksubmit.logs import (
+    LINES,
+    PERIOD_SECONDS,
+    QuietObserver,
+    flat_event,
+    json_observer,
+    quiet_logger,
+    text_observer,
+)
 from tasksubmit.visible import visible
 from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import generate_task_id
 
 
 class Unprintable:
@@ -31,7 +40,7 @@ class JsonObserverTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.stream = io.StringIO()
-        observer = json_observer(self.stream)
+        observer = json_observer(self.stream, has_whole_ids=True)
         self.log = Logger("tasksubmit.test", observer=observer)
         self.observer = observer
 
@@ -73,6 +82,24 @@ class JsonObserverTests(SynchronousTestCase):
     def test_time(self) -> None:
         """The time is ISO 8601 in UTC with milliseconds."""
         self.assertEqual(flat_event({"log_time": 1.5})["time"], "1970-01-01T00:00:01.500+00:00")
+
+    def test_short_ids(self) -> None:
+        """Unless told otherwise no field has a whole id of a task, which may be all that a peer has to know."""
+        random_id = generate_task_id()
+        self.log = Logger("tasksubmit.test", observer=json_observer(self.stream))
+        try:
+            raise PeerUnreachable(f"what came of {random_id} cannot be told")
+        except PeerUnreachable:
+            self.log.failure(
+                "results of {task_id} are kept as {name}", task_id="job-of-monday", name="job-of-monday_a.md", attempt=3
+            )
+        self.assertNotIn(random_id, self.stream.getvalue())
+        self.assertNotIn("job-of-monday", self.stream.getvalue())
+        line = self.line()
+        self.assertEqual(line["message"], "results of job-of... are kept as job-of..._a.md")
+        self.assertEqual((line["task_id"], line["attempt"]), ("job-of...", 3))
+        self.assertEqual(line["exception_text"], f"what came of {random_id[:8]}... cannot be told")
+        self.assertIn(f"what came of {random_id[:8]}... cannot be told", line["traceback"])
 
     def test_levels(self) -> None:
         """The level is a word."""

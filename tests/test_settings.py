@@ -297,14 +297,28 @@ class RefusedTests(SettingsCase):
         self.assertEqual(self.load(address=OWN, listen=[endpoint]).listen, (endpoint,))
 
     def test_control(self) -> None:
-        """The control API is served to this machine alone, and without a token on a Unix socket alone."""
+        """The control API is for this machine alone; a token is needed unless only the owner can open its socket."""
         for endpoint in ("tcp:80:interface=0.0.0.0", "tcp:80", "systemd:domain=UNIX:index=0", "nonsense"):
             self.refused(f"--control {endpoint}", "this machine alone", address=OWN, control=endpoint, insecure=True)
-        for endpoint in ("unix:/run/a.sock", "unix:address=/run/a.sock", "unix:/run/a.sock:mode=660"):
+        for endpoint in (
+            *(
+                "unix:/run/a.sock",
+                "unix:address=/run/a.sock",
+                "unix:/run/a.sock:mode=600",
+                "unix:/run/a.sock:mode=0700",
+            ),
+            *("unix:/run/a.sock:600", "unix:/run/a.sock:backlog=5"),
+        ):
             settings = self.load(address=OWN, control=endpoint)
             self.assertEqual((settings.control, settings.needs_token), (endpoint, False))
-        for endpoint in ("tcp:80:interface=127.0.0.1", "tcp6:80:interface=\\:\\:1"):
-            self.assertTrue(self.load(address=OWN, control=endpoint).needs_token)
+            self.assertEqual(settings.control_socket, Path("/run/a.sock"))
+        for endpoint in (
+            *("tcp:80:interface=127.0.0.1", "tcp6:80:interface=\\:\\:1"),
+            *("unix:/run/a.sock:mode=660", "unix:/run/a.sock:mode=666", "unix:/run/a.sock:666", "unix:\0a"),
+            *("unix:address=/run/a.sock:mode=602", "unix:/run/a.sock:mode=0o666", "unix:/run/a.sock:mode= 666"),
+        ):
+            self.assertTrue(self.load(address=OWN, control=endpoint).needs_token, endpoint)
+        self.refused("mode=600", "not '8'", address=OWN, control="unix:/run/a.sock:mode=8")
 
     def test_tls_twice(self) -> None:
         """With keys, a listener that brings TLS of its own would have it twice."""

@@ -46,6 +46,7 @@ from tasksubmit.testing.network import MemoryNetwork
 from tasksubmit.tls.identity import dns_name, make_certificate
 from tasksubmit.tls.keeping import change_trust, make_identity, renew
 from tasksubmit.wire.address import Address
+from tasksubmit.wire.messages import generate_task_id
 from tests.tls.support import Authority, Party, now, vouched
 
 OWN = "0:0000.0000.0001"
@@ -233,6 +234,55 @@ class JsonLogTests(OptionsCase):
         vars(observer)["_outFile"].flush()
         self.assertRegex(path.read_text(), r"^[-0-9T:+]+ \[-#-\] a\\x1b\[2Jb\n$")
         vars(observer)["_outFile"].close()
+
+    def test_log_file(self) -> None:
+        """A log is its owner's alone, whatever the umask, also one that was there, and those that follow it."""
+        new, old, of_twist = (Path(self.mktemp()).absolute() for _ in range(3))
+        self.addCleanup(os.umask, os.umask(0))
+        old.touch(0o666)
+        for path in (new, old):
+            observer = self.application(Runner(logfile=str(path), nodaemon=False)).getComponent(ILogObserver)
+            file = vars(observer)["_outFile"]
+            self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+            file.rotate()
+            self.assertEqual([one.stat().st_mode & 0o777 for one in (path, Path(f"{path}.1"))], [0o600, 0o600])
+            file.close()
+        with of_twist.open("a") as stream:
+            self.parse(parent=Runner(fileLogObserverFactory=textFileLogObserver, logFile=stream))
+        self.assertEqual(of_twist.stat().st_mode & 0o777, 0o600)
+
+    def test_device(self) -> None:
+        """A log that is no file is left as it is: others may need /dev/null."""
+        changed: list[object] = []
+        self.patch(os, "chmod", lambda path, mode: changed.append((path, mode)))
+        mode = os.stat(os.devnull).st_mode & 0o777
+        observer = self.application(Runner(logfile=os.devnull, nodaemon=False)).getComponent(ILogObserver)
+        vars(observer)["_outFile"].close()
+        self.assertIn(changed, ([], [(os.devnull, mode)]))
+        self.parse(parent=Runner(fileLogObserverFactory=textFileLogObserver, logFile=sys.stdout))
+        self.assertIn(changed, ([], [(os.devnull, mode)]))
+
+    def test_short_ids(self) -> None:
+        """Without keys no log has the whole id of a task; with keys it has."""
+        task_id = generate_task_id()
+        event = {"log_format": "task {task_id}", "task_id": task_id, "log_time": 0}
+        keys = Party(OWN, Path(self.mktemp()))
+        for state, expected in (("/srv/state", task_id[:8] + "..."), (str(keys.directory), task_id)):
+            for log_format in ("text", "json"):
+                given = ("--state-dir", state, "--control", "unix:/srv/c", "--log-format", log_format)
+                runner = Runner(fileLogObserverFactory=textFileLogObserver)
+                self.parse(*given, parent=runner)
+                stream = io.StringIO()
+                runner["fileLogObserverFactory"](stream)(event)
+                path = Path(self.mktemp()).absolute()
+                observer = self.application(Runner(logfile=str(path), nodaemon=False), *given).getComponent(
+                    ILogObserver
+                )
+                observer(event)
+                vars(observer)["_outFile"].close()
+                for text in (stream.getvalue(), path.read_text()):
+                    self.assertIn(f"task {expected}", text)
+                    self.assertEqual(task_id in text, expected == task_id)
 
     def test_left_alone(self) -> None:
         """What writes neither of the two is the runner's own: twist's JSON, and twistd's way to the system's log."""

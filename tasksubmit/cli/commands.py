@@ -82,7 +82,11 @@ async def submit(
     is_waiting: bool,
     timeout: timedelta | None,
 ) -> Json:
-    """Submit a task to the agent TO. With - for DESCRIPTION, that is read from standard input."""
+    """Submit a task to the agent TO.
+
+    With - for DESCRIPTION it is read from standard input. Other accounts on the machine can see the arguments of
+    commands (ps): give a confidential description with - or --file.
+    """
     text = _description(description, file)
     if task_id is None:
         task_id = generate_task_id()

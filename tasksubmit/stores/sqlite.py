@@ -16,11 +16,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from tasksubmit.errors import StoreClosed, StoreDamaged, StoreError
+from tasksubmit.errors import ConfigurationError, StoreClosed, StoreDamaged, StoreError
 from tasksubmit.interfaces import SHIFTED, DiskSpace, ITaskStore, PeerLoad, SavedResult, Space
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.permissions import refuse_writable
 from tasksubmit.protocol.arguments import checked_later
 from tasksubmit.stores import changes, deliveries, disk, events, ledger, queries, retention, space, waits
 from tasksubmit.stores.batches import Connected, each, read_in_turn, run_batch, run_reads
@@ -110,7 +111,10 @@ class SQLiteTaskStore:
         self._files: Worker | None = None
 
     def open(self, owner: Address | None = None) -> None:
-        """See `ITaskStore.open`; makes the state directory with mode 0700."""
+        """See `ITaskStore.open`; makes the state directory with mode 0700.
+
+        :raises StoreError: see `ITaskStore.open`; other accounts can write the directory, or what is in it.
+        """
         if self._writer is not None:
             return
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -151,6 +155,8 @@ class SQLiteTaskStore:
         try:
             with ExitStack() as undo:
                 disk.make_directory(directory)
+                for one in (directory, path, Path(f"{path}-wal"), directory / LOCK, directory / RESULTS):
+                    refuse_writable(one)
                 self._lock = disk.lock(directory / LOCK)
                 undo.callback(self._unlock)
                 refuse_losses(path)
@@ -165,6 +171,8 @@ class SQLiteTaskStore:
                 disk.sync_directory(directory)
                 reader = _connect(path)
                 undo.pop_all()
+        except ConfigurationError as error:
+            raise StoreError(f"the state directory cannot be trusted: {error}") from error
         except OSError as error:
             raise StoreError(f"the state directory {directory} cannot be used: {error.strerror}") from error
         except sqlite3.OperationalError as error:
@@ -479,7 +487,9 @@ class SQLiteTaskStore:
     def _settle_result(self, task: Task, name: str) -> Task:
         # The change is committed, whatever becomes of this: what is not settled now is at the next open.
         self._with_files(lambda files: files.settle, [name]).addErrback(
-            lambda failure: self._log.failure("the result {name} was not settled", failure, name=name)
+            lambda failure: self._log.failure(
+                "the result {name} was not settled", failure, name=name, task_id=task.task_id
+            )
         )
         return task
 

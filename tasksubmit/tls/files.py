@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasksubmit.errors import ConfigurationError
+from tasksubmit.permissions import refuse_writable
 
 KEY_FILE, CERTIFICATE_FILE, TRUST_FILE, CA_FILE = "key.pem", "certificate.pem", "trust", "ca.pem"
 """What a node's files are called in its state directory."""
@@ -43,10 +44,9 @@ def is_there(path: Path) -> bool:
 
 
 def read_guarded(path: Path, forbidden: int, why: str) -> bytes:
-    """Read a file, unless somebody else owns it, or its mode allows what it must not.
+    """Read a file, unless another account owns it or can replace it, or its mode allows what it must not.
 
-    Whoever may write its directory can put another file in its place, but not one of this user's. Root may read what
-    belongs to the user that a node is to run as.
+    Root may read what belongs to the user that a node is to run as.
 
     :param forbidden: bits that its mode must not have.
     :param why: what is wrong if it has one, for people.
@@ -64,6 +64,7 @@ def read_guarded(path: Path, forbidden: int, why: str) -> bytes:
                 raise ConfigurationError(f"{path} belongs to another user ({status.st_uid}), who decides what is in it")
             if mode & forbidden:
                 raise ConfigurationError(f"{path} has the mode {mode:03o}: {why}; do `chmod 600 {path}`")
+            refuse_writable(path)
             return file.read()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography import x509
 
 from tasksubmit.errors import ConfigurationError
+from tasksubmit.permissions import refuse_writable
 from tasksubmit.tls.files import (
     CERTIFICATE_FILE,
     KEY_FILE,
@@ -168,7 +169,11 @@ def _name_in(certificate: x509.Certificate) -> str:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Keep out other commands that change these files; the node itself only reads them."""
+    """Keep out other commands that change these files; the node itself only reads them.
+
+    :raises ConfigurationError: the directory cannot be read, or others can write it.
+    """
+    refuse_writable(directory)
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError as error:

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
-from twisted.web.http import FORBIDDEN, UNAUTHORIZED, HTTPChannel, combinedLogFormatter, datetimeToLogString
+from twisted.web.http import FORBIDDEN, UNAUTHORIZED, HTTPChannel, datetimeToLogString
 from twisted.web.iweb import IAccessLogFormatter, IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -82,10 +82,15 @@ def control_site(
 
 
 @provider(IAccessLogFormatter)
-def _log_line(timestamp: str, request: IRequest) -> str:
-    """The usual line; its ``timestamp`` comes from the reactor's timers, which need not follow the wall clock."""
-    line: str = combinedLogFormatter(datetimeToLogString(), request)
-    return line
+def _log_line(timestamp: str, request: Any) -> str:
+    """The usual line, with the route in the place of the URL and without headers, so that it names no task.
+
+    The ``timestamp`` comes from the reactor's timers, which need not follow the wall clock.
+    """
+    client = getattr(request.getClientAddress(), "host", "-")
+    method, protocol = (text.decode("ascii", "backslashreplace") for text in (request.method, request.clientproto))
+    route, size = getattr(request, "logged_route", "-"), request.sentLength or "-"
+    return f'"{client}" - - {datetimeToLogString()} "{method} {route} {protocol}" {request.code} {size}'
 
 
 def _answer_headers(request: IRequest, status: int) -> None:
@@ -201,6 +206,8 @@ class ControlRequest(Request):
 
     barred: Barred | None = None
     """Why the request is not let through, seen from its headers."""
+    logged_route = "-"
+    """What the log calls the URL, which may name a task."""
     _is_too_large = False
     _received_bytes = 0
 
@@ -299,7 +306,8 @@ class ControlResource(Resource):
         return self._gate.barred(request) if self._gate is not None else None
 
     def _serve(self, app: Klein, route: Route[Any, Any, Any]) -> None:
-        def serve(request: IRequest, task_id: str = "") -> Deferred[bytes]:
+        def serve(request: Any, task_id: str = "") -> Deferred[bytes]:
+            request.logged_route = PREFIX + route.path
             done = Deferred.fromCoroutine(self._perform(route, request, task_id))
             return done if route.method == "GET" else _to_the_end(done)
 
@@ -316,7 +324,7 @@ class ControlResource(Resource):
         except TaskSubmitError as error:
             return _error(request, error.code, str(error), task_id or "ID")
         except Exception:
-            self._log.failure("{method} {path} failed", method=request.method, path=request.path)
+            self._log.failure("{method} {path} failed", method=route.method, path=PREFIX + route.path, task_id=task_id)
             return _error(request, "internal", "the node could not do it")
         if route.is_last:
             self._stop_soon()
@@ -329,7 +337,8 @@ class ControlResource(Resource):
         if stop is not None:
             self._api.clock.callLater(STOP_PAUSE_SECONDS, stop)
 
-    def _describe(self, request: IRequest) -> bytes:
+    def _describe(self, request: Any) -> bytes:
+        request.logged_route = OPENAPI_PATH
         _answer_headers(request, 200)
         return self._openapi
 

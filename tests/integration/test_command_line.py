@@ -13,18 +13,83 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
+from tasksubmit.module_form import ignore_current_directory
 from tests import processes
 from tests.docs.running import free_ports
-from tests.integration.test_two_agents import A, Agent, B, until
+from tests.integration.test_two_agents import ENVIRONMENT, A, Agent, B, until
 from tests.tiers import tier
 
 PROGRAM = (sys.executable, "-m", "tasksubmit")
+
+MODULES = ("attr", "attrs", "click", "constantly", "decimal", "json", "orjson", "socket", "typing", "typing_extensions")
+"""Names of modules that the command line imports, of the standard library and others."""
 
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a verb, with both streams kept unless they are given."""
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return processes.run([*PROGRAM, *words], **{**given, **options})
+
+
+class CurrentDirectoryTests(SynchronousTestCase):
+    """``python -m tasksubmit`` in a directory of somebody else's."""
+
+    def test_nothing_is_executed(self) -> None:
+        """Neither plugins nor modules of the current directory are imported, whatever their names."""
+        temporary = tempfile.TemporaryDirectory(prefix="tasksubmit-")
+        self.addCleanup(temporary.cleanup)
+        directory = Path(temporary.name)
+        plugins = directory / "twisted" / "plugins"
+        plugins.mkdir(parents=True)
+        for path in (plugins / "tasksubmit_more.py", *(directory / f"{name}.py" for name in MODULES)):
+            path.write_text("raise SystemExit(f'{__file__} was executed')\n")
+        environment = {name: text for name, text in ENVIRONMENT.items() if name != "PYTHONSAFEPATH"}
+        for module in (("-m", "tasksubmit"), ("-Wignore", "-mtasksubmit")):
+            command = [sys.executable, *module, "run", "--help-executors"]
+            done = processes.run(command, cwd=directory, env=environment, capture_output=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertIn("process:COMMAND", done.stdout)
+        self.assertEqual(list(directory.rglob("*.pyc")) + list(directory.rglob("dropin.cache")), [])
+
+
+class ModuleFormTests(SynchronousTestCase):
+    """When the current directory is taken away from the path, and when it is left."""
+
+    def path_after(self, *orig: str, package: str = "/site/tasksubmit", argv: tuple[str, ...] = ("-m",)) -> list[str]:
+        """What is left of a path that begins with the current directory."""
+        self.patch(sys, "argv", [*argv, "list"])
+        self.patch(sys, "orig_argv", ["python", *orig, "list"])
+        self.patch(sys, "path", [os.getcwd(), "/site"])
+        ignore_current_directory(package)
+        return sys.path
+
+    def test_taken(self) -> None:
+        """It is taken away while Python looks for ``-m tasksubmit``."""
+        for orig in (("-m", "tasksubmit"), ("-X", "dev", "-mtasksubmit")):
+            self.assertEqual(self.path_after(*orig), ["/site"])
+
+    def test_left(self) -> None:
+        """It is left for other programs, in a checkout, and where Python did not put it there."""
+        whole = [os.getcwd(), "/site"]
+        self.assertEqual(self.path_after("-m", "benchmarks"), whole)
+        self.assertEqual(self.path_after("program.py", argv=("program.py",)), whole)
+        self.assertEqual(self.path_after("-m", "tasksubmit", package=f"{os.getcwd()}/tasksubmit"), whole)
+        self.patch(sys, "path", ["/elsewhere", os.getcwd()])
+        ignore_current_directory("/site/tasksubmit")
+        self.assertEqual(sys.path, ["/elsewhere", os.getcwd()])
+
+    def test_removed(self) -> None:
+        """A current directory that was removed is none."""
+
+        def removed() -> str:
+            raise FileNotFoundError(2, "No such file or directory")
+
+        before = list(sys.path)
+        self.patch(sys, "argv", ["-m"])
+        self.patch(sys, "orig_argv", ["python", "-m", "tasksubmit"])
+        self.patch(os, "getcwd", removed)
+        ignore_current_directory("/site/tasksubmit")
+        self.assertEqual(sys.path, before)
 
 
 class StreamTests(SynchronousTestCase):

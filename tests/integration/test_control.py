@@ -1,9 +1,10 @@
-"""The control API on TCP: a real daemon, the command line, and programs that have no business there."""
+"""The control API where others can connect: a real daemon, the command line, and programs that must not get in."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -69,6 +70,27 @@ class ControlTests(SynchronousTestCase):
         self.assertIn("--token-file", self.agent.refused(*self.control, "peers"))
         self.agent.ask(*self.control, "--token-file", str(elsewhere), "peers")
         self.assertIn("cannot be read", self.agent.refused(*self.control, "--token-file", "/no/where", "peers"))
+
+    def test_socket_of_others(self) -> None:
+        """A Unix socket that other accounts can open demands the token, which the command line finds."""
+        path = self.agent.directory / "open.sock"
+        self.agent.start("--control", f"unix:{path}:mode=666")
+        self.addCleanup(self.agent.stop)
+        self.assertEqual(path.stat().st_mode & 0o777, 0o666)
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.settimeout(LONGEST_SECONDS)
+            stranger.connect(str(path))
+            stranger.sendall(b"POST /v1/drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+            self.assertTrue(stranger.recv(1024).startswith(b"HTTP/1.1 401 "))
+        self.assertEqual(self.agent.ask("--control", str(path), "peers")[0]["address"], B)
+
+    def test_directory_of_others(self) -> None:
+        """A node does not start on a state directory that others can write, and says what to do in one line."""
+        state = self.token_file.parent
+        state.mkdir()
+        state.chmod(0o777)
+        self.assertRaises(subprocess.CalledProcessError, self.start)
+        self.assertEqual(list(state.iterdir()), [])
 
     def test_readable_by_others(self) -> None:
         """A node does not start with a token that others can read, and says what to do."""

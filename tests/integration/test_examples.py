@@ -9,6 +9,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,28 @@ async def serve():
     await to_app.put({"type": "lifespan.startup"})
     started = await from_app.get()
     assert started["type"] == "lifespan.startup.complete", started
-    for text in sys.argv[2:]:
+
+    async def ask(text, method="POST", host="127.0.0.1:8000", **others):
+        headers = [(name.encode(), value.encode()) for name, value in {"host": host, **others}.items() if value]
         request, answers = asyncio.Queue(), asyncio.Queue()
         await request.put({"type": "http.request", "body": text[:5].encode(), "more_body": True})
         await request.put({"type": "http.request", "body": text[5:].encode()})
-        await app({"type": "http"}, request.get, answers.put)
-        print((await answers.get())["status"], (await answers.get())["body"].decode())
+        await app({"type": "http", "method": method, "headers": headers}, request.get, answers.put)
+        return (await answers.get())["status"], (await answers.get())["body"].decode()
+
+    for text in sys.argv[2:]:
+        print(*await ask(text))
+    for other in (
+        {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:8001"}, {"host": ""},
+        {"host": "evil.example:8000"}, {"host": "evil.example:8000", "origin": "http://evil.example:8000"},
+        {"host": "127.0.0.1.evil.example:8000"},
+    ):
+        status, _ = await ask(sys.argv[2], **other)
+        assert status == 403, (other, status)
+    status, _ = await ask(sys.argv[2], "GET")
+    assert status == 405, status
+    status, _ = await ask(sys.argv[2], origin="http://127.0.0.1:8000")
+    assert status == 200, status
     await to_app.put({"type": "lifespan.shutdown"})
     print((await from_app.get())["type"])
     await life
@@ -174,10 +191,12 @@ class AsgiAppTests(ExamplesTestCase):
 class WebAppTests(ExamplesTestCase):
     """``web_app.py``, with the agent that summarises behind it."""
 
-    def ask(self, port: int, path: str, text: str | None = None) -> tuple[int, Any]:
+    def ask(
+        self, port: int, path: str, text: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
         """One request: its status, and what its JSON says."""
         data = None if text is None else text.encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data)
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, dict(headers or {}))
         try:
             with urllib.request.urlopen(request, timeout=processes.LONGEST_SECONDS) as response:
                 return response.status, json.load(response)
@@ -208,3 +227,11 @@ class WebAppTests(ExamplesTestCase):
             until(lambda path=path: self.ask(web, path)[0] != 202, "the summary never came")
             status, answer = self.ask(web, path)
             self.assertEqual((status, answer[expected[1]]), (expected[0], expected[2]))
+        evil, own = "http://evil.example", f"http://localhost:{web}"
+        for headers in (
+            *({"Origin": evil}, {"Origin": "null"}, {"Origin": f"http://127.0.0.1:{work}"}, {"Host": "evil.example"}),
+            *({"Host": f"evil.example:{web}", "Origin": f"{evil}:{web}"}, {"Host": "127.0.0.1.evil.example"}),
+        ):
+            self.assertEqual(self.ask(web, "/summaries", TEXT, headers)[0], 403, headers)
+            self.assertEqual(self.ask(web, path, None, headers)[0], 403, headers)
+        self.assertEqual(self.ask(web, "/summaries", TEXT, {"Host": f"localhost:{web}", "Origin": own})[0], 202)

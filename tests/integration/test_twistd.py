@@ -318,6 +318,7 @@ class TwistdTests(ProcessCase, RunnerContract):
         self.assertEqual(self.stop(process), "")
         messages = [line["message"] for line in flat_lines(self, (self.directory / "node.log").read_text())]
         self.assertIn("Received SIGTERM, shutting down.", messages)
+        self.assertEqual((self.directory / "node.log").stat().st_mode & 0o777, 0o600)
 
     def wait_for_socket(self, process: subprocess.Popen[str]) -> None:
         """Wait for a node that prints nothing."""

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.service import Node
+from tasksubmit.web.routes import OPENAPI_PATH
 from tasksubmit.web.site import MAX_BODY_BYTES, MAX_URL_BYTES, ControlRequest
 from tests.web.harness import OWN, PEER, ApiTestCase, NodeTestCase
 
@@ -288,6 +289,26 @@ class ConnectionTests(NodeTestCase):
         self.assertIn('"GET /v1/node HTTP/1.1" 200 ', line)
         logged_at = datetime.strptime(line.split("[")[1].split("]")[0], "%d/%b/%Y:%H:%M:%S %z")
         self.assertLess(abs(logged_at.timestamp() - time.time()), 60)
+
+    def test_access_log_names_no_task(self) -> None:
+        """A line has the route in the place of the URL, and no header: an id may be all that a peer has to know."""
+        self.receive("secret-id")
+        log = io.StringIO()
+        self.site.logFile = log
+        for method, path, route, code in (
+            ("GET", "/v1/tasks/secret-id", "/v1/tasks/{task_id}", 200),
+            ("GET", "/v1/tasks/secret-id/story?peer=secret-id", "/v1/tasks/{task_id}/story", 400),
+            ("POST", "/v1/tasks/secret-id/accept", "/v1/tasks/{task_id}/accept", 200),
+            ("GET", "/v1/tasks?after=secret-id", "/v1/tasks", 400),
+            ("GET", "/v1/tasks/secret-id/nothing", "-", 404),
+            ("PUT", "/v1/tasks/secret-id", "-", 405),
+            ("GET", OPENAPI_PATH, OPENAPI_PATH, 200),
+        ):
+            protocol, _ = self.connect()
+            headers = "Host: x\r\nReferer: http://x/secret-id\r\nUser-Agent: secret-id\r\n"
+            protocol.dataReceived(f"{method} {path} HTTP/1.1\r\n{headers}\r\n".encode())
+            self.assertIn(f'"{method} {route} HTTP/1.1" {code} ', log.getvalue().splitlines()[-1])
+        self.assertNotIn("secret-id", log.getvalue())
 
     def test_waiting_client_goes_away(self) -> None:
         """The wait of a client that went away is given up."""
