@@ -122,7 +122,7 @@ def _number(value: object, kind: type[int] | type[float]) -> float:
 def _rate(value: object) -> float:
     rate = _number(value, float)
     if not 0 < rate <= MAX_SECONDS:
-        raise ValueError(f"expected a number of tasks a second, more than 0 and at most {MAX_SECONDS}, not {value}")
+        raise ValueError(f"expected a number a second, more than 0 and at most {MAX_SECONDS}, not {value}")
     return rate
 
 
@@ -283,6 +283,18 @@ class Settings:
     max_connections_per_peer: int = _option(
         _count, "how many of them from one host, or of one address", default=Bounds().max_connections_per_peer
     )
+    max_handshakes: int = _option(
+        _count, "how many connections may be in their TLS handshake at once", default=Bounds().max_handshakes
+    )
+    max_handshakes_per_host: int = _option(
+        _count, "how many of them from one host", default=Bounds().max_handshakes_per_host
+    )
+    max_handshake_rate: float = _option(
+        _rate, "TLS handshakes that may begin a second", default=Bounds().max_handshake_rate
+    )
+    max_handshake_rate_per_host: float = _option(
+        _rate, "how many of them from one host", default=Bounds().max_handshake_rate_per_host
+    )
     max_buffered_bytes: int = _option(
         _room, "what may be held of frames that are unfinished or in work", default=Bounds().max_buffered_bytes
     )
@@ -317,6 +329,10 @@ class Settings:
         return Bounds(
             max_connections=self.max_connections,
             max_connections_per_peer=self.max_connections_per_peer,
+            max_handshakes=self.max_handshakes,
+            max_handshakes_per_host=self.max_handshakes_per_host,
+            max_handshake_rate=self.max_handshake_rate,
+            max_handshake_rate_per_host=self.max_handshake_rate_per_host,
             max_buffered_bytes=self.max_buffered_bytes,
         )
 

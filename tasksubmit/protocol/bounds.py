@@ -10,7 +10,7 @@ from typing import Protocol
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IAddress, IReactorTime
 
-from tasksubmit.validation import COUNT, whole_number
+from tasksubmit.validation import COUNT, RATE, whole_number
 from tasksubmit.wire.frames import MAX_FRAME
 
 SMALL_BYTES = 64 * 1024
@@ -33,12 +33,22 @@ class Bounds:
     :ivar max_connections: how many may be open at once.
     :ivar max_connections_per_peer: how many of them from one host (of IPv6: one /64 network), and how many of one
         authenticated address. Connections without a host, such as those of a Unix socket, count towards the sum alone.
+    :ivar max_handshakes: how many connections may be in their TLS handshake at once; they count towards
+        ``max_connections``, too.
+    :ivar max_handshakes_per_host: how many of them of one host.
+    :ivar max_handshake_rate: how many handshakes may begin a second, after a burst of the rate of
+        `handshakes.BURST_SECONDS`.
+    :ivar max_handshake_rate_per_host: how many of them of one host, in the same way.
     :ivar max_buffered_bytes: what may be held of frames that are unfinished or in work, `SMALL_BYTES` for each
         connection apart; at least `LEAST_BUFFERED_BYTES`.
     """
 
     max_connections: int = field(default=2000, validator=COUNT)
     max_connections_per_peer: int = field(default=500, validator=COUNT)
+    max_handshakes: int = field(default=400, validator=COUNT)
+    max_handshakes_per_host: int = field(default=100, validator=COUNT)
+    max_handshake_rate: float = field(default=400.0, validator=RATE)
+    max_handshake_rate_per_host: float = field(default=100.0, validator=RATE)
     max_buffered_bytes: int = field(default=128 * 1024 * 1024, validator=whole_number(LEAST_BUFFERED_BYTES))
 
 

@@ -17,6 +17,7 @@ from tasksubmit.protocol.arguments import CLOCK, checked_later
 from tasksubmit.protocol.bounds import Bounds, Intake
 from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.functions import FunctionHandler, SubmissionFunction
+from tasksubmit.protocol.handshakes import Handshakes
 from tasksubmit.protocol.server import TaskSubmitServer
 from tasksubmit.validation import COUNT, DELAY, FUNCTION, SECONDS, Kind, checked, instance_of, optional, whole_number
 from tasksubmit.wire.address import Address
@@ -55,6 +56,7 @@ class TaskSubmitFactory(Factory):
     :param identify: asked with the transport when the first frame of a connection came; gives the address that the
         transport has authenticated, or None. If it raises, the peer's requests are refused.
     :ivar intake: what they hold.
+    :ivar handshakes: connections that the TLS below has not handed over yet; `MutualTLSServerEndpoint` keeps to it.
     :ivar log: the log of the connections, which no peer can fill.
     :ivar connections: those that are open now.
     :ivar unfinished: those that were lost, and of whose frames some are still in work.
@@ -101,6 +103,7 @@ class TaskSubmitFactory(Factory):
         self.identify = identify
         self.bounds = bounds
         self.intake = Intake(clock, bounds)
+        self.handshakes = Handshakes(clock, bounds)
         self.log = quiet_logger(TaskSubmitServer.__module__)
         self.connections: set[TaskSubmitServer] = set()
         self.unfinished: set[TaskSubmitServer] = set()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from attrs import define, field, frozen
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 from twisted.logger import Logger
 
@@ -26,6 +27,26 @@ CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 # No session is ever taken up again: that would go past the judgement. (OpenSSL still sends what TLS 1.3 calls tickets,
 # but nothing is kept that they could lead to, and they hold nothing themselves.)
 _OPTIONS = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION
+
+# A certificate that is compressed on its way could be of any size for `MAX_HANDSHAKE_BYTES`. pyOpenSSL has no name for
+# SSL_OP_NO_RX_CERTIFICATE_COMPRESSION; OpenSSL before 3.2, which knows no compression, ignores it.
+_OPTIONS |= 1 << 33
+
+MAX_HANDSHAKE_BYTES = 7680
+"""How much may be received before a handshake is over: four certificates with RSA keys of 3072 bits, three of 4096.
+
+OpenSSL's work grows with what a certificate holds, be it names, extensions or parts of the subject. With so much of
+the worst of them a stranger costs at most one and a half handshakes of a peer (``python -m tests.tls.handshake_cost``);
+with 20 KiB it would be three.
+"""
+
+MAX_CERTIFICATE_BYTES = MAX_HANDSHAKE_BYTES - 2304
+"""How large the own certificates may be together: the rest is for the hello, and for what proves the key."""
+
+OWN_ALONE = -2
+"""As the depth of a chain: OpenSSL looks for no certificate above the own one, reports that (as error 22, which
+comes first), and verifies no signature. With 0 it would still take the one that signed it.
+"""
 
 MAX_BETWEEN = 3
 """Certificates between one and its CA. To verify each takes time, and a stranger can make it take long."""
@@ -77,7 +98,8 @@ class _Loaded:
     identity: Identity
     trust: Trust
     authority: bytes
-    context: SSL.Context
+    with_authority: SSL.Context
+    own_alone: SSL.Context
 
 
 class Connection(Protocol):
@@ -174,7 +196,8 @@ class Credentials:
         self.refresh()
         current = self._current
         inspection = Inspection(current.trust, current.authority, expected)
-        connection = SSL.Connection(current.context, None)
+        context = current.with_authority if inspection.asks_authority else current.own_alone
+        connection = SSL.Connection(context, None)
         connection.set_verify(_VERIFY, inspection.see)
         return connection, inspection
 
@@ -195,14 +218,32 @@ class Credentials:
 
 def _read(files: Files) -> _Loaded:
     identity = read_identity(files.certificate, files.key)
+    shown_bytes = sum(len(one.public_bytes(Encoding.DER)) for one in (identity.certificate, *identity.chain))
+    if shown_bytes > MAX_CERTIFICATE_BYTES:
+        raise ConfigurationError(
+            f"{files.certificate}: its certificates have {shown_bytes} bytes, and peers take {MAX_CERTIFICATE_BYTES}: "
+            "leave out those that do not lead to the CA, or have it sign one with fewer names"
+        )
     trust = read_trust(files.trust) if files.trust is not None else NOBODY
     authorities = read_certificates(files.ca) if files.ca is not None else ()
+    with_authority, own_alone = _context(files, identity), _context(files, identity)
+    own_alone.set_verify_depth(OWN_ALONE)
+    with_authority.set_verify_depth(MAX_BETWEEN)
+    store = with_authority.get_cert_store()
+    assert store is not None
+    for certificate in authorities:
+        store.add_cert(crypto.X509.from_cryptography(certificate))
+    authority = b"".join(sorted(certificate.fingerprint(hashes.SHA256()) for certificate in authorities))
+    return _Loaded(identity, trust, authority, with_authority, own_alone)
+
+
+def _context(files: Files, identity: Identity) -> SSL.Context:
+    """What connections with these credentials have in common, whoever is trusted."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(_OPTIONS)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(CIPHERS)
-    context.set_verify_depth(MAX_BETWEEN)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(secrets.token_bytes(16))
     try:
@@ -212,10 +253,5 @@ def _read(files: Files) -> _Loaded:
             context.add_extra_chain_cert(certificate)
     except SSL.Error as error:
         raise ConfigurationError(f"{files.certificate} cannot be used: {error}") from None
-    store = context.get_cert_store()
-    assert store is not None
-    for certificate in authorities:
-        store.add_cert(crypto.X509.from_cryptography(certificate))
     context.set_verify(_VERIFY)
-    authority = b"".join(sorted(certificate.fingerprint(hashes.SHA256()) for certificate in authorities))
-    return _Loaded(identity, trust, authority, context)
+    return context

@@ -1,7 +1,8 @@
 """TLS around any endpoint, with both ends judged before either protocol hears of the other.
 
 A protocol of the application is made, and connected, only when the other end was admitted: an unjudged peer makes the
-program work for nothing but the handshake, which has a time limit.
+program work for nothing but the handshake, which has limits: of time, of the bytes that are received in it
+(`MAX_HANDSHAKE_BYTES`), and of how many there may be and how fast they may begin (`Handshakes`, `Unjudged`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import directlyProvides, implementer, providedBy
@@ -38,7 +39,8 @@ from zope.interface import directlyProvides, implementer, providedBy
 from tasksubmit.errors import CertificateRefused, ConfigurationError
 from tasksubmit.logs import quiet_logger
 from tasksubmit.protocol.bounds import host_of
-from tasksubmit.tls.credentials import Credentials
+from tasksubmit.protocol.handshakes import UNIT_BYTES, Handshakes
+from tasksubmit.tls.credentials import MAX_HANDSHAKE_BYTES, Credentials
 from tasksubmit.tls.faults import fault_of
 from tasksubmit.tls.identity import Identity, canonical_name
 from tasksubmit.tls.judgement import Admitted, Inspection
@@ -77,7 +79,10 @@ class Gate(ProtocolWrapper):
         self.inspection: Inspection | None = None
         self._time_limit: IDelayedCall | None = None
         self._has_heard = False
-        self._is_late = False
+        self._is_judged = False
+        self._received_bytes = 0
+        self._paid_bytes = 0
+        self._excess = ""
         self._is_cut = False
 
     # --- what TLS calls -----------------------------------------------------------------------------------------------
@@ -85,13 +90,34 @@ class Gate(ProtocolWrapper):
     @override
     def makeConnection(self, transport: Any) -> None:
         directlyProvides(self, providedBy(transport))
-        self._time_limit = self._gates.clock.callLater(HANDSHAKE_SECONDS, self._too_late)
+        self._time_limit = self._gates.clock.callLater(
+            HANDSHAKE_SECONDS, self._end_handshake, f"took over {HANDSHAKE_SECONDS:g} s: timed out"
+        )
         self.transport = transport
         self.connected = 1
         self._gates.enter(self, self._address)
 
+    def allowance(self, wanted: int) -> int:
+        """Return how many more bytes TLS may have while the handshake is not over; with 0 the connection is cut off.
+
+        :param wanted: how many there are.
+        """
+        if self._is_judged:
+            return wanted
+        if self._received_bytes == self._paid_bytes and not self._is_cut:
+            if self._paid_bytes >= MAX_HANDSHAKE_BYTES:
+                self._end_handshake(f"has more than {MAX_HANDSHAKE_BYTES} bytes: its certificates are too large")
+            elif why := self._gates.pay(self._address):
+                self._end_handshake(f"is one too many: {why}")
+            else:
+                self._paid_bytes = min(self._paid_bytes + UNIT_BYTES, MAX_HANDSHAKE_BYTES)
+        allowed = 0 if self._is_cut else min(wanted, self._paid_bytes - self._received_bytes)
+        self._received_bytes += allowed
+        return allowed
+
     def handshakeCompleted(self) -> None:
         """Both ends have shown their certificates; this end has judged the other's."""
+        self._is_judged = True
         self._stop_clock()
         self._gates.unjudged.leave(self)
         assert self.inspection is not None
@@ -143,8 +169,8 @@ class Gate(ProtocolWrapper):
         else:  # a pipe, say
             tls.transport.loseConnection()
 
-    def _too_late(self) -> None:
-        self._is_late = True
+    def _end_handshake(self, excess: str) -> None:
+        self._excess = excess
         self.cut()
 
     def _stop_clock(self) -> None:
@@ -155,8 +181,8 @@ class Gate(ProtocolWrapper):
         """Why the connection ended before the other end had said anything, as far as that can be known."""
         assert self.inspection is not None
         error: Exception | None = self.inspection.refusal
-        if error is None and self._is_late:
-            error = ConnectionLost(f"timed out: the TLS handshake took over {HANDSHAKE_SECONDS:g} s")
+        if error is None and self._excess:
+            error = ConnectionLost(f"the TLS handshake {self._excess}")
         elif error is None and isinstance(reason.value, SSL.Error):
             credentials = self._gates.credentials
             error = explain(reason.value, self._gates.whom, credentials.identity, credentials.own_name)
@@ -258,6 +284,8 @@ class _Gates(Factory):
         self.expected = expected
         self.whom = expected or "the other end"
         self.unjudged = Unjudged()
+        shared = getattr(application, "handshakes", None)
+        self.handshakes = shared if isinstance(shared, Handshakes) else Handshakes(clock)
         self._log = quiet_logger(__name__)
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
@@ -304,6 +332,10 @@ class _Gates(Factory):
             self._log.warn("a connection was not taken: {why}", why=why)
         return not why
 
+    def pay(self, address: IAddress | None) -> str:
+        """Count `UNIT_BYTES` more of a handshake; returns why they cannot be had."""
+        return self.handshakes.take(host_of(address))
+
     def enter(self, gate: Gate, address: IAddress | None) -> None:
         """A connection is to be judged."""
         why = self.unjudged.enter(gate, address)
@@ -318,8 +350,23 @@ class _Gates(Factory):
             self._log.warn("a connection from {host} was refused: {error}", host=host, error=text)
 
 
+class _LimitedTLS(BufferingTLSTransport):
+    """TLS that is given no more of a handshake than its gate allows: OpenSSL itself would take 100 KiB of certificates,
+    and work on all of it, before it is known whose they are.
+    """
+
+    @override
+    def dataReceived(self, bytes: bytes) -> None:
+        gate = cast("Gate", self.wrappedProtocol)
+        while bytes and (allowed := gate.allowance(len(bytes))):
+            super().dataReceived(bytes[:allowed])
+            bytes = bytes[allowed:]
+
+
 class _TLSFactory(TLSMemoryBIOFactory):
     """Takes no connection while too many others are still to be judged."""
+
+    protocol = _LimitedTLS
 
     @override
     def buildProtocol(self, addr: Any) -> Any:
@@ -349,6 +396,10 @@ class _OneGate(_Gates):
         return self._gate
 
     @override
+    def pay(self, address: IAddress | None) -> str:
+        return ""  # who dials decides how often
+
+    @override
     def admitted(self, protocol: IProtocol) -> None:
         if not self.connected.called:
             self.connected.callback(protocol)
@@ -372,6 +423,8 @@ class _OneGate(_Gates):
 @implementer(IStreamServerEndpoint)
 class MutualTLSServerEndpoint:
     """Listens as ``inner`` does, and admits those whom ``credentials`` trust.
+
+    A factory with an attribute ``handshakes``, such as `TaskSubmitFactory`, says how fast they may begin.
 
     :param clock: measures the handshake; commonly the reactor.
     """

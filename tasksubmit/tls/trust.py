@@ -92,6 +92,11 @@ class Trust:
         """Whom the CA speaks of by this dNSName, if its word is taken for that peer."""
         return self._by_dns_name.get(name)
 
+    @property
+    def takes_authority(self) -> bool:
+        """True if some peer is trusted through the CA."""
+        return bool(self._by_dns_name)
+
     def with_proof(self, name: str, proof: str, endpoint: str = "") -> Trust:
         """The same, and ``proof`` proves that somebody is ``name``; ``endpoint`` replaces the one before, if given.
 
