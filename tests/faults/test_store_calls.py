@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from math import inf
 from types import FrameType
 from typing import Any, ClassVar
@@ -20,12 +21,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 from zope.interface import implementer
 
-from tasksubmit.errors import EmptyQueue, IllegalTransition, StoreError
+from tasksubmit.errors import EmptyQueue, IllegalTransition, StoreError, UnknownTask
 from tasksubmit.interfaces import IAcceptancePolicy, IAdmissionPolicy, Peer, Refusal
 from tasksubmit.lifecycle.change import Change
 from tasksubmit.lifecycle.table import Lease, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import AcceptAll
+from tasksubmit.node.purge import PurgeStep, Selection
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.testing import Agents, FakeExecutor, MemoryScoreBook, MemoryTaskStore
@@ -439,6 +441,50 @@ class Age(Scenario):
         walk.agents.advance(40)
 
 
+class Purge(Scenario):
+    """Bob purges a task that has ended and abandons one in his queue; Alice abandons one that he executes."""
+
+    expected: ClassVar[Expected] = {
+        "t1": (SUCCEEDED, None),
+        "t2": (CANCELLED, None),
+        "t3": (None, CANCELLED),
+    }
+
+    @override
+    def bob(self, walk: Walk) -> dict[str, Any]:
+        return {"timeouts": Timeouts(accept_timeout=timedelta(hours=1))}
+
+    @override
+    def play(self, walk: Walk) -> None:
+        keys = {task_id: TaskKey(Side.RECEIVER, ALICE, task_id) for task_id in self.expected}
+        for task_id in ("t1", "t3", "t2"):
+            walk.submit(task_id)
+        walk.wait(lambda: all(walk.record(walk.bob, key) for key in keys.values()))
+        for task_id in ("t1", "t3", "t2"):
+            walk.persist(partial(walk.bob.accept, keys[task_id]), IllegalTransition)
+        walk.execute(keys["t1"])
+        walk.report(keys["t1"], "complete", "done")
+        walk.execute(keys["t3"])
+        walk.agents.advance(70)
+        self.purge(walk, walk.alice, "t3", PurgeStep.NOTIFY, PurgeStep.ABANDON)
+        self.purge(walk, walk.bob, "t2", PurgeStep.NOTIFY, PurgeStep.ABANDON)
+        self.purge(walk, walk.bob, "t1", PurgeStep.REMOVE)
+        walk.persist(lambda: Deferred.fromCoroutine(walk.bob.purger.step(PurgeStep.LIST, Selection())))
+
+    def purge(self, walk: Walk, node: Node, task_id: str, *steps: PurgeStep) -> None:
+        """Do the steps of a purge with one task, and give the messages time in between."""
+
+        async def step(step: PurgeStep) -> None:
+            await node.purger.step(step, await node.resolve(task_id))
+
+        def begin(one: PurgeStep) -> Deferred[None]:
+            return Deferred.fromCoroutine(step(one))
+
+        for one in steps:
+            walk.persist(partial(begin, one), UnknownTask)
+            walk.agents.advance(70)
+
+
 SCENARIOS = (
     Work,
     FirstContact,
@@ -455,6 +501,7 @@ SCENARIOS = (
     Clock,
     Switch,
     Age,
+    Purge,
 )
 
 
