@@ -98,12 +98,14 @@ class Gate(ProtocolWrapper):
         self._gates.enter(self, self._address)
 
     def allowance(self, wanted: int) -> int:
-        """Return how many more bytes TLS may have while the handshake is not over; with 0 the connection is cut off.
+        """Return how many more bytes TLS may have while the handshake is not over; the rest is dropped.
 
         :param wanted: how many there are.
         """
         if self._is_judged:
             return wanted
+        if self.inspection is not None and self.inspection.refusal is not None:
+            return 0  # what a refused one goes on to say is dropped; to abort would lose the alert that tells it why
         if self._received_bytes == self._paid_bytes and not self._is_cut:
             if self._paid_bytes >= MAX_HANDSHAKE_BYTES:
                 self._end_handshake(f"has more than {MAX_HANDSHAKE_BYTES} bytes: its certificates are too large")

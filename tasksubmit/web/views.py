@@ -357,9 +357,9 @@ class WorkersView:
     """Who does the node's tasks, and what is being done.
 
     `executor` is ``manual`` where nobody in the node does. Of what is `executing`, `justification` is how far it is as
-    last told, and ``attempt`` counts up when it was begun again; `waiting` is the length of the queue, with what was put
-    back. `done` and `failed` count what the node's own workers did since it was started. `problem` is null while the
-    executor can start tasks; `unended` are executions that should have ended and keep their slots.
+    last told, and ``attempt`` counts up when it was begun again; `waiting` is the length of the queue, with what was
+    put back. `done` and `failed` count what the node's own workers did since it was started. `problem` is null while
+    the executor can start tasks; `unended` are executions that should have ended and keep their slots.
     """
 
     executor: str
