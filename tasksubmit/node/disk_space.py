@@ -19,7 +19,7 @@ _MOST_BYTES = 256 * 2**20
 _PART = 20
 """The usual floor: one part in so many of the disk, and no more than these bytes."""
 
-_LOW = Refusal("storage", "this node has little space left on its disk; try again later", retry_after_s=60)
+_LOW = Refusal("storage", "this node has little space left on its disk; try again later", retry_after_s=10)
 
 
 class DiskWatch(Service):
