@@ -225,7 +225,7 @@ def _observer(settings: Settings) -> Observer:
 
 
 def _close_to_others(path: object) -> int | None:
-    """Make a log its owner's alone, if it is a file; returns the mode for `LogFile`."""
+    """Make a log its owner's alone, if it is a file; returns the mode for ``LogFile``."""
     if not isinstance(path, str) or (os.path.exists(path) and not os.path.isfile(path)):
         return None  # a descriptor, or a device such as /dev/null
     if os.path.isfile(path):

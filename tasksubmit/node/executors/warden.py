@@ -120,7 +120,7 @@ def become(command: "list[str]", directory: str) -> None:
 class Tree:
     """The processes of the command.
 
-    :ivar status: of the command, as `os.waitpid` gives it, once it has ended.
+    :ivar status: of the command, as ``os.waitpid`` gives it, once it has ended.
     """
 
     def __init__(self, child: int, woken: int) -> None:
