@@ -97,10 +97,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
     @override
     def connectionMade(self) -> None:
         super().connectionMade()
-        full = f"there are {len(self._factory.connections)} connections already" if self._factory.is_full else ""
-        if full := full or self._take_place(self.host):
+        if full := self._enter():
             # Not closed: a peer of the deployed kind takes a clean end for success.
             self._log.info("{peer} is disconnected at once: {why}", peer=self._origin, why=full)
+            self._leave_places()
             self.abort()
         else:
             self._factory.connections.add(self)
@@ -131,8 +131,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
             self._abort_call.cancel()
         self._factory.connections.discard(self)
         self._intake.gone(self)
-        while self._places:
-            self._intake.leave(self._places.pop())
+        self._leave_places()
         if self._turns and not self._is_cut_short:
             self._factory.unfinished.add(self)
         else:
@@ -211,9 +210,17 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self.release(Hold.NO_ROOM)
 
     def give_way(self, why: str) -> None:
-        """See `Holder.give_way`."""
+        """See `Holder.give_way` and `Stranger.give_way`."""
+        self._leave_places()  # another is about to take them
         self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=why)
         self.abort()
+
+    def _enter(self) -> str:
+        """Be counted as a connection, for which another may have to go; returns why that cannot be."""
+        factory = self._factory
+        authenticated = len(factory.connections) - factory.strangers.count
+        full = factory.strangers.enter(self, authenticated + factory.handshakes.count)
+        return full or self._take_place(self.host)
 
     def _take_place(self, peer: str | Address | None) -> str:
         """Be counted as one of a peer's connections; returns why that cannot be."""
@@ -221,6 +228,11 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if peer is not None and not why:
             self._places.append(peer)
         return why
+
+    def _leave_places(self) -> None:
+        self._factory.strangers.leave(self)
+        while self._places:
+            self._intake.leave(self._places.pop())
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
@@ -397,6 +409,8 @@ class TaskSubmitServer(TaskSubmitProtocol):
                 self.hold(Hold.CLOSING)
                 raise TooManyConnections(full)
             self._peer = Peer(address, self._origin)
+            if address is not None:
+                self._factory.strangers.leave(self)
         return self._peer
 
     # --- answers in order ---------------------------------------------------------------------------------------------
