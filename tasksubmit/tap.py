@@ -64,7 +64,6 @@ from tasksubmit.settings import (
 from tasksubmit.state_dir import CONTROL_TOKEN, absolute
 from tasksubmit.stores.sqlite import SQLiteTaskStore
 from tasksubmit.tls.credentials import Credentials
-from tasksubmit.tls.endpoints import MAX_UNJUDGED
 from tasksubmit.tls.files import CERTIFICATE_FILE
 from tasksubmit.tls.identity import claimed_addresses
 from tasksubmit.web import control_site
@@ -88,7 +87,7 @@ def _help(attribute: Attribute[Any]) -> str:
     return str(attribute.metadata["help"]) + ("" if default is NOTHING or not default else f"  [default: {shown}]")
 
 
-_OTHER_FILES = 256 + MAX_CONTROL_CONNECTIONS + MAX_UNJUDGED
+_OTHER_FILES = 256 + MAX_CONTROL_CONNECTIONS
 """What a node opens besides the connections of peers: the database, results, connections that it makes."""
 
 Observer = Callable[[Any], ILogObserver]

@@ -286,6 +286,7 @@ class Node(MultiService):
             idle_timeout=idle_timeout_seconds,
             max_description_bytes=max_description_bytes,
             bounds=bounds,
+            random=self._random,
             identify=self.authenticator.authenticate,
         )
         if executor is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random, SystemRandom
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,6 +19,7 @@ from tasksubmit.protocol.bounds import Bounds, Intake
 from tasksubmit.protocol.framing import CLOSE_TIMEOUT_SECONDS, IDLE_TIMEOUT_SECONDS
 from tasksubmit.protocol.functions import FunctionHandler, SubmissionFunction
 from tasksubmit.protocol.handshakes import Handshakes
+from tasksubmit.protocol.places import Places
 from tasksubmit.protocol.server import TaskSubmitServer
 from tasksubmit.validation import COUNT, DELAY, FUNCTION, SECONDS, Kind, checked, instance_of, optional, whole_number
 from tasksubmit.wire.address import Address
@@ -53,12 +55,14 @@ class TaskSubmitFactory(Factory):
     :param max_description_bytes: the longest description to take, in bytes of UTF-8; None for any that fits a frame.
     :param max_control_bytes: the largest payload of a status update to take, in bytes.
     :param bounds: what all connections together may be and hold.
+    :param random: decides which connections give way when there are too many; by default nobody can foretell it.
     :param identify: asked with the transport when the first frame of a connection came; gives the address that the
         transport has authenticated, or None. If it raises, the peer's requests are refused.
     :ivar intake: what they hold.
     :ivar handshakes: connections that the TLS below has not handed over yet; `MutualTLSServerEndpoint` keeps to it.
     :ivar log: the log of the connections, which no peer can fill.
     :ivar connections: those that are open now.
+    :ivar strangers: those of them of which the transport does not say whose they are.
     :ivar unfinished: those that were lost, and of whose frames some are still in work.
     """
 
@@ -74,6 +78,7 @@ class TaskSubmitFactory(Factory):
         max_description_bytes=optional(whole_number(1, MAX_FRAME)),
         max_control_bytes=whole_number(1, MAX_FRAME),
         bounds=instance_of(Bounds),
+        random=optional(instance_of(Random)),
         identify=FUNCTION,
     )
     def __init__(
@@ -88,6 +93,7 @@ class TaskSubmitFactory(Factory):
         max_description_bytes: int | None = None,
         max_control_bytes: int = MAX_CONTROL_BYTES,
         bounds: Bounds = Bounds(),
+        random: Random | None = None,
         identify: Callable[[ITransport], Address | None] = lambda transport: None,
     ) -> None:
         if not ITaskHandler.providedBy(handler):
@@ -103,7 +109,9 @@ class TaskSubmitFactory(Factory):
         self.identify = identify
         self.bounds = bounds
         self.intake = Intake(clock, bounds)
-        self.handshakes = Handshakes(clock, bounds)
+        random = SystemRandom() if random is None else random
+        self.strangers = Places(bounds.max_connections, bounds.max_connections_per_peer, random)
+        self.handshakes = Handshakes(clock, bounds, random, lambda: len(self.connections))
         self.log = quiet_logger(TaskSubmitServer.__module__)
         self.connections: set[TaskSubmitServer] = set()
         self.unfinished: set[TaskSubmitServer] = set()
@@ -111,11 +119,6 @@ class TaskSubmitFactory(Factory):
     @override
     def buildProtocol(self, addr: IAddress | None) -> TaskSubmitServer:
         return TaskSubmitServer(self, addr)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there are as many connections as there may be."""
-        return len(self.connections) >= self.bounds.max_connections
 
     def check_size(self, frame: Frame) -> None:
         """Refuse a frame that is too large for what it is, before it takes the memory that decoding takes.

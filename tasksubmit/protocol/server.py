@@ -30,6 +30,7 @@ from tasksubmit.protocol.answers import encode, printable, quoted, rejection, re
 from tasksubmit.protocol.bounds import host_of
 from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
 from tasksubmit.protocol.framing import Hold, TaskSubmitProtocol
+from tasksubmit.protocol.places import has_unread
 from tasksubmit.protocol.turns import MESSAGES, Request, Turn
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, type_name
@@ -97,10 +98,10 @@ class TaskSubmitServer(TaskSubmitProtocol):
     @override
     def connectionMade(self) -> None:
         super().connectionMade()
-        full = f"there are {len(self._factory.connections)} connections already" if self._factory.is_full else ""
-        if full := full or self._take_place(self.host):
+        if full := self._enter():
             # Not closed: a peer of the deployed kind takes a clean end for success.
             self._log.info("{peer} is disconnected at once: {why}", peer=self._origin, why=full)
+            self._leave_places()
             self.abort()
         else:
             self._factory.connections.add(self)
@@ -131,8 +132,7 @@ class TaskSubmitServer(TaskSubmitProtocol):
             self._abort_call.cancel()
         self._factory.connections.discard(self)
         self._intake.gone(self)
-        while self._places:
-            self._intake.leave(self._places.pop())
+        self._leave_places()
         if self._turns and not self._is_cut_short:
             self._factory.unfinished.add(self)
         else:
@@ -200,7 +200,11 @@ class TaskSubmitServer(TaskSubmitProtocol):
     def is_busy(self) -> bool:
         return bool(self._turns)
 
-    # --- as `Intake` sees it ------------------------------------------------------------------------------------------
+    # --- as `Intake` and `Places` see it ------------------------------------------------------------------------------
+
+    def has_begun(self) -> bool:
+        """See `Stranger.has_begun`."""
+        return self.is_mid_frame or has_unread(self.transport)
 
     def wait_for_room(self) -> None:
         """See `Holder.wait_for_room`."""
@@ -211,9 +215,17 @@ class TaskSubmitServer(TaskSubmitProtocol):
         self.release(Hold.NO_ROOM)
 
     def give_way(self, why: str) -> None:
-        """See `Holder.give_way`."""
+        """See `Holder.give_way` and `Stranger.give_way`."""
+        self._leave_places()  # another is about to take them
         self._log.warn("{peer} is disconnected: {error}", peer=self._origin, error=why)
         self.abort()
+
+    def _enter(self) -> str:
+        """Be counted as a connection, for which another may have to go; returns why that cannot be."""
+        factory = self._factory
+        authenticated = len(factory.connections) - factory.strangers.count
+        full = factory.strangers.enter(self, authenticated + factory.handshakes.count)
+        return full or self._take_place(self.host)
 
     def _take_place(self, peer: str | Address | None) -> str:
         """Be counted as one of a peer's connections; returns why that cannot be."""
@@ -221,6 +233,11 @@ class TaskSubmitServer(TaskSubmitProtocol):
         if peer is not None and not why:
             self._places.append(peer)
         return why
+
+    def _leave_places(self) -> None:
+        self._factory.strangers.leave(self)
+        while self._places:
+            self._intake.leave(self._places.pop())
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
@@ -397,6 +414,8 @@ class TaskSubmitServer(TaskSubmitProtocol):
                 self.hold(Hold.CLOSING)
                 raise TooManyConnections(full)
             self._peer = Peer(address, self._origin)
+            if address is not None:
+                self._factory.strangers.leave(self)
         return self._peer
 
     # --- answers in order ---------------------------------------------------------------------------------------------

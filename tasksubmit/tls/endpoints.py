@@ -2,16 +2,14 @@
 
 A protocol of the application is made, and connected, only when the other end was admitted: an unjudged peer makes the
 program work for nothing but the handshake, which has limits: of time, of the bytes that are received in it
-(`MAX_HANDSHAKE_BYTES`), and of how many there may be and how fast they may begin (`Handshakes`, `Unjudged`).
+(`MAX_HANDSHAKE_BYTES`), and of how many there may be and how fast they may begin (`Handshakes`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import datetime, timezone
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from attrs import define, field
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -40,6 +38,7 @@ from tasksubmit.errors import CertificateRefused, ConfigurationError
 from tasksubmit.logs import quiet_logger
 from tasksubmit.protocol.bounds import host_of
 from tasksubmit.protocol.handshakes import UNIT_BYTES, Handshakes
+from tasksubmit.protocol.places import has_unread
 from tasksubmit.tls.credentials import MAX_HANDSHAKE_BYTES, Credentials
 from tasksubmit.tls.faults import fault_of
 from tasksubmit.tls.identity import Identity, canonical_name
@@ -76,6 +75,7 @@ class Gate(ProtocolWrapper):
         super().__init__(gates, None)  # type: ignore[arg-type]
         self._gates = gates
         self._address = address
+        self.host = host_of(address)
         self.inspection: Inspection | None = None
         self._time_limit: IDelayedCall | None = None
         self._has_heard = False
@@ -95,7 +95,8 @@ class Gate(ProtocolWrapper):
         )
         self.transport = transport
         self.connected = 1
-        self._gates.enter(self, self._address)
+        if full := self._gates.enter(self):
+            self.give_way(full)
 
     def allowance(self, wanted: int) -> int:
         """Return how many more bytes TLS may have while the handshake is not over; the rest is dropped.
@@ -109,7 +110,7 @@ class Gate(ProtocolWrapper):
         if self._received_bytes == self._paid_bytes and not self._is_cut:
             if self._paid_bytes >= MAX_HANDSHAKE_BYTES:
                 self._end_handshake(f"has more than {MAX_HANDSHAKE_BYTES} bytes: its certificates are too large")
-            elif why := self._gates.pay(self._address):
+            elif why := self._gates.pay(self.host):
                 self._end_handshake(f"is one too many: {why}")
             else:
                 self._paid_bytes = min(self._paid_bytes + UNIT_BYTES, MAX_HANDSHAKE_BYTES)
@@ -121,7 +122,7 @@ class Gate(ProtocolWrapper):
         """Both ends have shown their certificates; this end has judged the other's."""
         self._is_judged = True
         self._stop_clock()
-        self._gates.unjudged.leave(self)
+        self._gates.handshakes.leave(self)
         assert self.inspection is not None
         admitted = self.inspection.admitted
         # OpenSSL does not get here without a judgement; but what it was based on may have changed since.
@@ -136,6 +137,7 @@ class Gate(ProtocolWrapper):
         protocol.makeConnection(cast("ITransport", self))
         if IHandshakeListener.providedBy(protocol):
             protocol.handshakeCompleted()
+        self._gates.handshakes.admitted(self.host)
         self._gates.admitted(protocol)
 
     @override
@@ -147,10 +149,12 @@ class Gate(ProtocolWrapper):
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_clock()
-        self._gates.unjudged.leave(self)
+        self._gates.handshakes.leave(self)
         self._gates.credentials.connections.discard(self)
         if not self._has_heard:
             reason = self._explained(reason)
+        if self.inspection is not None:
+            self.inspection.forget()
         protocol, self.wrappedProtocol = self.wrappedProtocol, None
         if protocol is not None:
             protocol.connectionLost(reason)
@@ -170,6 +174,19 @@ class Gate(ProtocolWrapper):
             tls.abortConnection()
         else:  # a pipe, say
             tls.transport.loseConnection()
+
+    def is_busy(self) -> bool:
+        """See `Stranger.is_busy`: one that shakes hands is over soon."""
+        return False
+
+    def has_begun(self) -> bool:
+        """See `Stranger.has_begun`."""
+        tls: Any = self.transport
+        return self._received_bytes > 0 or has_unread(tls.transport)
+
+    def give_way(self, why: str) -> None:
+        """See `Stranger.give_way`."""
+        self._end_handshake(f"was ended: {why}")
 
     def _end_handshake(self, excess: str) -> None:
         self._excess = excess
@@ -191,59 +208,6 @@ class Gate(ProtocolWrapper):
         elif error is None and self.admitted is None and reason.check(ConnectionDone, ConnectionLost):
             error = ConnectionLost("the connection was closed during the TLS handshake; does the other end speak TLS?")
         return reason if error is None else Failure(error)
-
-
-MAX_UNJUDGED = 400
-"""How many connections may be in their handshake at once."""
-
-MAX_UNJUDGED_PER_HOST = 100
-"""How many of them from one host; of IPv6, from one /64 network."""
-
-
-class Stranger(Protocol):
-    """A connection of which nobody knows yet whose it is, as `Unjudged` sees it."""
-
-    def cut(self) -> None:
-        """End it at once."""
-
-
-@define(eq=False)
-class Unjudged:
-    """Counts the connections of which nobody knows yet whose they are: they have nothing else to be counted by.
-
-    When there are too many, the oldest goes of the host that has most: so a few hosts that have many keep nobody out.
-    """
-
-    _hosts: dict[Stranger, str | None] = field(factory=dict, init=False)
-    _places: Counter[str | None] = field(factory=Counter, init=False)
-
-    def refuse(self, address: IAddress | None) -> str:
-        """Why there is no place for one more of a host; nothing when there is."""
-        host = host_of(address)
-        if host is not None and self._places[host] >= MAX_UNJUDGED_PER_HOST:
-            return f"{MAX_UNJUDGED_PER_HOST} others of {host} have not shown yet whose they are"
-        return ""
-
-    def enter(self, stranger: Stranger, address: IAddress | None) -> str:
-        """Give a place, and cut off another for it if there are too many; returns why, and nothing if there are not."""
-        why = ""
-        if len(self._hosts) >= MAX_UNJUDGED:
-            [(host, count)] = self._places.most_common(1)
-            oldest = next(one for one, its_host in self._hosts.items() if its_host == host)
-            self.leave(oldest)
-            oldest.cut()
-            why = f"{MAX_UNJUDGED} others have not shown yet whose they are, {count} of {host}"
-        self._hosts[stranger] = host_of(address)
-        self._places[self._hosts[stranger]] += 1
-        return why
-
-    def leave(self, stranger: Stranger) -> None:
-        """Give the place back, if it has one."""
-        if stranger in self._hosts:
-            host = self._hosts.pop(stranger)
-            self._places[host] -= 1
-            if self._places[host] <= 0:
-                del self._places[host]
 
 
 _REFUSALS = ("certificate", "unknown ca", "access denied", "decrypt error", "internal error")
@@ -285,7 +249,6 @@ class _Gates(Factory):
         self.clock = clock
         self.expected = expected
         self.whom = expected or "the other end"
-        self.unjudged = Unjudged()
         shared = getattr(application, "handshakes", None)
         self.handshakes = shared if isinstance(shared, Handshakes) else Handshakes(clock)
         self._log = quiet_logger(__name__)
@@ -327,22 +290,13 @@ class _Gates(Factory):
     def admitted(self, protocol: IProtocol) -> None:
         """A protocol of the application was connected."""
 
-    def has_room(self, address: IAddress | None) -> bool:
-        """Whether one more connection may be taken, to be judged."""
-        why = self.unjudged.refuse(address)
-        if why:
-            self._log.warn("a connection was not taken: {why}", why=why)
-        return not why
-
-    def pay(self, address: IAddress | None) -> str:
+    def pay(self, host: str | None) -> str:
         """Count `UNIT_BYTES` more of a handshake; returns why they cannot be had."""
-        return self.handshakes.take(host_of(address))
+        return self.handshakes.take(host)
 
-    def enter(self, gate: Gate, address: IAddress | None) -> None:
-        """A connection is to be judged."""
-        why = self.unjudged.enter(gate, address)
-        if why:
-            self._log.warn("a connection was cut off in its handshake, to take another: {why}", why=why)
+    def enter(self, gate: Gate) -> str:
+        """A connection is to be judged; returns why there is no place for it."""
+        return self.handshakes.enter(gate)
 
     def refused(self, reason: Failure, address: IAddress | None) -> None:
         """A connection ended before the other end was admitted."""
@@ -364,17 +318,17 @@ class _LimitedTLS(BufferingTLSTransport):
             super().dataReceived(bytes[:allowed])
             bytes = bytes[allowed:]
 
+    @override
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        # Twisted keeps the failure in a variable of a frame that is in the failure's traceback. Until garbage is
+        # collected, hundreds of such connections would hold 100 KiB each. The frames are of no use to anybody.
+        if reason is not None:
+            reason.cleanFailure()
+        super()._tlsShutdownFinished(reason)
+
 
 class _TLSFactory(TLSMemoryBIOFactory):
-    """Takes no connection while too many others are still to be judged."""
-
     protocol = _LimitedTLS
-
-    @override
-    def buildProtocol(self, addr: Any) -> Any:
-        gates = self.wrappedFactory
-        assert isinstance(gates, _Gates)
-        return super().buildProtocol(addr) if gates.has_room(addr) else None
 
 
 class _OneGate(_Gates):
@@ -398,8 +352,12 @@ class _OneGate(_Gates):
         return self._gate
 
     @override
-    def pay(self, address: IAddress | None) -> str:
+    def pay(self, host: str | None) -> str:
         return ""  # who dials decides how often
+
+    @override
+    def enter(self, gate: Gate) -> str:
+        return ""
 
     @override
     def admitted(self, protocol: IProtocol) -> None:
@@ -426,7 +384,8 @@ class _OneGate(_Gates):
 class MutualTLSServerEndpoint:
     """Listens as ``inner`` does, and admits those whom ``credentials`` trust.
 
-    A factory with an attribute ``handshakes``, such as `TaskSubmitFactory`, says how fast they may begin.
+    A factory with an attribute ``handshakes``, such as `TaskSubmitFactory`, says how many there may be, and how
+    fast they may begin.
 
     :param clock: measures the handshake; commonly the reactor.
     """

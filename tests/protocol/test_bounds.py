@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from random import Random
 
 from attrs import define, field
 from hypothesis import given
@@ -186,17 +187,56 @@ class ServerBoundsTests(ServerTestCase):
     """Connections under the rules."""
 
     def test_too_many(self) -> None:
-        """A connection over the limit is aborted at once, and said so; when one ends another can be made."""
+        """A connection over the limit is aborted at once when all have something in work, and said so; when one ends
+        another can be made.
+        """
         peers = [self.start(bounds=Bounds(max_connections=2)), self.raw()]
+        for peer in peers:
+            self.deliver(peer, encoded(request("a")))
         with capturedLogs() as logs:
             refused = self.raw()
         assert refused.lost is not None
         refused.lost.trap(ConnectionLost)  # a clean end would count as success with a peer of the deployed kind
         self.assertIn("there are 2 connections already", formatEvent(logs[0]))
         self.assertEqual(len(self.factory.connections), 2)
-        peers[0].close()
-        self.network.flush()
+        self.network.cut_all()
         self.assertIsNone(self.raw().lost)
+
+    def test_idle_ones_give_way(self) -> None:
+        """One that has nothing in work makes room for a newcomer of its host, or of any when there are too many."""
+        for limit in ("max_connections", "max_connections_per_peer"):
+            self.setUp()
+            self.start(bounds=Bounds(**{limit: 3}), random=Random(1))
+            transports = [self.transport("10.0.0.1") for _ in range(50)]
+            self.assertLessEqual(sum(transport.connected for transport in transports), 3)
+            self.assertTrue(transports[-1].connected)
+
+    def test_lock_out(self) -> None:
+        """However many idle connections a host renews, an honest peer of that host is answered."""
+        self.start(random=Random(1))
+        idle = [self.transport("127.0.0.1") for _ in range(520)]
+        answered = 0
+        for number in range(50):
+            honest = self.transport("127.0.0.1")
+            honest.protocol.dataReceived(encoded(request(str(number))))
+            idle += [self.transport("127.0.0.1") for transport in idle[:520] if not transport.connected][:20]
+            self.reply(str(number))
+            answered += b'"status":200' in honest.value()
+        self.assertEqual(answered, 50)
+        self.assertLessEqual(len(self.factory.connections), 501)
+
+    def test_authenticated_stay(self) -> None:
+        """A connection whose address the transport has authenticated gives way to nobody."""
+        self.start(bounds=Bounds(max_connections=10), random=Random(1), identify=lambda _: THERE)
+        peers = [self.raw() for _ in range(4)]
+        for peer in peers:
+            self.deliver(peer, encoded(request("a")))
+            self.reply("a")
+        self.factory.identify = lambda _: None
+        for _ in range(100):
+            self.transport("10.0.0.1")
+        self.assertEqual([peer.lost for peer in peers], [None] * 4)
+        self.assertLessEqual(len(self.factory.connections), 10)
 
     def transport(self, host: str) -> StringTransportWithDisconnection:
         """A connection from a host."""
@@ -209,7 +249,10 @@ class ServerBoundsTests(ServerTestCase):
     def test_too_many_of_a_host(self) -> None:
         """One host has so many connections, and others are not kept out by it."""
         self.start(bounds=Bounds(max_connections_per_peer=2))
-        transports = [self.transport("10.0.0.1") for _ in range(3)] + [self.transport("10.0.0.2")]
+        transports = [self.transport("10.0.0.1") for _ in range(2)]
+        for transport in transports:
+            transport.protocol.dataReceived(encoded(request("a")))
+        transports += [self.transport("10.0.0.1"), self.transport("10.0.0.2")]
         self.assertEqual([transport.connected for transport in transports], [True, True, False, True])
         transports[0].loseConnection()
         self.assertTrue(self.transport("10.0.0.1").connected)
@@ -284,7 +327,7 @@ class ServerBoundsTests(ServerTestCase):
 
     def test_log_stays_small(self) -> None:
         """However many connections are refused, the log says so a few times, and how often it did not."""
-        self.start(bounds=Bounds(max_connections=1))
+        self.deliver(self.start(bounds=Bounds(max_connections=1)), encoded(request("a")))
         with capturedLogs() as logs:
             for _ in range(500):
                 self.raw()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from random import Random
 from typing import Any
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
@@ -18,16 +18,14 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from tasksubmit.errors import CertificateRefused, ConfigurationError
+from tasksubmit.protocol.bounds import Bounds
+from tasksubmit.protocol.handshakes import Handshakes
 from tasksubmit.testing.transport import MemoryTransport
-from tasksubmit.tls import endpoints
 from tasksubmit.tls.credentials import MAX_BETWEEN, Credentials
 from tasksubmit.tls.endpoints import (
     HANDSHAKE_SECONDS,
-    MAX_UNJUDGED,
-    MAX_UNJUDGED_PER_HOST,
     MutualTLSClientEndpoint,
     MutualTLSServerEndpoint,
-    Unjudged,
     admitted_name,
 )
 from tasksubmit.tls.faults import fault_of
@@ -495,35 +493,16 @@ class StrangerTests(TLSTestCase):
         self.assertIsNotNone(stranger.lost)
         self.assertEqual(self.served.peers, [])
 
-    def test_many_unjudged(self) -> None:
-        """Only so many may be in their handshake at once, and fewer of one host; those that end make room."""
-        unjudged = Unjudged()
-        hosts = [IPv4Address("TCP", f"10.0.0.{number}", 1) for number in range(1, 9)]
-        first = [FakeStranger() for _ in range(MAX_UNJUDGED_PER_HOST)]
-        for stranger in first:
-            self.assertEqual((unjudged.refuse(hosts[0]), unjudged.enter(stranger, hosts[0])), ("", ""))
-        self.assertIn("100 others of 10.0.0.1", unjudged.refuse(hosts[0]))
-        others = [FakeStranger() for _ in range(MAX_UNJUDGED - MAX_UNJUDGED_PER_HOST)]
-        for number, stranger in enumerate(others):
-            self.assertEqual(unjudged.enter(stranger, hosts[1 + number % 6]), "")
-        self.assertEqual(unjudged.refuse(hosts[7]), "")
-        self.assertIn(
-            "400 others have not shown yet whose they are, 100 of", unjudged.enter(late := FakeStranger(), hosts[7])
-        )
-        self.assertEqual([one for one in (*first, *others, late) if one.is_cut], first[:1])
-        for stranger in (*first, *others, late):
-            unjudged.leave(stranger)
-        self.assertEqual((unjudged.enter(FakeStranger(), hosts[0]), len(unjudged._places)), ("", 1))
-
     def test_silent_strangers(self) -> None:
         """Whoever connects and says nothing takes a place until the handshake's time is over."""
-        self.patch(endpoints, "MAX_UNJUDGED", 3)
+        bounds = Bounds(max_handshakes=3)
+        self.served.handshakes = Handshakes(self.clock, bounds, Random(1))  # type: ignore[attr-defined]  # see `listen`
         ears = [self.dial_plainly()] + [Ears() for _ in range(4)]
         for ear in ears[1:]:
             self.network.client_endpoint("bob").connect(ear).addErrback(lambda _: None)
         self.network.flush()
         self.assertEqual(self.network.connection_count("bob"), 3)
-        self.assertTrue(self.can_talk())  # however many keep silent, the oldest of them makes room
+        self.assertTrue(self.can_talk())  # however many keep silent, one of them makes room
         self.clock.advance(HANDSHAKE_SECONDS)
         self.network.flush()
         late = Ears()
@@ -645,16 +624,6 @@ class StrangerTests(TLSTestCase):
         self.assertEqual(self.refused_by_bob()[0], "")
         self.bobs.load()
         self.assertIn("nobody who is trusted", self.refused_by_bob()[0])
-
-
-class FakeStranger:
-    """A connection in its handshake."""
-
-    is_cut = False
-
-    def cut(self) -> None:
-        """See `Stranger.cut`."""
-        self.is_cut = True
 
 
 class _Twelve(Credentials):
