@@ -63,6 +63,9 @@ LOCK = 99
 
 _MAX_CONTROL_LINE = 8192
 _KEPT_OF_STDERR = 4096
+_FULL_PIPE_TURNS = 64
+"""How many turns of the reactor it takes to read a full pipe, of 64 KiB by default, with some to spare."""
+
 _SLACK_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 _LONGEST_POLL_SECONDS = 5.0
@@ -401,7 +404,10 @@ class _Command(ProcessProtocol):
                 os.kill(self.transport.pid, signal.SIGCONT)
             self._later(_LONGEST_POLL_SECONDS, self._wake)
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, turns: int = _FULL_PIPE_TURNS) -> None:
+        """Close the pipes when what is in them has been read, which a busy machine may not have come to so far."""
+        if turns:
+            return self._later(0, lambda: self._hang_up(turns - 1))  # the reactor reads before
         for descriptor in (STDOUT, STDERR, CONTROL):
             self.transport.closeChildFD(descriptor)
         if STDIN in self.transport.pipes:  # to close it would wait until all is written

@@ -40,8 +40,8 @@ STATED_SECONDS = 65
 
 SCRIPT = """
 echo "progress reading" >&3
-wc -c > out.txt
-echo "result-file out.txt" >&3
+wc -c > out-$TASKSUBMIT_TASK_ID.txt  # others may be in the same directory
+echo "result-file out-$TASKSUBMIT_TASK_ID.txt" >&3
 """
 
 

@@ -265,6 +265,11 @@ class OutcomeTests(ProcessTestCase):
         """What is printed has to be UTF-8."""
         self.assertIn("not text in UTF-8", await self.fault(self.shell("printf '\\377'")))
 
+    async def test_short_grace(self) -> None:
+        """What a command printed before its end is read, however late the reactor comes to it."""
+        for _ in range(5):
+            self.assertEqual(len(str(await self.shell("printf '%060000d' 1", grace_seconds=1e-6))), 60_000)
+
     async def test_too_much(self) -> None:
         """A command that prints without end is ended."""
         fault = await self.fault(self.begin("/usr/bin/yes", max_output_bytes=100_000))
