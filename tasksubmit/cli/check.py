@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,7 @@ from click.exceptions import Exit
 
 from tasksubmit.cli.control import FAILED, Json
 from tasksubmit.cli.output import show_compacted
-from tasksubmit.cli.quoting import clean
+from tasksubmit.cli.quoting import block, clean, columns
 from tasksubmit.cli.session import Session
 
 if TYPE_CHECKING:
@@ -65,9 +66,18 @@ def _finding(finding: Finding) -> Json:
 
 def _show(report: Report) -> None:
     for finding in report.problems:
-        click.echo(clean(f"problem: {finding.where} {finding.what}; {finding.hint}"))
+        _show_finding("problem", finding)
     for finding in report.notices:
-        click.echo(clean(f"notice: {finding.where} {finding.what}; {finding.hint}"))
+        _show_finding("notice", finding)
     counts = f"{report.tasks} tasks, {report.results} results with {report.result_bytes} bytes"
     verdict = f"{len(report.problems)} problems" if report.problems else "all is whole"
     click.echo(f"checked {counts}: {verdict}")
+
+
+def _show_finding(kind: str, finding: Finding) -> None:
+    text = f"{finding.where} {finding.what}; {finding.hint}"
+    line = clean(f"{kind}: {text}")
+    # A finding names files and tasks as peers named them: a terminal must not wrap it to its left margin.
+    if sys.stdout.isatty() and len(line) >= columns():
+        line = "\n".join([f"{kind}:", *block(text, kind)])
+    click.echo(line)

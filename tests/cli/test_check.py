@@ -54,6 +54,16 @@ class CheckTests(CommandTestCase):
         self.assertTrue(notice.startswith(f"notice: {self.directory / RESULTS / 'stray.txt'} is named by no"), notice)
         self.assertIn("all is whole", summary)
 
+    def test_padded_name(self) -> None:
+        """On a terminal, a file name that is as long as a row begins none of its own."""
+        name = "t1_a" + " " * 100 + "$ tasksubmit trust add.txt"
+        (self.directory / RESULTS / name).touch()
+        shown = self.run_command("--state-dir", str(self.directory), "check", is_terminal=True).stdout
+        kind, *rows, _ = shown.splitlines()
+        self.assertEqual(kind, "notice:")
+        self.assertEqual({row[:10] for row in rows}, {"  notice| "})
+        self.assertLess(max(map(len, rows)), 80)
+
     def test_json(self) -> None:
         """A program gets the same in the envelope; problems show in the exit code as well."""
         whole = self.data("--state-dir", str(self.directory), "check")
