@@ -6,15 +6,32 @@ long as the others are renewed. So a newcomer always gets its place, and another
 it. Which one is left to chance, as with OpenSSH's ``MaxStartups``: whoever says nothing is met sooner or later, and one
 that shakes hands, or sends a frame, within a moment rarely is. From half of the places on the chance grows that one is
 dropped, so that a few that are renewed often do not fill the last of them.
+
+Three are drawn, and the first that has sent nothing goes, or else the last: so one who opens connections as fast as
+they are taken, and says nothing on them, drops none but those. What has arrived and was not read yet counts as sent,
+for a busy reactor takes many connections before it reads from the first.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Hashable
 from random import Random
 from typing import Protocol
 
 from attrs import define, field
+from twisted.internet.interfaces import ISystemHandle
+
+_DRAWN = 3
+
+
+def has_unread(transport: object) -> bool:
+    """True if something has arrived on a socket that its transport has not read yet."""
+    handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
+    try:
+        return isinstance(handle, socket.socket) and bool(handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False
 
 
 class Stranger(Protocol):
@@ -26,6 +43,9 @@ class Stranger(Protocol):
 
     def is_busy(self) -> bool:
         """True while it has something in work: then it is not dropped."""
+
+    def has_begun(self) -> bool:
+        """True while something of it has arrived that is not complete, or not read yet."""
 
     def give_way(self, why: str) -> None:
         """End at once."""
@@ -89,7 +109,8 @@ class Places:
         idle = [stranger for stranger in strangers if not stranger.is_busy()]
         if not idle:
             return False
-        dropped = self.random.choice(idle)
+        drawn = [self.random.choice(idle) for _ in range(_DRAWN)]
+        dropped = next((stranger for stranger in drawn if not stranger.has_begun()), drawn[-1])
         self.leave(dropped)
         dropped.give_way(f"{why}, and it was drawn by lot to make room")
         return True

@@ -30,6 +30,7 @@ from tasksubmit.protocol.answers import encode, printable, quoted, rejection, re
 from tasksubmit.protocol.bounds import host_of
 from tasksubmit.protocol.elsewhere import LARGE_BYTES, do_elsewhere
 from tasksubmit.protocol.framing import Hold, TaskSubmitProtocol
+from tasksubmit.protocol.places import has_unread
 from tasksubmit.protocol.turns import MESSAGES, Request, Turn
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame, type_name
@@ -199,7 +200,11 @@ class TaskSubmitServer(TaskSubmitProtocol):
     def is_busy(self) -> bool:
         return bool(self._turns)
 
-    # --- as `Intake` sees it ------------------------------------------------------------------------------------------
+    # --- as `Intake` and `Places` see it ------------------------------------------------------------------------------
+
+    def has_begun(self) -> bool:
+        """See `Stranger.has_begun`."""
+        return self.is_mid_frame or has_unread(self.transport)
 
     def wait_for_room(self) -> None:
         """See `Holder.wait_for_room`."""

@@ -38,6 +38,7 @@ from tasksubmit.errors import CertificateRefused, ConfigurationError
 from tasksubmit.logs import quiet_logger
 from tasksubmit.protocol.bounds import host_of
 from tasksubmit.protocol.handshakes import UNIT_BYTES, Handshakes
+from tasksubmit.protocol.places import has_unread
 from tasksubmit.tls.credentials import MAX_HANDSHAKE_BYTES, Credentials
 from tasksubmit.tls.faults import fault_of
 from tasksubmit.tls.identity import Identity, canonical_name
@@ -173,6 +174,11 @@ class Gate(ProtocolWrapper):
     def is_busy(self) -> bool:
         """See `Stranger.is_busy`: one that shakes hands is over soon."""
         return False
+
+    def has_begun(self) -> bool:
+        """See `Stranger.has_begun`."""
+        tls: Any = self.transport
+        return self._received_bytes > 0 or has_unread(tls.transport)
 
     def give_way(self, why: str) -> None:
         """See `Stranger.give_way`."""

@@ -1,10 +1,15 @@
 """Lay siege to a node, and see that it stays under its ceiling of memory while an honest peer is served.
 
 ``python -m tests.integration.siege`` starts a node with default settings and, one after the other and then at once,
-holds 1,000 slow connections that each dribble a frame of 16 MiB, lets 10,000 connections come and go, and floods it
-from one peer with as many submissions as it takes. All the while an honest peer on another host submits tasks, each on
-a connection of its own, and sends a frame of 12 MiB. It prints what the node's memory came to and what the honest peer
-waited, and exits with 1 when that was over the ceiling, or the honest peer was not served. Linux only.
+holds 1,000 slow connections that each dribble a frame of 16 MiB, lets 10,000 connections come and go, floods it from
+one peer with as many submissions as it takes, and keeps 520 connections from the honest peer's own host that say
+nothing and are renewed. A node with keys comes next, with default settings and with small limits: strangers show it
+certificates of 33,000 names, and 140 connections from the honest peer's host say nothing.
+
+All the while an honest peer submits tasks, each on a connection of its own, and sends a frame of 12 MiB. What is cut
+off because others share its host it sends again, as a node would. The siege prints what the node's memory came to and
+what the honest peer waited, and exits with 1 when that was over the ceiling, or the honest peer was not served. Linux
+only.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -26,17 +32,30 @@ from typing import Any
 from attrs import define, field, frozen
 
 from benchmarks.processes import free_port, running, wait_until_listening
-from tasksubmit.protocol.bounds import Bounds
+from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
+from tasksubmit.tls.files import CERTIFICATE_FILE, KEY_FILE
+from tasksubmit.tls.identity import certificates_pem, key_pem, make_key
 from tasksubmit.wire import Frame, FrameType, generate_task_id
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskResultMessage
 from tests.integration.siege_attacks import ATTACKS
 from tests.processes import LONGEST_SECONDS, until, watch
+from tests.tls.handshake_cost import certificate_of
+from tests.tls.support import Party
 
 NODE, HONEST, FLOODER = "0:0000.0000.0001", "0:0000.0000.0002", "0:0000.0000.0003"
 HONEST_HOST = "127.9.0.1"
 HONEST_PAUSE_SECONDS = 0.05
 
 MIB = 1024 * 1024
+
+WITHOUT_KEYS = {"dribble": 1000, "come_and_go": 10_000, "flood": 100, "idle": 520}
+WITH_KEYS = {"certificates": 8, "silent": 140}
+
+OF_ITS_HOST = {"idle", "silent"}
+"""Attacks from the honest peer's own host: some of its connections are drawn by lot."""
+
+MOST_REPEATS = 0.2
+"""The share of them that may be."""
 
 
 def ceiling_bytes(bounds: Bounds) -> int:
@@ -50,6 +69,7 @@ class Plan:
 
     :ivar seconds: of each round.
     :ivar sizes: how many connections each attack has.
+    :ivar has_keys: the node has keys, and the honest peer uses TLS.
     :ivar only: the name of one round; empty for all.
     :ivar dribble_bytes: how much of each slow frame comes a second.
     :ivar large_bytes: the size of the honest peer's large frame.
@@ -57,7 +77,8 @@ class Plan:
     """
 
     seconds: float = 20.0
-    sizes: Mapping[str, int] = field(factory=lambda: {"dribble": 1000, "come_and_go": 10_000, "flood": 100})
+    sizes: Mapping[str, int] = field(factory=lambda: WITHOUT_KEYS)
+    has_keys: bool = False
     only: str = ""
     dribble_bytes: int = 16 * 1024
     large_bytes: int = 12 * 1024 * 1024
@@ -87,18 +108,32 @@ def reset_peak(process: subprocess.Popen[bytes]) -> None:
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
-def converse(port: int, frame: bytes, timeout: float = LONGEST_SECONDS) -> SubmitResponse:
-    """Dial, send a frame, and read its answer."""
-    with socket.socket() as dialled:
-        dialled.settimeout(timeout)
-        dialled.bind((HONEST_HOST, 0))
-        dialled.connect(("127.0.0.1", port))
-        dialled.sendall(frame)
-        received = b""
-        while len(received) < 8 or len(received) < 8 + struct.unpack(">I", received[4:8])[0]:
-            if not (more := dialled.recv(65536)):
-                raise ConnectionError("closed without an answer")
-            received += more
+@frozen
+class Honest:
+    """The honest peer.
+
+    :ivar tls: what it shows; None where the node has no keys.
+    """
+
+    port: int
+    tls: ssl.SSLContext | None = None
+
+    def converse(self, frame: bytes) -> SubmitResponse:
+        """Dial, send a frame, and read its answer."""
+        with socket.create_connection(("127.0.0.1", self.port), LONGEST_SECONDS, (HONEST_HOST, 0)) as plain:
+            if self.tls is None:
+                return _asked(plain, frame)
+            with self.tls.wrap_socket(plain) as encrypted:
+                return _asked(encrypted, frame)
+
+
+def _asked(dialled: socket.socket, frame: bytes) -> SubmitResponse:
+    dialled.sendall(frame)
+    received = b""
+    while len(received) < 8 or len(received) < 8 + struct.unpack(">I", received[4:8])[0]:
+        if not (more := dialled.recv(65536)):
+            raise ConnectionError("closed without an answer")
+        received += more
     return SubmitResponse.from_frame(Frame(FrameType.SUBMIT, received[8:]))
 
 
@@ -111,8 +146,11 @@ def large_frame(size_bytes: int) -> bytes:
     return message.to_frame().encode()
 
 
-def be_honest(port: int, plan: Plan, is_over: Callable[[], bool]) -> Served:
-    """Submit until the time and the attack are over and the large frame, sent in the middle, was answered."""
+def be_honest(peer: Honest, plan: Plan, is_over: Callable[[], bool], shares_host: bool) -> Served:
+    """Submit until the time and the attack are over and the large frame, sent in the middle, was answered.
+
+    :param shares_host: others attack from the same host.
+    """
     seconds = plan.seconds
     served = Served()
     begun = time.monotonic()
@@ -123,19 +161,19 @@ def be_honest(port: int, plan: Plan, is_over: Callable[[], bool]) -> Served:
         try:
             at = time.monotonic()
             if is_large_now := is_large_due and at > begun + seconds / 2:
-                answer = converse(port, frame)
+                answer = peer.converse(frame)
                 is_large_due = is_large_now = False
                 served.large_seconds = time.monotonic() - at
                 if answer.code != "unknown_task":
                     served.faults.append(f"large: {answer}")
             request = SubmitRequest(generate_task_id(), "honest work", HONEST, NODE)
             at = time.monotonic()
-            answer = converse(port, request.to_frame().encode())
+            answer = peer.converse(request.to_frame().encode())
             served.seconds.append(time.monotonic() - at)
             if answer.status != 200:
                 served.faults.append(f"refused: {answer}")
         except OSError as error:
-            if is_large_now:
+            if is_large_now or shares_host:
                 served.repeats += 1  # as a node would, when one of its own frames was the slowest
             else:
                 served.faults.append(f"{type(error).__name__}: {error}")
@@ -144,14 +182,22 @@ def be_honest(port: int, plan: Plan, is_over: Callable[[], bool]) -> Served:
 
 
 @contextmanager
-def attacking(port: int, attacks: Mapping[str, int], dribble_bytes: int) -> Iterator[dict[str, Any]]:
-    """The attacks under way, each in its process; gives their counts."""
+def attacking(port: int, attacks: Mapping[str, int], plan: Plan, large: Path) -> Iterator[dict[str, Any]]:
+    """The attacks under way, each in its process; gives their counts.
+
+    :param large: the file of a key and a large certificate.
+    """
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     counts = {name: spawn.Array("q", 3, lock=False) for name in attacks}
     processes = []
     for name, size in attacks.items():
-        more = {"flood": (FLOODER, NODE), "dribble": (dribble_bytes,)}.get(name, ())
+        more: tuple[Any, ...] = {
+            "flood": (FLOODER, NODE),
+            "dribble": (plan.dribble_bytes,),
+            "certificates": (str(large),),
+            **dict.fromkeys(OF_ITS_HOST, (HONEST_HOST,)),
+        }.get(name, ())
         processes.append(spawn.Process(target=ATTACKS[name], args=(port, stop, counts[name], size, *more)))
     for process in processes:
         process.start()
@@ -165,15 +211,16 @@ def attacking(port: int, attacks: Mapping[str, int], dribble_bytes: int) -> Iter
 
 
 def round_of(
-    node: subprocess.Popen[bytes], port: int, name: str, attacks: Mapping[str, int], plan: Plan, log: Path
+    node: subprocess.Popen[bytes], peer: Honest, name: str, attacks: Mapping[str, int], plan: Plan, directory: Path
 ) -> list[str]:
     """One attack, or several at once; prints what came of it, and returns what was not as it should be."""
     reset_peak(node)
+    log = directory / "log"
     log_bytes = log.stat().st_size
-    with attacking(port, attacks, plan.dribble_bytes) as counts:
+    with attacking(peer.port, attacks, plan, directory / "large.pem") as counts:
         until(lambda: all(count[0] for count in counts.values()), f"{name}: an attack does not begin")
         size, count = attacks.get("come_and_go", 0), counts.get("come_and_go", [0])
-        served = be_honest(port, plan, lambda: count[0] >= size)
+        served = be_honest(peer, plan, lambda: count[0] >= size, bool(OF_ITS_HOST & attacks.keys()))
     peak, ceiling = status(node, "VmHWM"), ceiling_bytes(plan.bounds)
     ordered = sorted(served.seconds) or [0.0]
     print(
@@ -188,9 +235,24 @@ def round_of(
     faults = [f"{name}: {fault}" for fault in served.faults]
     if peak > ceiling:
         faults.append(f"{name}: {peak / MIB:.0f} MiB are over the ceiling of {ceiling / MIB:.0f} MiB")
+    if served.repeats > max(20.0, MOST_REPEATS * len(served.seconds)):
+        faults.append(f"{name}: {served.repeats} repeats for {len(served.seconds)} submissions")
     if not served.seconds or not served.large_seconds:
         faults.append(f"{name}: the honest peer was not served")
     return faults
+
+
+def make_keys(directory: Path) -> ssl.SSLContext:
+    """Make the node's keys, a stranger's large certificate, and what the honest peer shows, which is returned."""
+    honest = Party(HONEST, directory / "honest")
+    Party(NODE, directory / "state").trust(f"{HONEST} {honest.pin} tcp:127.0.0.1:9")
+    key = make_key()
+    (directory / "large.pem").write_bytes(key_pem(key) + certificates_pem([certificate_of(key, names=33_000)]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.load_cert_chain(honest.directory / CERTIFICATE_FILE, honest.directory / KEY_FILE)
+    return context
 
 
 def lay_siege(plan: Plan) -> list[str]:
@@ -203,15 +265,19 @@ def lay_siege(plan: Plan) -> list[str]:
         command += ["--listen", f"tcp:{port}:interface=127.0.0.1"]
         command += ["--max-connections", str(plan.bounds.max_connections)]
         command += ["--max-buffered-bytes", str(plan.bounds.max_buffered_bytes)]
-        for peer in (HONEST, FLOODER):
-            command += ["--peer", f"{peer}=tcp:127.0.0.1:9"]
+        if plan.has_keys:
+            honest = Honest(port, make_keys(Path(directory)))
+        else:
+            honest = Honest(port)
+            for address in (HONEST, FLOODER):
+                command += ["--peer", f"{address}=tcp:127.0.0.1:9"]
         with running(command, log) as node:
             wait_until_listening(node, port, log)
             rounds: dict[str, Mapping[str, int]] = {"peace": {}}
             rounds.update({name: {name: size} for name, size in plan.sizes.items()})
             for name, attacks in {**rounds, "all at once": plan.sizes}.items():
                 if plan.only in ("", name):
-                    faults += round_of(node, port, name, attacks, plan, log)
+                    faults += round_of(node, honest, name, attacks, plan, Path(directory))
             if node.poll() is not None:
                 faults.append(f"the node ended with {node.returncode}")
         text = log.read_text()
@@ -228,6 +294,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="one round by its name")
     options = parser.parse_args()
     faults = lay_siege(Plan(seconds=options.seconds, only=options.only))
+    faults += lay_siege(Plan(seconds=options.seconds, only=options.only, sizes=WITH_KEYS, has_keys=True))
+    # With small limits whatever is not counted would show.
+    small = Bounds(max_connections=100, max_buffered_bytes=LEAST_BUFFERED_BYTES)
+    faults += lay_siege(
+        Plan(seconds=options.seconds, only=options.only, sizes=WITH_KEYS, has_keys=True, bounds=small, large_bytes=MIB)
+    )
     for fault in faults:
         print("FAULT", fault)
     return 1 if faults else 0

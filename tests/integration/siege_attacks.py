@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import selectors
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Event
+from threading import Thread
 from typing import Any
 
 from tasksubmit.wire import MAX_FRAME, generate_task_id
@@ -163,4 +165,44 @@ def flood(port: int, stop: Event, counts: Counts, size: int, sender: str, receiv
         attack.look(0.05)
 
 
-ATTACKS: dict[str, Callable[..., None]] = {"dribble": dribble, "come_and_go": come_and_go, "flood": flood}
+def lock_out(port: int, stop: Event, counts: Counts, size: int, host: str) -> None:
+    """Keep so many connections from the honest peer's host that say nothing, and renew each that the node ends."""
+    attack = Attack(port, counts, size, [host])
+    while not stop.is_set():
+        for _ in range(min(50, size - len(attack.attackers))):
+            attack.add()
+        attack.look(0.01)
+
+
+def certificates(port: int, stop: Event, counts: Counts, size: int, file: str) -> None:
+    """Shake hands without end on so many connections, each from a host of its own, and show what is in a file."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.load_cert_chain(file)
+
+    def shake(host: str) -> None:
+        while not stop.is_set():
+            counts[0] += 1
+            try:
+                dialled = socket.create_connection(("127.0.0.1", port), 10, (host, 0))
+                with dialled, context.wrap_socket(dialled) as encrypted:
+                    encrypted.recv(1)
+            except OSError:
+                counts[1] += 1
+
+    threads = [Thread(target=shake, args=(f"127.4.0.{number}",)) for number in range(1, size + 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+ATTACKS: dict[str, Callable[..., None]] = {
+    "dribble": dribble,
+    "come_and_go": come_and_go,
+    "flood": flood,
+    "idle": lock_out,
+    "silent": lock_out,
+    "certificates": certificates,
+}

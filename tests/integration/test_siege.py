@@ -24,6 +24,7 @@ class SiegeTests(SynchronousTestCase):
         # Room for all of them: a busy node may not have come yet to those that are gone.
         bounds = Bounds(max_connections=500, max_buffered_bytes=LEAST_BUFFERED_BYTES)
         sizes = {"dribble": 200, "come_and_go": 200, "flood": 4}
-        large = {"dribble_bytes": MIB // 2, "large_bytes": 2 * MIB}
-        plan = Plan(seconds=5, sizes=sizes, only="all at once", bounds=bounds, **large)
+        plan = Plan(
+            seconds=5, sizes=sizes, only="all at once", bounds=bounds, dribble_bytes=MIB // 2, large_bytes=2 * MIB
+        )
         self.assertEqual(lay_siege(plan), [])

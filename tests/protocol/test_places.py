@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Hashable
 from random import Random
@@ -9,12 +10,14 @@ from random import Random
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.interfaces import ISystemHandle
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.handshakes import Handshakes
-from tasksubmit.protocol.places import Places
+from tasksubmit.protocol.places import Places, has_unread
 
 
 @define(eq=False)
@@ -23,10 +26,14 @@ class FakeStranger:
 
     host: Hashable = "10.0.0.1"
     works: bool = False
+    began: bool = False
     gone: list[str] = field(factory=list)
 
     def is_busy(self) -> bool:
         return self.works
+
+    def has_begun(self) -> bool:
+        return self.began
 
     def give_way(self, why: str) -> None:
         self.gone.append(why)
@@ -97,6 +104,45 @@ class PlacesTests(SynchronousTestCase):
         strangers[7].works = False
         self.assertEqual(self.places.enter(FakeStranger()), "")
         self.assertEqual([one for one in strangers if one.gone], [strangers[7]])
+
+    def test_silent_ones_first(self) -> None:
+        """One that has begun something is spared while most say nothing, however many come."""
+        for _ in range(60):
+            self.enter()
+        honest = self.enter()
+        honest.began = True
+        for _ in range(5000):
+            self.enter()
+        self.assertEqual(honest.gone, [])
+
+    def test_silent_one_among_others(self) -> None:
+        """Where most have sent something, one that has not yet is still hardly dropped at once."""
+        kept = 0
+        for _ in range(100):
+            for _ in range(101):
+                self.enter().began = True
+            honest = self.enter()
+            for _ in range(5):
+                self.enter().began = True
+            kept += not honest.gone
+            self.places.leave(honest)
+        self.assertGreater(kept, 75)
+
+    def test_not_read_yet(self) -> None:
+        """What has arrived at a socket counts as sent before it is read; what is no socket has nothing unread."""
+
+        @implementer(ISystemHandle)
+        class Transport:
+            def getHandle(self) -> socket.socket:  # noqa: N802 - Twisted's
+                return here
+
+        here, there = socket.socketpair()
+        self.addCleanup(there.close)
+        self.assertFalse(has_unread(Transport()))
+        there.send(b"hello")
+        self.assertEqual((has_unread(Transport()), here.recv(9)), (True, b"hello"))
+        here.close()
+        self.assertEqual((has_unread(Transport()), has_unread(object()), has_unread(None)), (False, False, False))
 
     def test_all(self) -> None:
         """When all places are taken, one of the host that has most goes; connections without a host are such a host."""
