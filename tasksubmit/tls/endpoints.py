@@ -151,6 +151,8 @@ class Gate(ProtocolWrapper):
         self._gates.credentials.connections.discard(self)
         if not self._has_heard:
             reason = self._explained(reason)
+        if self.inspection is not None:
+            self.inspection.forget()
         protocol, self.wrappedProtocol = self.wrappedProtocol, None
         if protocol is not None:
             protocol.connectionLost(reason)
@@ -313,6 +315,14 @@ class _LimitedTLS(BufferingTLSTransport):
         while bytes and (allowed := gate.allowance(len(bytes))):
             super().dataReceived(bytes[:allowed])
             bytes = bytes[allowed:]
+
+    @override
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        # Twisted keeps the failure in a variable of a frame that is in the failure's traceback. Until garbage is
+        # collected, hundreds of such connections would hold 100 KiB each. The frames are of no use to anybody.
+        if reason is not None:
+            reason.cleanFailure()
+        super()._tlsShutdownFinished(reason)
 
 
 class _TLSFactory(TLSMemoryBIOFactory):

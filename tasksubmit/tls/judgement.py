@@ -112,6 +112,10 @@ class Inspection:
         self._judge(self._own)
         return self.refusal is None
 
+    def forget(self) -> None:
+        """Let go of the certificate: pyOpenSSL keeps what it calls back until garbage is collected."""
+        self._own = None
+
     def _refuse_above(self, above: crypto.X509, problem: int) -> None:
         """Refuse a certificate, not seen yet, for one above it. OpenSSL would go on to verify all signatures below."""
         try:
@@ -125,7 +129,8 @@ class Inspection:
         try:
             self.admitted = admit(own, self._problems, self.trust, authority, self.expected)
         except CertificateRefused as refusal:
-            self.admitted, self.refusal = None, refusal
+            # Its traceback would hold all that is on the stack, the connection among it.
+            self.admitted, self.refusal = None, refusal.with_traceback(None)
         except Exception as error:  # whatever a certificate may hold that no library reads
             self.admitted, self.refusal = None, CertificateRefused(f"the certificate cannot be read: {error}")
 

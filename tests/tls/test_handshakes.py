@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,18 @@ from tasksubmit.tls.credentials import MAX_CERTIFICATE_BYTES, MAX_HANDSHAKE_BYTE
 from tasksubmit.tls.endpoints import MutualTLSServerEndpoint
 from tasksubmit.tls.identity import dns_name, make_key
 from tasksubmit.tls.judgement import Inspection
-from tests.tls.handshake_cost import MOST, Shown, Taken, Wire, certificate_of, chain_of, measure, ratios, seconds_of
+from tests.tls.handshake_cost import (
+    MOST,
+    Shown,
+    Taken,
+    Wire,
+    certificate_of,
+    chain_of,
+    kinds,
+    measure,
+    ratios,
+    seconds_of,
+)
 from tests.tls.support import ALICE, CAROL, Authority, TLSTestCase, vouched
 
 
@@ -124,6 +137,29 @@ class CostTests(TLSTestCase):
         self.alice.use(*shown.certificates, key=shown.key)
         self.bob.trust(f"{ALICE} {self.alice.pin}")
         self.assertTrue(self.can_talk())
+
+    def test_nothing_is_left(self) -> None:
+        """What a connection held is free when it is lost, without waiting until garbage is collected."""
+        begin = self.bobs.begin
+        connections: list[Any] = []
+
+        def noting(expected: str = "") -> Any:
+            connection, inspection = begin(expected)
+            connections.append((weakref.ref(connection), inspection))
+            return connection, inspection
+
+        self.patch(self.bobs.__class__, "begin", lambda _, expected="": noting(expected))
+        inner: Any = self.taken
+        MutualTLSServerEndpoint(inner, self.bobs, self.clock).listen(self.served)
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for name, shown in kinds(self.alice.key).items():
+            seconds_of(self.taken.factory, shown)
+            del self.served.peers[:]
+            [(connection, inspection)] = connections
+            self.assertIsNone(connection(), name)
+            self.assertIsNone(inspection._own, name)
+            del connections[:]
 
 
 class SizeTests(TLSTestCase):
