@@ -9,7 +9,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
-from tests.integration.siege import MIB, Plan, lay_siege
+from tests.integration.siege import MIB, WITH_KEYS, Plan, lay_siege
 from tests.tiers import tier
 
 
@@ -17,14 +17,28 @@ from tests.tiers import tier
 class SiegeTests(SynchronousTestCase):
     """A node in a process of its own."""
 
-    def test_siege(self) -> None:
-        """Under slow connections, churn and a flood at once the node stays under its ceiling and serves the honest."""
+    def setUp(self) -> None:
         if not sys.platform.startswith("linux") or not Path("/proc/self/clear_refs").exists():
             raise SkipTest("the kernel tells the peak of a process's memory on Linux only")
+
+    def test_siege(self) -> None:
+        """Under slow connections, churn and a flood at once the node stays under its ceiling and serves the honest."""
         # Room for all of them: a busy node may not have come yet to those that are gone.
         bounds = Bounds(max_connections=500, max_buffered_bytes=LEAST_BUFFERED_BYTES)
         sizes = {"dribble": 200, "come_and_go": 200, "flood": 4}
         plan = Plan(
             seconds=5, sizes=sizes, only="all at once", bounds=bounds, dribble_bytes=MIB // 2, large_bytes=2 * MIB
         )
+        self.assertEqual(lay_siege(plan), [])
+
+    def test_lock_out(self) -> None:
+        """Connections from the honest peer's own host that say nothing, and are renewed, do not keep it out."""
+        self.assertEqual(lay_siege(Plan(seconds=5, sizes={"idle": 520}, only="idle", large_bytes=2 * MIB)), [])
+
+    def test_keys(self) -> None:
+        """Large certificates, and silent connections from the honest peer's host, neither stop a node with keys nor
+        have it take more memory than small limits allow.
+        """
+        bounds = Bounds(max_connections=100, max_buffered_bytes=LEAST_BUFFERED_BYTES)
+        plan = Plan(seconds=5, sizes=WITH_KEYS, has_keys=True, only="all at once", bounds=bounds, large_bytes=MIB)
         self.assertEqual(lay_siege(plan), [])
