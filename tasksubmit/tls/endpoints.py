@@ -105,8 +105,6 @@ class Gate(ProtocolWrapper):
         """
         if self._is_judged:
             return wanted
-        if self.inspection is not None and self.inspection.refusal is not None:
-            return 0  # what a refused one goes on to say is dropped; to abort would lose the alert that tells it why
         if self._received_bytes == self._paid_bytes and not self._is_cut:
             if self._paid_bytes >= MAX_HANDSHAKE_BYTES:
                 self._end_handshake(f"has more than {MAX_HANDSHAKE_BYTES} bytes: its certificates are too large")
@@ -311,15 +309,19 @@ class _LimitedTLS(BufferingTLSTransport):
     and work on all of it, before it is known whose they are.
     """
 
+    _is_over = False
+
     @override
     def dataReceived(self, bytes: bytes) -> None:
         gate = cast("Gate", self.wrappedProtocol)
-        while bytes and (allowed := gate.allowance(len(bytes))):
+        # What comes after a refusal is dropped: to count it, and abort, would drop the alert that is on its way.
+        while bytes and not self._is_over and (allowed := gate.allowance(len(bytes))):
             super().dataReceived(bytes[:allowed])
             bytes = bytes[allowed:]
 
     @override
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        self._is_over = True
         # Twisted keeps the failure in a variable of a frame that is in the failure's traceback. Until garbage is
         # collected, hundreds of such connections would hold 100 KiB each. The frames are of no use to anybody.
         if reason is not None:

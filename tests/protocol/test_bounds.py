@@ -219,7 +219,8 @@ class ServerBoundsTests(ServerTestCase):
         for number in range(50):
             honest = self.transport("127.0.0.1")
             honest.protocol.dataReceived(encoded(request(str(number))))
-            idle += [self.transport("127.0.0.1") for transport in idle[:520] if not transport.connected][:20]
+            idle = [transport for transport in idle if transport.connected]
+            idle += [self.transport("127.0.0.1") for _ in range(min(520 - len(idle), 20))]
             self.reply(str(number))
             answered += b'"status":200' in honest.value()
         self.assertEqual(answered, 50)

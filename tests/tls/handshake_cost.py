@@ -57,8 +57,11 @@ class Shown:
 class Wire(StringTransport):
     """A transport whose end can be seen, however it came."""
 
+    is_aborted = False
+
     @override
     def abortConnection(self) -> None:
+        self.is_aborted = True
         self.loseConnection()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
@@ -75,6 +76,30 @@ class CostTests(TLSTestCase):
         [line] = self.shown_to_bob(Shown(key, [certificate_of(key, names=33_000)]))
         self.assertEqual(sum(given), MAX_HANDSHAKE_BYTES)
         self.assertIn(f"the TLS handshake has more than {MAX_HANDSHAKE_BYTES} bytes: its certificates are too", line)
+
+    def test_sent_after_it(self) -> None:
+        """What one who is refused has sent after its certificate counts as nothing: it learns why it was refused."""
+        inner: Any = self.taken
+        MutualTLSServerEndpoint(inner, self.bobs, self.clock).listen(self.served)
+        key = make_key()
+        wire = Wire()
+        listener = self.taken.factory.buildProtocol(IPv4Address("TCP", "10.0.0.1", 5))
+        assert listener is not None
+        listener.makeConnection(wire)
+        client = SSL.Connection(Shown(key, [certificate_of(key)]).context, None)
+        client.set_connect_state()
+        self.assertRaises(SSL.WantReadError, client.do_handshake)
+        listener.dataReceived(client.bio_read(65536))
+        client.bio_write(wire.value())
+        wire.clear()
+        client.do_handshake()
+        for _ in range(10):
+            client.send(b"x" * 10_000)
+        listener.dataReceived(client.bio_read(200_000))
+        self.assertEqual((wire.disconnecting, wire.is_aborted), (True, False))
+        client.bio_write(wire.value())
+        error = self.assertRaises(SSL.Error, client.recv, 1)
+        self.assertIn("unknown ca", str(error))
 
     def test_names_are_not_examined(self) -> None:
         """Names are examined only where some peer is trusted through a CA, and only when the CA has signed them."""
