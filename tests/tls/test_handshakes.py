@@ -59,7 +59,7 @@ class CostTests(TLSTestCase):
     def test_cost(self) -> None:
         """However much a stranger shows, it costs the listener about one and a half handshakes of a peer at most.
 
-        Twice that is the limit here, as the machine may be busy; without the limit of bytes it is more than tenfold.
+        Twice that is the limit here, as the machine may be busy.
         ``python -m tests.tls.handshake_cost`` measures.
         """
         for has_authority in (False, True):
