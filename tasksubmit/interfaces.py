@@ -131,7 +131,7 @@ class SavedResult:
 
 
 @frozen
-class Space:
+class ReturnedSpace:
     """Disk space that a store does not need any more.
 
     :ivar returned_bytes: what one call of `ITaskStore.return_space` has returned to the file system.
@@ -158,7 +158,7 @@ class DiskSpace:
 
 @define
 class PeerLoad:
-    """What one peer takes of a node, see `ILoad`.
+    """The load that one peer puts on a node, see `ILoad`.
 
     :ivar new: how many of its tasks are NEW.
     :ivar queued: how many of its tasks are ACCEPTED.
@@ -386,7 +386,7 @@ class ITaskStore(Interface):
         It is not when the record has changed, or something is owed for it.
         """
 
-    def return_space(max_bytes: int) -> Deferred[Space]:
+    def return_space(max_bytes: int) -> Deferred[ReturnedSpace]:
         """Return up to ``max_bytes`` of free space to the file system; fires with what is left.
 
         With a small number it keeps no other call waiting for long. To be called again until nothing was returned. A
@@ -480,7 +480,7 @@ class IPureAdmissionPolicy(IAdmissionPolicy):
 
 
 class ILoad(Interface):
-    """What a node has to do and what each peer takes, kept by the node without asking its store."""
+    """The work that waits in a node, and the load of each peer, kept by the node without asking its store."""
 
     queued: int = Attribute("Number of tasks in the queue.")
 

@@ -1,4 +1,4 @@
-"""What people see: records and lists on a terminal. Text of other agents is quoted; see `tasksubmit.cli.quoting`."""
+"""Output for people: records and lists on a terminal. Text of other agents is quoted; see `tasksubmit.cli.quoting`."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def show_task(task: Json) -> None:
 
 
 def _delivery_lines(delivery: Json, shown: Callable[[str], str]) -> list[str]:
-    """What is owed or was given up, and the last error; times as ``shown`` writes them."""
+    """Pending and abandoned deliveries, each with its last error; times as ``shown`` writes them."""
     given_up_at, next_at, error = delivery["given_up_at"], delivery["next_attempt_at"], delivery["last_error"]
     state = f"given up at {shown(given_up_at)}" if given_up_at else "still to be sent"
     what = f"{delivery['kind']} {delivery['status'] or ''}".strip()

@@ -17,7 +17,7 @@ from tasksubmit.cli.verbs import from_or_to, verb, which
 from tasksubmit.commandline import command_line
 
 NOTICE_SECONDS = 10
-"""How long an abandoned task's other party is waited for."""
+"""Default time to wait until the other parties of abandoned tasks have been notified."""
 
 
 @click.command()

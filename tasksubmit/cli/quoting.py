@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from tasksubmit.visible import visible
 
 QUOTED = "quoted"
-"""Who wrote a text, where that may be either party."""
+"""Mark of a text whose author may be either party."""
 
 _INDENT = "  "
 _SMALLEST_WIDTH = 8

@@ -1,4 +1,4 @@
-"""What there is to decide on and to do, and what each peer takes: what quotas are measured by."""
+"""Counts of the tasks that wait in a node, and of what each peer takes. Quotas are measured by them."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from tasksubmit.interfaces import (
     Refusal,
 )
 from tasksubmit.protocol.arguments import CLOCK
+from tasksubmit.protocol.buckets import LeakyBuckets
 from tasksubmit.validation import COUNT, FUNCTION, MAX_SECONDS, RATE, optional, provides, to_tuple
 from tasksubmit.wire.address import Address, to_address, to_addresses
 from tasksubmit.wire.messages import SubmitRequest
@@ -292,18 +293,8 @@ class QueueLimit:
         return Refusal("quota", f"{why}: try again later", _RETRY_QUOTA_SECONDS)
 
 
-_FEW = 1024
-
 _TOLERANCE_SECONDS = 1e-6
 """How much too early a peer may be: a clock of this century rounds its seconds to a quarter of a microsecond."""
-
-
-@frozen
-class _Used:
-    """What a peer had used of its burst at some time: a number of tasks, which falls with time."""
-
-    tasks: float
-    at: float
 
 
 @implementer(IPureAdmissionPolicy, ICountingAdmissionPolicy)
@@ -311,9 +302,8 @@ class _Used:
 class RateLimit:
     """Lets each peer submit so many tasks a second, and so many at once before that holds.
 
-    It is a leaky bucket. For each peer the number of tasks in its bucket is kept, which falls by `rate` a second, and
-    nothing for peers whose bucket is empty. What is under way to the disk is not counted yet: who sends many at once
-    may have those as well, and waits for longer afterwards.
+    Each peer has a leaky bucket. What is under way to the disk is not counted yet: who sends many at once may have
+    those as well, and waits for longer afterwards.
 
     :ivar clock: gives the time; its ``seconds`` are looked up each time, for a reactor's may be made steady later.
     :ivar rate: tasks a second.
@@ -323,17 +313,11 @@ class RateLimit:
     clock: IReactorTime = field(validator=CLOCK)
     rate: float = field(validator=RATE)
     burst: int = field(validator=COUNT)
-    _used: dict[Address, _Used] = field(factory=dict, init=False)
-    _most: int = field(default=_FEW, init=False)
-
-    def _used_by(self, address: Address, now: float) -> float:
-        # Whole numbers as long as no time passes, hence exact: each task adds 1.
-        used = self._used.get(address)
-        return 0.0 if used is None else max(0.0, used.tasks - max(0.0, now - used.at) * self.rate)
+    _used: LeakyBuckets = field(factory=LeakyBuckets, init=False)
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        too_many = self._used_by(submitter(request), self.clock.seconds()) - (self.burst - 1)
+        too_many = self._used.level(submitter(request), self.clock.seconds()) - (self.burst - 1)
         if too_many <= _TOLERANCE_SECONDS * max(1.0, self.rate):
             return None
         return Refusal(
@@ -344,11 +328,7 @@ class RateLimit:
 
     def created(self, peer: Peer, request: SubmitRequest) -> None:
         """See `ICountingAdmissionPolicy.created`."""
-        address, now = submitter(request), self.clock.seconds()
-        self._used[address] = _Used(self._used_by(address, now) + 1, now)
-        if len(self._used) > self._most:
-            self._used = {one: used for one, used in self._used.items() if self._used_by(one, now) > 0}
-            self._most = max(_FEW, 2 * len(self._used))
+        self._used.add(submitter(request), self.rate, self.clock.seconds())
 
 
 def default_policy(peers: IPeers, clock: IReactorTime) -> IAdmissionPolicy:

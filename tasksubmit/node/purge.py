@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from tasksubmit.errors import IllegalTransition, UnknownTask
-from tasksubmit.interfaces import ITaskStore, Space
+from tasksubmit.interfaces import ITaskStore, ReturnedSpace
 from tasksubmit.lifecycle.change import Delivery
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
@@ -31,7 +31,7 @@ from tasksubmit.node.outbox import Outbox
 from tasksubmit.wire.address import Address
 
 REASON = "The operator abandoned the task, and removes it"
-"""What the other party of an abandoned task is told."""
+"""The reason that the other party of an abandoned task gets."""
 
 _AT_ONCE = 100
 """Tasks in a batch: others get their turn at the store after it."""
@@ -47,7 +47,7 @@ _RETURNS = 16
 
 
 class PurgeStep(str, Enum):
-    """What a batch of a purge does with the tasks that are selected."""
+    """Steps of a purge, each done with the selected tasks of one batch."""
 
     LIST = "list"
     """Nothing: it says what REMOVE would remove."""
@@ -101,7 +101,7 @@ class Batch:
     selected: list[Selected] = field(factory=list)
     next: int | None = None
     until: int = 0
-    space: Space = field(factory=lambda: Space(0, 0, True))
+    space: ReturnedSpace = field(factory=lambda: ReturnedSpace(0, 0, True))
 
 
 class Purger:
@@ -234,9 +234,9 @@ class Purger:
 
     # --- space -------------------------------------------------------------------------------------------------------
 
-    async def _return_space(self, times: int) -> Space:
+    async def _return_space(self, times: int) -> ReturnedSpace:
         """Return space up to so many times, and add up what was returned."""
-        space: Space = await self._store.return_space(0)
+        space: ReturnedSpace = await self._store.return_space(0)
         returned = 0
         while times and space.free_bytes and space.can_shrink:
             space = await self._store.return_space(_RETURNED_AT_ONCE).addErrback(self._doubts.note)

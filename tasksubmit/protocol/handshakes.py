@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from random import Random, SystemRandom
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from tasksubmit.protocol.bounds import Bounds
+from tasksubmit.protocol.buckets import LeakyBuckets
 from tasksubmit.protocol.places import Places, Stranger
 
 UNIT_BYTES = 4096
@@ -27,14 +28,6 @@ BURST_SECONDS = 4.0
 
 _MANY_HOSTS = 1024
 """Hosts of peers that are remembered; the one from which nobody was admitted for longest is forgotten."""
-
-_FEW = 1024
-
-
-@frozen
-class _Used:
-    units: float
-    at: float
 
 
 @define(eq=False)
@@ -53,8 +46,7 @@ class Handshakes:
     count_others: Callable[[], int] = field(default=lambda: 0)
     _places: Places = field(init=False)
     _known: dict[Hashable, None] = field(factory=dict, init=False)
-    _used: dict[Hashable, _Used] = field(factory=dict, init=False)
-    _most: int = field(default=_FEW, init=False)
+    _used: LeakyBuckets = field(factory=LeakyBuckets, init=False)
 
     def __attrs_post_init__(self) -> None:
         bounds = self.bounds
@@ -95,21 +87,8 @@ class Handshakes:
         if host is not None:
             rates[host] = self.bounds.max_handshake_rate_per_host
         for one, rate in rates.items():
-            if self._left(one, rate, now) + 1 > max(1.0, rate * BURST_SECONDS):
+            if self._used.level(one, now) + 1 > max(1.0, rate * BURST_SECONDS):
                 return f"{'all hosts' if one is None else one} began more than {rate:g} TLS handshakes a second"
         for one, rate in rates.items():
-            self._used[one] = _Used(self._left(one, rate, now) + 1, now)
-        if len(self._used) > self._most:
-            self._forget(now)
+            self._used.add(one, rate, now)
         return ""
-
-    def _left(self, host: Hashable, rate: float, now: float) -> float:
-        """What has not leaked yet from a host's bucket."""
-        used = self._used.get(host)
-        return 0.0 if used is None else max(0.0, used.units - max(0.0, now - used.at) * rate)
-
-    def _forget(self, now: float) -> None:
-        """Drop the buckets that are empty; `take` finds them so."""
-        rate = self.bounds.max_handshake_rate_per_host
-        self._used = {host: used for host, used in self._used.items() if host is None or self._left(host, rate, now)}
-        self._most = max(_FEW, 2 * len(self._used))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from tasksubmit.interfaces import Space
+from tasksubmit.interfaces import ReturnedSpace
 
 _INCREMENTAL = 2
 
@@ -19,7 +19,7 @@ def pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def return_pages(connection: sqlite3.Connection, max_bytes: int) -> Space:
+def return_pages(connection: sqlite3.Connection, max_bytes: int) -> ReturnedSpace:
     """Take up to ``max_bytes`` of free pages off the end of a database; see `ITaskStore.return_space`."""
     page = pragma(connection, "page_size")
     can_shrink = pragma(connection, "auto_vacuum") == _INCREMENTAL
@@ -28,7 +28,7 @@ def return_pages(connection: sqlite3.Connection, max_bytes: int) -> Space:
         # One by one: the statement for several pages pauses after each, and Python's cursor ends it there.
         connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
     after = pragma(connection, "freelist_count")
-    return Space(returned_bytes=(before - after) * page, free_bytes=after * page, can_shrink=can_shrink)
+    return ReturnedSpace(returned_bytes=(before - after) * page, free_bytes=after * page, can_shrink=can_shrink)
 
 
 def checkpoint(connection: sqlite3.Connection) -> None:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tasksubmit.errors import ConfigurationError, StoreClosed, StoreDamaged, StoreError
-from tasksubmit.interfaces import SHIFTED, DiskSpace, ITaskStore, PeerLoad, SavedResult, Space
+from tasksubmit.interfaces import SHIFTED, DiskSpace, ITaskStore, PeerLoad, ReturnedSpace, SavedResult
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind, OwedBooking, TaskEvent, Tombstone
 from tasksubmit.lifecycle.table import Deadline, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
@@ -274,11 +274,11 @@ class SQLiteTaskStore:
         return self._write(lambda connection: retention.drop_tombstones(connection, before, limit))
 
     @checked_later(max_bytes=SIZE)
-    def return_space(self, max_bytes: int) -> Deferred[Space]:
+    def return_space(self, max_bytes: int) -> Deferred[ReturnedSpace]:
         """See `ITaskStore.return_space`."""
         return Deferred.fromCoroutine(self._return_space(max_bytes))
 
-    async def _return_space(self, max_bytes: int) -> Space:
+    async def _return_space(self, max_bytes: int) -> ReturnedSpace:
         left = await self._write(lambda connection: space.return_pages(connection, max_bytes))
         if left.returned_bytes:
             await _run(self._writer, read_in_turn, space.checkpoint)  # which cannot be made inside a transaction

@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.internet.defer import Deferred, succeed
 from typing_extensions import override
 
-from tasksubmit.interfaces import Space
+from tasksubmit.interfaces import ReturnedSpace
 from tasksubmit.node.purge import REASON
 from tasksubmit.stores.disk import lock
 from tasksubmit.stores.sqlite import DATABASE, LOCK
@@ -151,8 +151,8 @@ class PurgeTests(CommandTestCase):
     def test_cannot_shrink(self) -> None:
         """Of a database of an older version it is said what is needed once, and that its space is for reuse."""
 
-        def return_space(max_bytes: int) -> Deferred[Space]:
-            return succeed(Space(0, 3_000_000, False))
+        def return_space(max_bytes: int) -> Deferred[ReturnedSpace]:
+            return succeed(ReturnedSpace(0, 3_000_000, False))
 
         self.patch(self.node.store, "return_space", return_space)
         *_, returned, hint = self.ok("purge", "ended", "--yes").splitlines()

@@ -18,7 +18,7 @@ from tasksubmit.errors import ExecutionFailed
 from tasksubmit.node.executors.faults import TRANSIENT
 
 _LINKS = (errno.ELOOP, errno.EMLINK, errno.ENOTDIR)
-"""What systems answer that do not open a component because it is a symbolic link, or no directory."""
+"""Errors of a component that is not opened because it is a symbolic link, or no directory."""
 
 
 def read_beneath(directory: Path, path: str, limit: int, owner: int) -> bytes:

@@ -64,7 +64,7 @@ LOCK = 99
 _MAX_CONTROL_LINE = 8192
 _KEPT_OF_STDERR = 4096
 _FULL_PIPE_TURNS = 64
-"""How many turns of the reactor it takes to read a full pipe, of 64 KiB by default, with some to spare."""
+"""Turns of the reactor in which a full pipe, of 64 KiB by default, is read, with some to spare."""
 
 _SLACK_SECONDS = 1.0
 _POLL_SECONDS = 0.1

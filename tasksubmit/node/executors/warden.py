@@ -45,7 +45,7 @@ NOT_HANDLED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, si
 """The signals that cannot be handled, and those of faults, which would come again."""
 
 REPORT_SECONDS = 1.0
-"""How long a process may live after SIGKILL before that is reported."""
+"""Time after SIGKILL from which on a process that lives is reported."""
 
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 5.0
