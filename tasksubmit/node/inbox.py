@@ -107,7 +107,7 @@ class Inbox:
         self._attempted = attempted
         self._started = started
         self._unreported: set[TaskKey] = set()
-        self.refusal: Callable[[], Refusal | None] = lambda: None
+        self.refusals: list[Callable[[], Refusal | None]] = []
         self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
 
     # --- what the submitter asks -------------------------------------------------------------------------------
@@ -154,6 +154,13 @@ class Inbox:
         if self.is_enabled is False:
             return _DISABLED
         return self.refusal() if self.is_enabled and self._load.is_known else _STARTING
+
+    def refusal(self) -> Refusal | None:
+        """Return why no new task can be dealt with at the moment, if so: the first of `refusals`."""
+        for refuse in self.refusals:
+            if (why := refuse()) is not None:
+                return why
+        return None
 
     def _judged(
         self, refusal: Refusal | None, peer: Peer, request: SubmitRequest, key: TaskKey

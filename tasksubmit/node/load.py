@@ -92,7 +92,10 @@ class Load:
         load.stored_bytes += size_bytes
 
     def _peer(self, address: Address) -> PeerLoad:
-        return self._peers.setdefault(address, PeerLoad(address))
+        load = self._peers.get(address)
+        if load is None:
+            load = self._peers[address] = PeerLoad(address)
+        return load
 
 
 def stored_bytes(task: Task) -> int:

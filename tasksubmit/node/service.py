@@ -311,9 +311,10 @@ class Node(MultiService):
             else None
         )
         self._disk = DiskWatch(store, retention.min_free_bytes, tick_seconds, clock)
-        refusals = [self._disk.refusal, *([] if self.workers is None else [self.workers.refusal])]
-        self._inbox.refusal = lambda: next(filter(None, (refusal() for refusal in refusals)), None)
+        if self.workers is not None:
+            self._inbox.refusals.append(self.workers.refusal)
         if store.work_directory is not None:
+            self._inbox.refusals.append(self._disk.refusal)
             self._disk.setServiceParent(self)
             Sweeper(store.work_directory, clock).setServiceParent(self)
         self._delivery.setServiceParent(self)

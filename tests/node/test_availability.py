@@ -225,7 +225,7 @@ class RefusalTests(UnavailableTestCase):
         self.submit("one")
         self.advance(1)
         assert self.bob._acceptance is not None
-        self.bob._inbox.refusal = lambda: None  # admitted in the last moment
+        self.bob._inbox.refusals.clear()  # admitted in the last moment
         handle_to = request("in-between")
         self.bob._acceptance._inbox = _Refusing(self.bob._inbox, self.bob.workers)  # type: ignore[assignment]
         self.ask(BOB, handle_to)
