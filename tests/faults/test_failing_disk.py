@@ -28,6 +28,7 @@ from tests.node.helpers import ALICE, BOB, Message, request
 from tests.protocol.support import RawFactory
 
 _ATTEMPTS = 500
+_QUIET_TURNS = 5
 
 
 class FailingDiskTestCase(PowerLossTestCase):
@@ -291,8 +292,13 @@ class FailingDatabaseContract(Base):
 
     async def has_nothing_to_do(self, node: MarkingNode) -> None:
         """Wait until a node owes nothing to anybody, and writes nothing by itself."""
-        while await node.store.owed_peers():
+        quiet_turns = 0
+        while quiet_turns < _QUIET_TURNS:
+            written = len(self.disk.journal)
             await self.turn()
+            await node.store.confirm()  # what was asked for before is written by then
+            is_quiet = len(self.disk.journal) == written and not await node.store.owed_peers()
+            quiet_turns = quiet_turns + 1 if is_quiet else 0
 
     async def assert_found_after_kill(self, node: MarkingNode) -> None:
         """What a kill leaves now is whole: the results are there if the record names them, and else are gone."""
@@ -379,10 +385,10 @@ class FailingSyncTests(FailingDatabaseContract, FailingDiskTestCase):
         self.break_database(self.bob)
         with self.assertRaises(StoreUncertain):
             await self.bob.accept(key)
+        await self.until(lambda: self.bob.retrying, "nothing is done about the doubt")
         for _ in range(20):
             await self.turn()
             self.assertTrue(self.bob._records.is_in_doubt(key))
-        self.assertNotEqual(self.bob.retrying, {})
         self.disk.heal()
         await self.until(lambda: not self.bob._records.is_in_doubt(key), "the task is still in doubt")
         self.assertEqual(self.bob.retrying, {})
