@@ -161,7 +161,8 @@ class PeerLoad:
     """The load that one peer puts on a node, see `ILoad`.
 
     :ivar new: how many of its tasks are NEW.
-    :ivar queued: how many of its tasks are ACCEPTED.
+    :ivar queued: how many of its tasks are in the queue.
+    :ivar held: how many of its tasks are held, see `Task.held_at`.
     :ivar open: how many tasks that it has submitted have not ended.
     :ivar records: how many tasks of it there are in all states, removed ones of which a tombstone is left included.
     :ivar stored_bytes: of the descriptions of these tasks, in UTF-8, and of results given to it or received from it.
@@ -170,6 +171,7 @@ class PeerLoad:
     address: Address
     new: int = 0
     queued: int = 0
+    held: int = 0
     open: int = 0
     records: int = 0
     stored_bytes: int = 0
@@ -217,8 +219,9 @@ class ITaskStore(Interface):
         """Carry out `change` in one transaction; fires with the record as it is then.
 
         A task that enters or leaves ACCEPTED on the receiver's side joins the queue or leaves it, and the task which
-        that makes the head is staged, all in the same transaction. A booking that was made before is left out. Fails
-        with `StaleTask` when the record is not as ``change.before`` has it.
+        that makes the head is staged, all in the same transaction. A held task is not in the queue; it keeps its place
+        for when it rejoins, and a head behind that place is then staged no longer. A booking that was made before is
+        left out. Fails with `StaleTask` when the record is not as ``change.before`` has it.
         """
 
     def get(key: TaskKey) -> Deferred[Task | None]:
@@ -293,7 +296,10 @@ class ITaskStore(Interface):
         """Keep a short text under a name, in place of what was kept there."""
 
     def put_back(limit: int) -> Deferred[list[Task]]:
-        """Fires with the first ``limit`` EXECUTING tasks that wait to be taken again, in the order of taking."""
+        """Fires with the first ``limit`` EXECUTING tasks that wait to be taken again, in the order of taking.
+
+        Those that are held are not among them.
+        """
 
     def events_of(task: Task) -> Deferred[list[TaskEvent]]:
         """Fires with the story of a task, in order; it begins after the creation, which the record itself tells."""
@@ -314,18 +320,25 @@ class ITaskStore(Interface):
         """
 
     def ready_deliveries(
-        peer: Address, now: datetime, limit: int, skip: Collection[int] = (), kinds: Collection[DeliveryKind] = ...
+        peer: Address,
+        now: datetime,
+        limit: int,
+        skip: Collection[int] = (),
+        kinds: Collection[DeliveryKind] = ...,
+        sides: Collection[Side] = ...,
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         """Fires with up to ``limit`` messages that may be sent to ``peer`` now, at most one for each task.
 
-        Those whose ids are in ``skip`` are left out, and those that are of none of ``kinds``, by default of all; the
-        collections are not to be changed until then.
+        Those whose ids are in ``skip`` are left out, and those that are of none of ``kinds``, or about records of none
+        of ``sides``, by default of all; the collections are not to be changed until then.
         """
 
-    def next_delivery(peer: Address, kinds: Collection[DeliveryKind] = ...) -> Deferred[datetime | None]:
+    def next_delivery(
+        peer: Address, kinds: Collection[DeliveryKind] = ..., sides: Collection[Side] = ...
+    ) -> Deferred[datetime | None]:
         """Fires with when the next message may be sent to ``peer``; None when nothing is owed to it.
 
-        Only those are meant that are of one of ``kinds``, by default of all.
+        Only those are meant that are of one of ``kinds``, and about records of one of ``sides``, by default of all.
         """
 
     def aged_deliveries(before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
@@ -496,6 +509,13 @@ class ILoadAdmissionPolicy(IAdmissionPolicy):
 
         A node calls it once, when it is made. The same policy may so be given to several nodes.
         """
+
+
+class IPeerAdmissionPolicy(IAdmissionPolicy):
+    """A policy that knows peers from which it admits nothing. What they have submitted before is held, not begun."""
+
+    def excludes(address: Address) -> bool:
+        """Return True if nothing from this address is admitted at present."""
 
 
 class ICountingAdmissionPolicy(IAdmissionPolicy):

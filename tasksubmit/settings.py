@@ -20,6 +20,7 @@ from tasksubmit.lifecycle.polo import ScoreFormula
 from tasksubmit.lifecycle.table import (
     ACCEPT_TIMEOUT,
     ANSWER_TIMEOUT,
+    HOLD_LIMIT,
     LEASE,
     QUEUE_HEAD_TIMEOUT,
     SILENCE_TIMEOUT,
@@ -212,6 +213,16 @@ class Settings:
     silence_timeout: timedelta = _option(
         _duration, "time without news of a submitted task after which its receiver is asked", default=SILENCE_TIMEOUT
     )
+    hold_limit: timedelta = _option(
+        _duration,
+        "time after which a task that is held, because its submitter is not trusted any more, is cancelled",
+        default=HOLD_LIMIT,
+    )
+    stop_untrusted: bool = _option(
+        _flag,
+        "end executions for peers that are not trusted any more, and hold these tasks as well; without, they go on",
+        default=False,
+    )
     lease: timedelta = _option(
         _duration, "time that an execution may go on without progress before it counts as lost", default=LEASE
     )
@@ -357,7 +368,13 @@ class Settings:
     @property
     def timeouts(self) -> Timeouts:
         """The limits of a task's life."""
-        return Timeouts(self.accept_timeout, self.queue_head_timeout, self.answer_timeout, self.silence_timeout)
+        return Timeouts(
+            self.accept_timeout,
+            self.queue_head_timeout,
+            self.answer_timeout,
+            self.silence_timeout,
+            hold_limit=self.hold_limit,
+        )
 
 
 def default_duration(setting: Attribute[Any]) -> str:

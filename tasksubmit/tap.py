@@ -402,6 +402,7 @@ def make_node(settings: Settings, reactor: Any) -> Node:
         policy=_policy(settings, peers, store, reactor),
         acceptance=AcceptAll(but=frozenset(settings.quarantine)) if settings.accept == "all" else None,
         is_fair=settings.fair_share,
+        stops_untrusted=settings.stop_untrusted,
         executor=_executor(settings, reactor),
         concurrency=settings.concurrency,
         executor_pause_limit=settings.executor_pause_limit,

@@ -90,6 +90,7 @@ class OptionsTests(OptionsCase):
             *("--queue-head-timeout", "2", "--answer-timeout", "3", "--tick", "4", "--idle-timeout", "5"),
             *("--max-description-bytes", "6", "--log-format", "json"),
             *("--accept", "all", "--executor", "process:cat", "--concurrency", "7"),
+            *("--hold-limit", "8", "--stop-untrusted"),
         ).settings
         self.assertEqual((settings.accept, settings.executor, settings.concurrency), ("all", "process:cat", 7))
         self.assertEqual(settings.address, Address.parse(OWN))
@@ -101,7 +102,9 @@ class OptionsTests(OptionsCase):
         self.assertEqual((settings.tick, settings.idle_timeout, settings.max_description_bytes), (4.0, 5.0, 6))
         limits = settings.timeouts
         seconds = [limit.total_seconds() for limit in (limits.accept_timeout, limits.queue_head_timeout)]
-        self.assertEqual([*seconds, limits.answer_timeout.total_seconds()], [1, 2, 3])
+        seconds += [limits.answer_timeout.total_seconds(), limits.hold_limit.total_seconds()]
+        self.assertEqual(seconds, [1, 2, 3, 8])
+        self.assertTrue(settings.stop_untrusted)
 
     def test_defaults(self) -> None:
         """What is not given is as the settings have it."""

@@ -141,6 +141,8 @@ def show_step(task: Json) -> None:
     more = ""
     if task["cancel_requested_at"] and task["status"] != "CANCELLED":
         more = ", its cancellation is requested"
+    elif task["held_at"]:
+        more = ", held, because its submitter is not trusted"
     elif task["put_back_at"] and task["status"] == "EXECUTING":
         more = ", waits to be begun again"
     _say(sentence(f"task {task['task_id']} is {task['status']}{more}", task["justification"]))
@@ -196,7 +198,7 @@ def show_tasks(page: Page) -> None:
         (
             shown_id(task["task_id"]),
             f"{'from' if task['side'] == 'receiver' else 'to'} {task['peer']}",
-            f"{task['status']}{' *' if task['delivery_given_up_at'] else ''}",
+            f"{task['status']}{' held' if task['held_at'] else ''}{' *' if task['delivery_given_up_at'] else ''}",
             task["outcome"],
             task["created_at"],
         )
@@ -304,6 +306,8 @@ def show_status(status: Json) -> None:
         "waiting": status["waiting"],
         "owed to": status["owed_to"],
     }
+    if status.get("held"):
+        pairs["held"] = f"{status['held']}, whose submitters are not trusted"
     if status.get("disk_problem"):
         pairs["disk"] = f"new tasks are refused: {status['disk_problem']}"
     if status.get("executor_problem"):

@@ -44,6 +44,9 @@ SILENCE_TIMEOUT = timedelta(hours=1)
 LEASE = timedelta(days=1)
 """The longest execution without progress, unless its executor says otherwise."""
 
+HOLD_LIMIT = timedelta(days=7)
+"""The longest time that a received task is held because its submitter is not trusted."""
+
 
 WITHDRAWN_BY_RECEIVER = "withdrawn_by_receiver"
 """The outcome of a task that its receiver accepted, and declined before it started it."""
@@ -96,6 +99,8 @@ class Event(Enum):
     PUT_BACK = "be put back"
     RUN_AGAIN = "be put back, its lease lost"
     TAKE_AGAIN = "be taken again"
+    HOLD = "be held"
+    REJOIN = "rejoin the queue"
     FAIL = "fail"
     COMPLETE = "complete"
     DELIVER = "deliver results"
@@ -103,6 +108,7 @@ class Event(Enum):
     TIME_OUT_ACCEPT = "pass the accept deadline"
     TIME_OUT_QUEUE_HEAD = "wait too long at the head of the queue"
     TIME_OUT_LEASE = "lose the lease"
+    TIME_OUT_HOLD = "be held too long"
     PASS_DEADLINE = "pass its deadline"
     DELIVER_LATE = "deliver results too late"
     # the submitter's record
@@ -136,7 +142,9 @@ class Stamp(Enum):
     LEASED = "lease_expires_at, no put_back_at"
     PUT_BACK = "attempt + 1, put_back_at, no lease_expires_at"
     STARTED_AGAIN = "execute_started_at"
-    RELEASED = "attempt - 1 if it was put back, no lease_expires_at, no put_back_at"
+    HELD = "held_at, no staged_at"
+    REJOINED = "no held_at, put_back_at if it was put back"
+    RELEASED = "attempt - 1 if it was put back, no lease_expires_at, no put_back_at, no held_at"
     COMPLETED = "completed_at, time_cpu_ms"
     CANCEL_REQUESTED = "cancel_requested_at, cancel_outcome"
     WITHDRAWN = "outcome: that of the first request"
@@ -189,13 +197,20 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         (accepted, Event.TIME_OUT_QUEUE_HEAD): Transition(
             TaskStatus.EXPIRED, staged, (Effect.NOTIFY_SUBMITTER, Effect.BOOK_EXPIRY), "expired"
         ),
-        (accepted, Event.PASS_DEADLINE): Transition(cancelled, (), tell, "deadline_passed"),
-        (accepted, Event.DECLINE): Transition(cancelled, (), tell, WITHDRAWN_BY_RECEIVER),
-        (accepted, Event.CANCEL): Transition(cancelled),
+        (accepted, Event.PASS_DEADLINE): Transition(cancelled, released, tell, "deadline_passed"),
+        (accepted, Event.DECLINE): Transition(cancelled, released, tell, WITHDRAWN_BY_RECEIVER),
+        (accepted, Event.TIME_OUT_HOLD): Transition(cancelled, released, tell, WITHDRAWN_BY_RECEIVER),
+        (accepted, Event.CANCEL): Transition(cancelled, released),
+        (accepted, Event.HOLD): Transition(accepted, (Stamp.HELD,)),
+        (accepted, Event.REJOIN): Transition(accepted, (Stamp.REJOINED,)),
         (executing, Event.PROGRESS): Transition(executing, (Stamp.LEASED,), tell_progress),
         (executing, Event.PUT_BACK): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
         (executing, Event.RUN_AGAIN): Transition(executing, (Stamp.PUT_BACK,), tell_progress),
         (executing, Event.TAKE_AGAIN): Transition(executing, (Stamp.STARTED_AGAIN, Stamp.LEASED), tell_progress),
+        # Only while it waits to be begun again.
+        (executing, Event.HOLD): Transition(executing, (Stamp.HELD,)),
+        (executing, Event.REJOIN): Transition(executing, (Stamp.REJOINED,)),
+        (executing, Event.TIME_OUT_HOLD): Transition(cancelled, released, tell, "lease_expired"),
         (executing, Event.CANCEL): Transition(cancelled, released),
         (executing, Event.FAIL): Transition(cancelled, released, tell, "failed"),
         (executing, Event.TIME_OUT_LEASE): Transition(cancelled, released, tell, "lease_expired"),
@@ -392,8 +407,17 @@ DEADLINES = (
         since="put_back_at",
         timeout="queue_head_timeout",
         event=Event.TIME_OUT_LEASE,
+        unless=("held_at",),
         reason="The task was put back, and not taken again in time",
         needs_hearing=True,
+    ),
+    Deadline(
+        side=Side.RECEIVER,
+        statuses=(TaskStatus.ACCEPTED, TaskStatus.EXECUTING),
+        since="held_at",
+        timeout="hold_limit",
+        event=Event.TIME_OUT_HOLD,
+        reason="The task was held for too long because its submitter was not trusted",
     ),
     Deadline(
         side=Side.SUBMITTER,
@@ -466,6 +490,7 @@ class Timeouts:
     delivery_timeout: timedelta = field(default=DELIVERY_TIMEOUT, validator=DURATION)
     result_timeout: timedelta = field(default=RESULT_TIMEOUT, validator=DURATION)
     news_timeout: timedelta = field(default=NEWS_TIMEOUT, validator=DURATION)
+    hold_limit: timedelta = field(default=HOLD_LIMIT, validator=DURATION)
 
     def limit(self, deadline: Deadline) -> timedelta:
         """How long after ``deadline.since`` it falls due."""

@@ -147,6 +147,8 @@ class Task:
     """Whether a stop of the node ends the execution, too."""
     put_back_at: datetime | None = None
     """Since when an EXECUTING task waits, ahead of the queue, to be taken again."""
+    held_at: datetime | None = None
+    """Since when a received task that waits to be begun is held: out of the queue, its submitter not trusted."""
     completed_at: datetime | None = None
     time_idle_ms: int = 0
     time_staged_ms: int = 0
@@ -295,6 +297,12 @@ class Task:
         return self.attempt < self.max_attempts
 
     @property
+    def waits_to_begin(self) -> bool:
+        """True if the task may be begun: it is in the queue, or was put back, and is not held."""
+        is_waiting = self.status is TaskStatus.ACCEPTED or self.put_back_at is not None
+        return self.side is Side.RECEIVER and is_waiting and self.held_at is None
+
+    @property
     def is_unsent(self) -> bool:
         """True if no receiver can have the task: no submission was begun, or each was answered with a refusal."""
         return self.status is TaskStatus.NEW and self.submission_begun_at is None
@@ -393,11 +401,14 @@ _STAMPS: Mapping[Stamp, Callable[[Task, datetime], dict[str, Any]]] = {
     Stamp.STAGED: lambda task, now: {"time_staged_ms": milliseconds_between(task.staged_at, now)},
     Stamp.LEASED: lambda task, now: {"lease_expires_at": now + task.lease_ms * _MILLISECOND, "put_back_at": None},
     Stamp.PUT_BACK: lambda task, now: {"attempt": task.attempt + 1, "lease_expires_at": None, "put_back_at": now},
+    Stamp.HELD: lambda task, now: {"held_at": now, "staged_at": None},
+    Stamp.REJOINED: lambda task, now: {"held_at": None, "put_back_at": now if task.put_back_at is not None else None},
     # A requeued task has the number of its next attempt; when it ends instead, that one was none.
     Stamp.RELEASED: lambda task, now: {
         "attempt": task.attempt - (task.put_back_at is not None),
         "lease_expires_at": None,
         "put_back_at": None,
+        "held_at": None,
     },
     # time_cpu_ms counts the last attempt only.
     Stamp.STARTED_AGAIN: lambda task, now: {"execute_started_at": now},

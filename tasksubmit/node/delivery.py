@@ -6,7 +6,7 @@ only, for each peer that is owed something, whether it is being served and when 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -27,6 +27,7 @@ from tasksubmit.errors import (
 )
 from tasksubmit.interfaces import IPeers
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind, Note
+from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.courier import Courier, SubmissionRefused, TryAgain, is_query
@@ -142,6 +143,7 @@ class DeliveryService(Service):
     :param interval_seconds: how often to look for peers that may be tried again, and for what is too old.
     :param random: spreads the attempts of many nodes.
     :param is_authenticated: tells whether whatever seems to come from a peer really does.
+    :param is_trusted: tells whether a peer may submit tasks; what is owed to others about tasks of theirs is held.
     :param retrier: repeats what has to be read and written besides messages, until it succeeds.
     """
 
@@ -157,6 +159,7 @@ class DeliveryService(Service):
         random: Random,
         retrier: Retrier,
         is_authenticated: Callable[[Address], bool] = lambda address: False,
+        is_trusted: Callable[[Address], bool] = lambda address: True,
     ) -> None:
         self.setName("delivery")
         self._log = quiet_logger(__name__)
@@ -167,6 +170,8 @@ class DeliveryService(Service):
         self._random = random
         self._clients = Clients(records.own, peers, clock, self._learned, is_authenticated)
         self._owed: dict[Address, _Owed] = {}
+        self._is_trusted = is_trusted
+        self._held: set[Address] = set()
         self._age_limit = age_limit
         self._scan = Periodic(self._look, "scan for deliveries", interval_seconds, clock)
         self._retrier = retrier
@@ -244,6 +249,9 @@ class DeliveryService(Service):
         if not self._is_giving_up:
             self._is_giving_up = True
             self._begin(self._give_up_aged())  # first, or what is too old would be under way at every look
+        for address in [address for address in self._held if self._is_trusted(address)]:
+            self._held.discard(address)
+            self.owed(address)
         for address, owed in list(self._owed.items()):
             self._serve(address, owed)
 
@@ -296,7 +304,8 @@ class DeliveryService(Service):
             room = max(1, self._at_once(address) - len(owed.in_work))
             kinds = tuple(DeliveryKind) if owed.may_submit(self._clock.seconds()) else _NO_SUBMISSIONS
             under_way = frozenset(owed.in_work)
-            ready = await self._store.ready_deliveries(address, self._records.now(), room, under_way, kinds)
+            sides = self._sides(address)
+            ready = await self._store.ready_deliveries(address, self._records.now(), room, under_way, kinds, sides)
             if not self.running:
                 return  # the clients are closed; another would stay behind
             certain = [(delivery, task) for delivery, task in ready if not self._records.is_in_doubt(delivery.key)]
@@ -310,12 +319,22 @@ class DeliveryService(Service):
             else:
                 await self._rest(address, owed)
 
+    def _sides(self, address: Address) -> Collection[Side]:
+        """The sides of the records about which a peer may be sent messages; if not both, it is looked at again."""
+        if self._is_trusted(address):
+            return tuple(Side)
+        if address not in self._held:
+            self._held.add(address)
+            self._log.info("{peer} is not trusted: what is pending to it about its tasks is held", peer=address)
+        return (Side.SUBMITTER,)
+
     async def _rest(self, address: Address, owed: _Owed) -> None:
         """Nothing is ready: forget the peer, or wake when the next message will be."""
-        next_at = await self._store.next_delivery(address)
+        sides = self._sides(address)
+        next_at = await self._store.next_delivery(address, tuple(DeliveryKind), sides)
         is_held = self._clock.seconds() < owed.submissions_not_before
         if is_held and next_at is not None:
-            next_at = await self._store.next_delivery(address, _NO_SUBMISSIONS)
+            next_at = await self._store.next_delivery(address, _NO_SUBMISSIONS, sides)
         if owed.has_more:
             return
         if next_at is None and not is_held:

@@ -122,6 +122,8 @@ class HandOut:
         :raises IllegalTransition: when it does not wait to be begun.
         """
         task = await self._records.get(key)
+        if task.held_at is not None:
+            raise IllegalTransition(f"task {key.task_id} is held: {key.peer} is not trusted")
         if task.put_back_at is None:
             advance(key.side, task.status, Event.EXECUTE)
         return NotAtHead(f"task {key.task_id} is not at the head of the queue; see `tasksubmit queue`")

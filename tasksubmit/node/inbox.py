@@ -47,6 +47,7 @@ from tasksubmit.lifecycle.table import (
 from tasksubmit.lifecycle.task import Reason, Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.handout import HandOut
+from tasksubmit.node.holds import hold
 from tasksubmit.node.load import Load
 from tasksubmit.node.policy import eventual
 from tasksubmit.node.records import Decision, Records, always, clipped, described, kept_as, overdue, recorded_time
@@ -83,6 +84,7 @@ class Inbox:
         may_speak_for: Callable[[Peer, Address], bool],
         attempted: Callable[[], Deferred[Any]],
         started: Callable[[], Awaitable[None]],
+        is_trusted: Callable[[Address], bool],
     ) -> None:
         """
         :param announced: is called with a submitter and the features that it announced.
@@ -90,6 +92,7 @@ class Inbox:
         :param may_speak_for: whether a peer may say that it is somebody.
         :param attempted: fires when it was tried to read what has to be known before anything new is taken.
         :param started: waits until executions may begin: after the leases of the node's last run were ended.
+        :param is_trusted: whether work may be done for a peer.
         """
         self._log = quiet_logger(__name__)
         self._may_speak_for = may_speak_for
@@ -106,6 +109,7 @@ class Inbox:
         self.is_enabled: bool | None = None
         self._attempted = attempted
         self._started = started
+        self._is_trusted = is_trusted
         self._unreported: set[TaskKey] = set()
         self.refusals: list[Callable[[], Refusal | None]] = []
         self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
@@ -325,6 +329,9 @@ class Inbox:
             self._unreported.discard(key)
 
     async def _take(self, task: Task, lease: Lease) -> Task:
+        if not self._is_trusted(task.peer):
+            await self._records.change(task, hold)
+            raise IllegalTransition(f"task {task.task_id} is held: {task.peer} is not trusted")
         self._unreported.discard(task.key)
         try:
             return await self._take_now(task, lease)

@@ -39,6 +39,11 @@ class Load:
         """The load of every peer that has any."""
         return list(self._peers.values())
 
+    @property
+    def held(self) -> int:
+        """How many tasks are held, see `Task.held_at`."""
+        return sum(load.held for load in self._peers.values())
+
     def clear(self) -> None:
         """Forget everything: the node starts anew."""
         self.queued = self.undecided = 0
@@ -64,6 +69,7 @@ class Load:
         """It is on disk."""
         if self._begun.pop(id(task), None) is not None:
             self.undecided += 1
+            self._peer(task.peer).new += 1
 
     def undo(self, task: Task) -> None:
         """It was not: it is known already, or could not be written."""
@@ -78,11 +84,17 @@ class Load:
         """A record was changed."""
         if before.result_bytes != after.result_bytes:
             self._peer(after.peer).stored_bytes += after.result_bytes - before.result_bytes
-        if before.side is not Side.RECEIVER or before.status is after.status:
+        if before.side is not Side.RECEIVER or (before.status is after.status and before.held_at is after.held_at):
             return
-        self.undecided -= before.status is TaskStatus.NEW
-        self.queued += (after.status is TaskStatus.ACCEPTED) - (before.status is TaskStatus.ACCEPTED)
-        self._peer(after.peer).open -= after.status.is_final
+        load = self._peer(after.peer)
+        decided = before.status is TaskStatus.NEW
+        self.undecided -= decided
+        load.new -= decided
+        joined = _is_queued(after) - _is_queued(before)
+        self.queued += joined
+        load.queued += joined
+        load.held += (after.held_at is not None) - (before.held_at is not None)
+        load.open -= after.status.is_final and not before.status.is_final
 
     def _add(self, address: Address, tasks: int, size_bytes: int) -> None:
         """Count tasks that are created."""
@@ -96,6 +108,10 @@ class Load:
         if load is None:
             load = self._peers[address] = PeerLoad(address)
         return load
+
+
+def _is_queued(task: Task) -> bool:
+    return task.status is TaskStatus.ACCEPTED and task.held_at is None
 
 
 def stored_bytes(task: Task) -> int:

@@ -20,6 +20,7 @@ from tasksubmit.interfaces import (
     ICountingAdmissionPolicy,
     ILoad,
     ILoadAdmissionPolicy,
+    IPeerAdmissionPolicy,
     IPeers,
     IPureAdmissionPolicy,
     Peer,
@@ -76,7 +77,7 @@ def _to_own(value: Address | str) -> Address:
     return to_address(value, "own")
 
 
-@implementer(ICountingAdmissionPolicy, ILoadAdmissionPolicy)
+@implementer(ICountingAdmissionPolicy, ILoadAdmissionPolicy, IPeerAdmissionPolicy)
 class AllOf:
     """Admits what all of several policies admit; the first that refuses is the answer.
 
@@ -130,8 +131,12 @@ class AllOf:
         for policy in self._counting:
             policy.created(peer, request)
 
+    def excludes(self, address: Address) -> bool:
+        """See `IPeerAdmissionPolicy.excludes`."""
+        return any(IPeerAdmissionPolicy.providedBy(policy) and policy.excludes(address) for policy in self._policies)
 
-@implementer(IPureAdmissionPolicy)
+
+@implementer(IPureAdmissionPolicy, IPeerAdmissionPolicy)
 @frozen
 class PeersOnly:
     """Admits submissions from the peers that are known, and from nobody else."""
@@ -140,12 +145,16 @@ class PeersOnly:
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        if submitter(request) in self.peers.addresses():
+        if not self.excludes(submitter(request)):
             return None
         return Refusal("not_a_peer", f"{request.from_addr} is not a peer of this node; ask its operator to add it")
 
+    def excludes(self, address: Address) -> bool:
+        """See `IPeerAdmissionPolicy.excludes`."""
+        return address not in self.peers.addresses()
 
-@implementer(IPureAdmissionPolicy)
+
+@implementer(IPureAdmissionPolicy, IPeerAdmissionPolicy)
 @frozen
 class Allow:
     """Admits submissions from some addresses, and from nobody else.
@@ -157,12 +166,16 @@ class Allow:
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        if submitter(request) in self.addresses:
+        if not self.excludes(submitter(request)):
             return None
         return Refusal("not_a_peer", f"{request.from_addr} may not submit to this node; ask its operator")
 
+    def excludes(self, address: Address) -> bool:
+        """See `IPeerAdmissionPolicy.excludes`."""
+        return address not in self.addresses
 
-@implementer(IPureAdmissionPolicy)
+
+@implementer(IPureAdmissionPolicy, IPeerAdmissionPolicy)
 @frozen
 class Deny:
     """Refuses submissions from some addresses.
@@ -174,9 +187,13 @@ class Deny:
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        if submitter(request) not in self.addresses:
+        if not self.excludes(submitter(request)):
             return None
         return Refusal("not_a_peer", f"{request.from_addr} may not submit to this node; ask its operator")
+
+    def excludes(self, address: Address) -> bool:
+        """See `IPeerAdmissionPolicy.excludes`."""
+        return address in self.addresses
 
 
 @implementer(IPureAdmissionPolicy)

@@ -54,6 +54,7 @@ from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.drain import Drain, Drained
 from tasksubmit.node.fanout import FanOut
 from tasksubmit.node.foreign import require_started_reactor
+from tasksubmit.node.holds import Holds, is_trusted
 from tasksubmit.node.identity import BelieveAll, may_speak_for
 from tasksubmit.node.inbox import Inbox, acknowledgement
 from tasksubmit.node.listener import Listener
@@ -145,6 +146,8 @@ class Node(MultiService):
     :param concurrency: how many tasks the executor is given at once.
     :param executor_pause_limit: how long the executor may be unable to start tasks before new tasks are refused.
     :param is_fair: whether the submitters take turns in the queue, instead of the order of acceptance alone.
+    :param stops_untrusted: whether executions for a peer that is not trusted any more are ended, and held like its
+        tasks that wait; by default they go on.
     :param score_book: where scores are kept besides the store's own ledger.
     :param wall: the wall clock, in seconds since 1970, when ``clock`` does not follow it; a reactor commonly does, and
         then its timers are led astray when that clock is set.
@@ -177,6 +180,7 @@ class Node(MultiService):
         concurrency=COUNT,
         executor_pause_limit=DURATION,
         is_fair=FLAG,
+        stops_untrusted=FLAG,
         score_book=optional(provides(IScoreBook)),
         timeouts=optional(instance_of(Timeouts)),
         lease=optional(instance_of(Lease)),
@@ -204,6 +208,7 @@ class Node(MultiService):
         concurrency: int = 1,
         executor_pause_limit: timedelta = EXECUTOR_PAUSE_LIMIT,
         is_fair: bool = False,
+        stops_untrusted: bool = False,
         score_book: IScoreBook | None = None,
         timeouts: Timeouts | None = None,
         lease: Lease | None = None,
@@ -250,9 +255,10 @@ class Node(MultiService):
             self._scores.booked if self._scores is not None else None,
             is_fair,
         )
+        self._policy = with_load(default_policy(peers, clock) if policy is None else policy, self.load)
         self._inbox = Inbox(
             self._records,
-            with_load(default_policy(peers, clock) if policy is None else policy, self.load),
+            self._policy,
             self.load,
             timeouts,
             lambda peer, features: self._delivery.announced(peer, features),
@@ -260,6 +266,7 @@ class Node(MultiService):
             self._may_speak_for,
             lambda: DeferredList([self._retrier.attempt(step) for step in (_COUNT, _READ_DISABLED)]),
             lambda: self._retrier.wait(_END_LEASES),
+            self.is_trusted,
         )
         self._outbox = Outbox(self._records, formula, timeouts, delivery_age_limit)
         self._routing = Routing(store, doubts, self._may_speak_for)
@@ -274,6 +281,7 @@ class Node(MultiService):
             clock=clock,
             random=self._random,
             is_authenticated=self.authenticator.needs_proof,
+            is_trusted=self.is_trusted,
             retrier=self._retrier,
         )
         self._drains: list[Deferred[Drained]] = []
@@ -319,6 +327,7 @@ class Node(MultiService):
             Sweeper(store.work_directory, clock).setServiceParent(self)
         self._delivery.setServiceParent(self)
         Deadlines(self._records, self._clock, timeouts, tick_seconds, clock).setServiceParent(self)
+        Holds(self._records, self.load, self.is_trusted, stops_untrusted, tick_seconds, clock).setServiceParent(self)
         # A message may be under way for its age limit, and the answer to it be lost on the last day.
         keep_tombstones = 2 * max(delivery_age_limit, DELIVERY_AGE_LIMIT)
         removal = RetentionService(
@@ -514,6 +523,13 @@ class Node(MultiService):
     def refusals(self) -> Mapping[Address, str]:
         """Which peers cannot be dialled for their certificates or the own one, and why."""
         return self._delivery.refusals
+
+    def is_trusted(self, address: Address | str) -> bool:
+        """Return whether work is done for a peer: the policy admits it, and it has a key if it needs one.
+
+        The tasks of others are held, not begun, see `Timeouts.hold_limit`, and so is what is owed to them about these.
+        """
+        return is_trusted(to_address(address, "address"), self.authenticator, self._policy)
 
     def _may_speak_for(self, peer: Peer, address: Address) -> bool:
         return may_speak_for(peer, address, self.authenticator)

@@ -84,12 +84,10 @@ class Stories:
 
     async def _ahead_of(self, task: Task) -> int:
         """How many tasks `Node.execute` takes before this one, up to `MANY`; 0 for one that it does not take."""
-        is_queued = task.side is Side.RECEIVER and task.status is TaskStatus.ACCEPTED
-        is_put_back = task.status is TaskStatus.EXECUTING and task.put_back_at is not None
-        if not is_queued and not is_put_back:
+        if not task.waits_to_begin:
             return 0
         waiting = [other.key for other in await self.records.store.put_back(MANY)]
-        if is_queued:
+        if task.put_back_at is None:
             waiting += [other.key for other in await self.records.store.queue(MANY)]
         return min(waiting.index(task.key) if task.key in waiting else MANY, MANY)
 
@@ -119,7 +117,7 @@ def outlook(
     """
     owed = [delivery for delivery in deliveries if delivery.given_up_at is None]
     is_given_up = len(owed) < len(deliveries)
-    tell = _TELL.get((task.side, task.status), _ended)
+    tell = _held if task.held_at is not None else _TELL.get((task.side, task.status), _ended)
     sentence, commands = tell(task, owed, is_given_up, ahead)
     if is_given_up:
         commands = ("retry ID", *commands)
@@ -148,6 +146,7 @@ _THEN = {
     Event.TIME_OUT_ACCEPT: "it is cancelled",
     Event.TIME_OUT_QUEUE_HEAD: "it expires, which costs a point",
     Event.TIME_OUT_LEASE: "it is cancelled",
+    Event.TIME_OUT_HOLD: "it is cancelled",
     Event.RUN_AGAIN: "it is put back, to be begun again",
     Event.TIME_OUT_DELIVERY: "its cancellation is requested",
     Event.REFUSE: "it is declined",
@@ -200,6 +199,12 @@ def _queued(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: int)
     if task.staged_at is not None:
         return f"is at the head of the queue, but behind {_counted(ahead)} put back", ("queue", "execute")
     return f"waits in the queue behind {_counted(ahead)}", ("queue",)
+
+
+def _held(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: int) -> _Told:
+    # An attempt that was superseded by none may still give results.
+    commands = ("decline ID --justification WHY",) if task.status is TaskStatus.ACCEPTED else ()
+    return "is held, because its submitter is not trusted", commands
 
 
 def _in_execution(task: Task, owed: Sequence[Delivery], is_given_up: bool, ahead: int) -> _Told:

@@ -168,17 +168,22 @@ def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[
         if after != before:
             revisions[before.number] = revision = before.revision + 1
             after = after.evolved(revision=revision)
-            if _is_queued(before) and not _is_queued(after):
+            if _has_place(before) and not _has_place(after):
                 after = after.evolved(queue_position=None)
-            elif _is_queued(after) and not _is_queued(before):
+            elif _has_place(after) and not _has_place(before):
                 place = places.in_turn(after.peer) if change.is_fair else places.at_end()
                 after = after.evolved(queue_position=place)
         results.append(after)
     return results
 
 
-def _is_queued(task: Task) -> bool:
+def _has_place(task: Task) -> bool:
+    """Whether the task is in the queue, or held, and then keeps its place."""
     return task.side is Side.RECEIVER and task.status is TaskStatus.ACCEPTED
+
+
+def _is_queued(task: Task) -> bool:
+    return _has_place(task) and task.held_at is None
 
 
 def _stage_head(connection: sqlite3.Connection, changes: Sequence[Change]) -> Task | None:
@@ -190,6 +195,12 @@ def _stage_head(connection: sqlite3.Connection, changes: Sequence[Change]) -> Ta
     if row is None or row[1] is not None:
         return None
     number, _, position = row
+    if any(change.before.held_at is not None for change in changes):
+        # What was held came back ahead of the head.
+        connection.execute(
+            "UPDATE tasks SET staged_at = NULL, revision = revision + 1 WHERE side = 'receiver'"
+            " AND status IN ('ACCEPTED') AND staged_at IS NOT NULL"
+        )
     # It became head when it came, or when the last of those before it left.
     *_, at = [
         change.at

@@ -252,20 +252,22 @@ class _Check:
         return Finding(where, fault, f"restore {self._database} from a backup")
 
     def _queue(self, connection: sqlite3.Connection) -> Iterator[Finding]:
-        """Positions are unique, and the head, and it alone, is staged."""
+        """Positions are unique, and the head, and it alone, is staged. What is held has a position, and is no head."""
         before = None
-        rows = connection.execute(
-            "SELECT task_id, peer, queue_position, staged_at FROM tasks WHERE side = 'receiver' AND status = 'ACCEPTED'"
-            " ORDER BY queue_position"
-        )
-        for place, (task_id, peer, position, staged_at) in enumerate(rows):
+        is_past_head = False
+        columns = "task_id, peer, queue_position, staged_at, held_at"
+        order = "WHERE side = 'receiver' AND status = 'ACCEPTED' ORDER BY queue_position"
+        rows = rows_of(connection, "tasks", columns, {"held_at": None}, order)
+        for task_id, peer, position, staged_at, held_at in rows:
             where = f"task {shown(task_id)} from {shown(peer)}"
-            if place and position == before:
+            if before is not None and position == before:
                 yield self._bad(where, f"has the same place in the queue as another task ({position})")
-            if place == 0 and staged_at is None:
+            is_head = not is_past_head and held_at is None
+            if is_head and staged_at is None:
                 yield self._bad(where, "is the head of the queue, but not staged")
-            if place and staged_at is not None:
+            if not is_head and staged_at is not None:
                 yield self._bad(where, "is staged, but not the head of the queue")
+            is_past_head = is_past_head or is_head
             before = position
 
     def _deliveries(self, connection: sqlite3.Connection) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from datetime import datetime
 from attrs import define, frozen
 
 from tasksubmit.lifecycle.change import Delivery, DeliveryKind
+from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey, from_milliseconds, to_milliseconds
 from tasksubmit.stores import bulk
 from tasksubmit.stores.rows import DELIVERY_COLUMNS, OF_KEY, delivery_from_row, key_values
@@ -27,11 +28,12 @@ def ready(
     limit: int,
     skip: Collection[int],
     kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+    sides: Collection[Side] = tuple(Side),
 ) -> list[Delivery]:
     """Up to ``limit`` messages that may be sent to ``peer`` now, the longest ready first, without those in ``skip``."""
     marks, skipped = bulk.among([0, *skip])  # no message has the id 0
     sql = (
-        f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE peer = ? AND ready_at <= ?{_of_kinds(kinds)}"
+        f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE peer = ? AND ready_at <= ?{_among(kinds, sides)}"
         f" AND id NOT IN {marks}"
         " ORDER BY ready_at, id LIMIT ?"
     )
@@ -40,17 +42,23 @@ def ready(
     ]
 
 
-def _of_kinds(kinds: Collection[DeliveryKind]) -> str:
-    if len(kinds) == len(DeliveryKind):
-        return ""
-    return f" AND kind IN ({', '.join(repr(kind.value) for kind in kinds)})"
+def _among(kinds: Collection[DeliveryKind], sides: Collection[Side]) -> str:
+    """The condition that a message is of one of the kinds, and about a record of one of the sides."""
+    conditions = []
+    for column, values, every in (("kind", kinds, DeliveryKind), ("side", sides, Side)):
+        if len(values) < len(every):
+            conditions.append(f" AND {column} IN ({', '.join(repr(value.value) for value in values)})")
+    return "".join(conditions)
 
 
 def next_at(
-    connection: sqlite3.Connection, peer: Address, kinds: Collection[DeliveryKind] = tuple(DeliveryKind)
+    connection: sqlite3.Connection,
+    peer: Address,
+    kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+    sides: Collection[Side] = tuple(Side),
 ) -> datetime | None:
     """When the next message of one of ``kinds`` may be sent to ``peer``; None when none is owed to it."""
-    sql = f"SELECT min(ready_at) FROM deliveries WHERE peer = ? AND ready_at IS NOT NULL{_of_kinds(kinds)}"
+    sql = f"SELECT min(ready_at) FROM deliveries WHERE peer = ? AND ready_at IS NOT NULL{_among(kinds, sides)}"
     (ready_at,) = connection.execute(sql, (str(peer),)).fetchone()
     return None if ready_at is None else from_milliseconds(ready_at)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from tasksubmit.stores.queries import QUEUE
+from tasksubmit.stores.queries import HELD, QUEUE
 from tasksubmit.wire.address import Address
 
 _ROUND = 2**20
@@ -29,8 +29,7 @@ class Places:
     def at_end(self) -> int:
         """The place behind all others."""
         if self._last is None:
-            (last,) = self._connection.execute(f"SELECT max(queue_position) FROM {QUEUE}").fetchone()
-            self._last = last or 0
+            self._last = self._last_place() or 0
         self._last += 1
         return self._last
 
@@ -43,9 +42,17 @@ class Places:
         before = max(self._head or 0, self._last_of.get(str(peer), 0))
         begin = (before // _ROUND + 1) * _ROUND
         if begin not in self._last_in:
-            sql = f"SELECT max(queue_position) FROM {QUEUE} AND queue_position >= ? AND queue_position < ?"
-            (last,) = self._connection.execute(sql, (begin, begin + _ROUND)).fetchone()
+            last = self._last_place(begin, begin + _ROUND)
             self._last_in[begin] = begin - 1 if last is None else last
         self._last_in[begin] += 1
         self._last_of[str(peer)] = place = self._last_in[begin]
         return place
+
+    def _last_place(self, first: int = 0, end: int = 2**63 - 1) -> int | None:
+        """The last place that is taken, by a task in the queue or a held one, which may come back."""
+        sql = ", ".join(
+            f"(SELECT max(queue_position) FROM {tasks} AND queue_position >= :first AND queue_position < :end)"
+            for tasks in (QUEUE, HELD)
+        )
+        row = self._connection.execute(f"SELECT {sql}", {"first": first, "end": end}).fetchone()
+        return max((place for place in row if place is not None), default=None)

@@ -29,7 +29,8 @@ from tasksubmit.stores.rows import (
 from tasksubmit.wire.address import Address
 
 # SQLite would rather take the index by status, and then read and sort all that is in the status; hence INDEXED BY.
-QUEUE = "tasks INDEXED BY tasks_queue WHERE side = 'receiver' AND status = 'ACCEPTED'"
+QUEUE = "tasks INDEXED BY tasks_queue WHERE side = 'receiver' AND status = 'ACCEPTED' AND held_at IS NULL"
+HELD = "tasks INDEXED BY tasks_held_places WHERE side = 'receiver' AND status = 'ACCEPTED' AND held_at IS NOT NULL"
 
 _TASKS_AT_ONCE = 32
 """Tasks that are read to be sent, before it is seen how long they are."""
@@ -189,7 +190,8 @@ def put_back(connection: sqlite3.Connection, limit: int) -> list[Task]:
     """The first ``limit`` of the EXECUTING tasks that wait to be taken again, the longest waiting first."""
     sql = (
         f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_receiver_put_back_at WHERE side = 'receiver'"
-        " AND status IN ('EXECUTING') AND put_back_at IS NOT NULL ORDER BY put_back_at, number LIMIT ?"
+        " AND status IN ('EXECUTING') AND put_back_at IS NOT NULL AND held_at IS NULL"
+        " ORDER BY put_back_at, number LIMIT ?"
     )
     return [task_from_row(row) for row in connection.execute(sql, (limit,))]
 
@@ -251,11 +253,12 @@ def load(connection: sqlite3.Connection) -> list[PeerLoad]:
     for peer, records, stored_bytes in connection.execute("SELECT peer, records, stored_bytes FROM usage"):
         loads[peer] = PeerLoad(Address.parse(peer), records=records, stored_bytes=stored_bytes)
     rows = connection.execute(
-        "SELECT peer, sum(status = 'NEW'), sum(status = 'ACCEPTED'), count(*) FROM tasks"
-        f" WHERE side = 'receiver' AND status IN ({_OPEN}) GROUP BY peer"
+        "SELECT peer, sum(status = 'NEW'), sum(status = 'ACCEPTED' AND held_at IS NULL), sum(held_at IS NOT NULL),"
+        f" count(*) FROM tasks WHERE side = 'receiver' AND status IN ({_OPEN}) GROUP BY peer"
     )
-    for peer, new, queued, open in rows:
-        loads[peer] = evolve(loads.get(peer) or PeerLoad(Address.parse(peer)), new=new, queued=queued, open=open)
+    for peer, new, queued, held, open in rows:
+        load = loads.get(peer) or PeerLoad(Address.parse(peer))
+        loads[peer] = evolve(load, new=new, queued=queued, held=held, open=open)
     return [load for load in loads.values() if load.records or load.stored_bytes]
 
 

@@ -415,9 +415,12 @@ class SQLiteTaskStore:
         limit: int,
         skip: Collection[int] = (),
         kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+        sides: Collection[Side] = tuple(Side),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         """See `ITaskStore.ready_deliveries`."""
-        return self._read_with_tasks(lambda connection: deliveries.ready(connection, peer, now, limit, skip, kinds))
+        return self._read_with_tasks(
+            lambda connection: deliveries.ready(connection, peer, now, limit, skip, kinds, sides)
+        )
 
     def aged_deliveries(self, before: datetime, limit: int) -> Deferred[list[tuple[Delivery, Task]]]:
         """See `ITaskStore.aged_deliveries`."""
@@ -429,10 +432,13 @@ class SQLiteTaskStore:
         return self._read(lambda connection: queries.with_tasks(connection, find(connection)))
 
     def next_delivery(
-        self, peer: Address, kinds: Collection[DeliveryKind] = tuple(DeliveryKind)
+        self,
+        peer: Address,
+        kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+        sides: Collection[Side] = tuple(Side),
     ) -> Deferred[datetime | None]:
         """See `ITaskStore.next_delivery`."""
-        return self._read(lambda connection: deliveries.next_at(connection, peer, kinds))
+        return self._read(lambda connection: deliveries.next_at(connection, peer, kinds, sides))
 
     def owed_peers(self) -> Deferred[list[Address]]:
         """See `ITaskStore.owed_peers`."""

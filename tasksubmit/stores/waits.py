@@ -17,7 +17,7 @@ from tasksubmit.stores.queries import CLOCK, due_tasks_sql, keep_note, note
 
 _LATEST = {
     "lease_expires_at": ":now + lease_ms",
-    **dict.fromkeys(("staged_at", "heard_at", "undecided_since", "news_at"), ":now"),
+    **dict.fromkeys(("staged_at", "held_at", "heard_at", "undecided_since", "news_at"), ":now"),
 }
 """The columns that deadlines count from and that people do not see, and the latest time that each may hold."""
 

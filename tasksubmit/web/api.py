@@ -153,6 +153,7 @@ class ControlApi:
             else None,
             connections=len(self.node.factory.connections),
             waiting=await self._waiting_count(),
+            held=self.node.load.held,
             owed_to=len(await self.node.store.owed_peers()),
             retrying=dict(self.node.retrying),
             peers=await self.list_peers(call),

@@ -42,8 +42,9 @@ class TaskView:
     """One side's record of a task; most keys are those of `Task`. `number` orders the records of a node.
 
     While the task is EXECUTING, either `lease_expires_at` says until when its executor may be silent, or `put_back_at`
-    since when it waits to be begun again. `ended_at` is when nobody needs to wait for it any longer.
-    `delivery_given_up_at` is set while something that is owed for it is not tried any more.
+    since when it waits to be begun again. `held_at` is set while a received task is held because its submitter is not
+    trusted. `ended_at` is when nobody needs to wait for it any longer. `delivery_given_up_at` is set while something
+    that is owed for it is not tried any more.
     """
 
     task_id: str
@@ -66,6 +67,7 @@ class TaskView:
     execute_started_at: datetime | None
     lease_expires_at: datetime | None
     put_back_at: datetime | None
+    held_at: datetime | None
     completed_at: datetime | None
     ended_at: datetime | None
     expires_at: datetime | None
@@ -318,9 +320,9 @@ class StatusView:
 
     `disk_problem` says why new tasks are refused for want of disk space, and is empty while they are not.
     `executor_problem` is null while the executor can start tasks; `unended` are executions that should have ended.
-    `connections` are those that peers have open; `waiting` is the length of the queue, with requeued tasks; `owed_to`
-    counts the peers that something is owed to. `retrying` are steps of the node that have failed and are repeated, such
-    as those of its start, with the last error of each.
+    `connections` are those that peers have open; `waiting` is the length of the queue, with requeued tasks; `held`
+    counts the tasks whose submitters are not trusted, and `owed_to` the peers that something is owed to. `retrying` are
+    steps of the node that have failed and are repeated, such as those of its start, with the last error of each.
     """
 
     address: Address
@@ -334,6 +336,7 @@ class StatusView:
     certificate: CertificateView | None
     connections: int
     waiting: int
+    held: int
     owed_to: int
     retrying: dict[str, str]
     peers: list[PeerView]

@@ -327,8 +327,9 @@ class CountingStore(SQLiteTaskStore):
         limit: int,
         skip: Collection[int] = (),
         kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+        sides: Collection[Side] = tuple(Side),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
-        ready = super().ready_deliveries(peer, now, limit, skip, kinds)
+        ready = super().ready_deliveries(peer, now, limit, skip, kinds, sides)
         return ready.addCallback(self._count) if peer == DEAD else ready
 
     def _count(self, ready: list[tuple[Delivery, Task]]) -> list[tuple[Delivery, Task]]:

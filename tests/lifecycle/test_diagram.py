@@ -45,7 +45,7 @@ class RowTests(SynchronousTestCase):
         self.assertEqual(limits[Event.RUN_AGAIN], "once lease_expires_at has passed, if it has attempts left")
         self.assertEqual(
             limits[Event.TIME_OUT_LEASE],
-            "once lease_expires_at has passed, or 1 h after put_back_at and after any start",
+            "once lease_expires_at has passed, or 1 h after put_back_at and after any start, unless held_at",
         )
         limits = {row.event: row.limits for row in rows(Side.SUBMITTER)}
         self.assertEqual(

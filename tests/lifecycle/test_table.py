@@ -32,6 +32,8 @@ from tasksubmit.lifecycle.table import (
 )
 from tasksubmit.lifecycle.task import Task
 
+HOLDING = (Event.HOLD, Event.REJOIN)
+
 # from | event | to | stamps | effects | outcome
 RECEIVER = """
  -         | SUBMIT              | NEW       |                        |                              |
@@ -42,13 +44,19 @@ RECEIVER = """
  NEW       | CANCEL              | CANCELLED | ACCEPTED               |                              |
  ACCEPTED  | EXECUTE             | EXECUTING | EXECUTE_STARTED LEASED | NOTIFY_SUBMITTER             |
  ACCEPTED  | TIME_OUT_QUEUE_HEAD | EXPIRED   | STAGED                 | NOTIFY_SUBMITTER BOOK_EXPIRY | expired
- ACCEPTED  | PASS_DEADLINE       | CANCELLED |                        | NOTIFY_SUBMITTER             | deadline_passed
- ACCEPTED  | DECLINE             | CANCELLED |                        | NOTIFY_SUBMITTER       | withdrawn_by_receiver
- ACCEPTED  | CANCEL              | CANCELLED |                        |                              |
+ ACCEPTED  | PASS_DEADLINE       | CANCELLED | RELEASED               | NOTIFY_SUBMITTER             | deadline_passed
+ ACCEPTED  | DECLINE             | CANCELLED | RELEASED               | NOTIFY_SUBMITTER       | withdrawn_by_receiver
+ ACCEPTED  | TIME_OUT_HOLD       | CANCELLED | RELEASED               | NOTIFY_SUBMITTER       | withdrawn_by_receiver
+ ACCEPTED  | CANCEL              | CANCELLED | RELEASED               |                              |
+ ACCEPTED  | HOLD                | ACCEPTED  | HELD                   |                              |
+ ACCEPTED  | REJOIN              | ACCEPTED  | REJOINED               |                              |
  EXECUTING | PROGRESS            | EXECUTING | LEASED                 | TELL_PROGRESS                |
  EXECUTING | PUT_BACK            | EXECUTING | PUT_BACK               | TELL_PROGRESS                |
  EXECUTING | RUN_AGAIN           | EXECUTING | PUT_BACK               | TELL_PROGRESS                |
  EXECUTING | TAKE_AGAIN          | EXECUTING | STARTED_AGAIN LEASED   | TELL_PROGRESS                |
+ EXECUTING | HOLD                | EXECUTING | HELD                   |                              |
+ EXECUTING | REJOIN              | EXECUTING | REJOINED               |                              |
+ EXECUTING | TIME_OUT_HOLD       | CANCELLED | RELEASED               | NOTIFY_SUBMITTER             | lease_expired
  EXECUTING | CANCEL              | CANCELLED | RELEASED               |                              |
  EXECUTING | FAIL                | CANCELLED | RELEASED               | NOTIFY_SUBMITTER             | failed
  EXECUTING | TIME_OUT_LEASE      | CANCELLED | RELEASED               | NOTIFY_SUBMITTER             | lease_expired
@@ -214,22 +222,29 @@ class TableTests(SynchronousTestCase):
                 self.assertIn(transition.outcome, RECEIVER_OUTCOMES | {""})
 
     def test_submitter_is_told(self) -> None:
-        """The receiver tells every change that its submitter did not cause; COMPLETED is told by the results."""
+        """The receiver tells every change that its submitter did not cause; COMPLETED is told by the results.
+
+        That a task is held, it does not tell: the submitter is not trusted.
+        """
         for (side, status, event), transition in TRANSITIONS.items():
             if side is Side.RECEIVER and status is not None:
                 told = {Effect.NOTIFY_SUBMITTER, Effect.TELL_PROGRESS, Effect.OWE_RESULTS} & set(transition.effects)
-                self.assertEqual(bool(told), event not in (Event.CANCEL, Event.DELIVER_LATE), (status, event))
+                is_silent = event in (Event.CANCEL, Event.DELIVER_LATE, *HOLDING)
+                self.assertEqual(bool(told), not is_silent, (status, event))
 
     def test_progress_is_told_within_a_status(self) -> None:
         """What may go in the place of an earlier message changes no status, and the rest always does."""
-        for (side, status, _), transition in TRANSITIONS.items():
-            if side is Side.RECEIVER:
+        for (side, status, event), transition in TRANSITIONS.items():
+            if side is Side.RECEIVER and event not in HOLDING:
                 self.assertEqual(Effect.TELL_PROGRESS in transition.effects, transition.target is status)
 
     def test_whatever_runs_has_a_lease(self) -> None:
-        """Each way into execution leases it, and so does each sign of it; only what is put back has no lease."""
+        """Each way into execution leases it, and so does each sign of it; only what is put back has no lease.
+
+        To be held, and to rejoin, is for what was put back.
+        """
         for (side, _, event), transition in TRANSITIONS.items():
-            if side is Side.RECEIVER and transition.target is TaskStatus.EXECUTING:
+            if side is Side.RECEIVER and transition.target is TaskStatus.EXECUTING and event not in HOLDING:
                 lease = Stamp.PUT_BACK if event in (Event.PUT_BACK, Event.RUN_AGAIN) else Stamp.LEASED
                 self.assertIn(lease, transition.stamps)
                 self.assertEqual(len({Stamp.PUT_BACK, Stamp.LEASED} & set(transition.stamps)), 1)
@@ -318,7 +333,8 @@ class DeadlineTests(SynchronousTestCase):
                 ("receiver", "NEW", "created_at", "accept_timeout", "TIME_OUT_ACCEPT", ""),
                 ("receiver", "ACCEPTED", "staged_at", "queue_head_timeout", "TIME_OUT_QUEUE_HEAD", ""),
                 ("receiver", "EXECUTING", "lease_expires_at", "", "TIME_OUT_LEASE", ""),
-                ("receiver", "EXECUTING", "put_back_at", "queue_head_timeout", "TIME_OUT_LEASE", ""),
+                ("receiver", "EXECUTING", "put_back_at", "queue_head_timeout", "TIME_OUT_LEASE", "held_at"),
+                ("receiver", "ACCEPTED EXECUTING", "held_at", "hold_limit", "TIME_OUT_HOLD", ""),
                 ("submitter", "NEW", "deliver_by", "", "TIME_OUT_DELIVERY", "cancel_requested_at"),
                 (
                     *("submitter", "NEW", "created_at", "delivery_timeout", "TIME_OUT_DELIVERY"),
@@ -399,15 +415,15 @@ class DeadlineTests(SynchronousTestCase):
         self.assertEqual(
             [Timeouts().limit(deadline) for deadline in DEADLINES],
             [
-                *(0 * day, minute, hour, 0 * day, hour),
+                *(0 * day, minute, hour, 0 * day, hour, 7 * day),
                 *(0 * day, 7 * day, timedelta(seconds=90), 0 * day, 30 * day, 0 * day, hour),
             ],
         )
-        timeouts = Timeouts(day, 2 * day, 3 * day, 4 * day, 5 * day, 6 * day, 7 * day)
+        timeouts = Timeouts(day, 2 * day, 3 * day, 4 * day, 5 * day, 6 * day, 7 * day, 8 * day)
         self.assertEqual(
             [timeouts.limit(deadline) for deadline in DEADLINES],
             [
-                *(0 * day, day, 2 * day, 0 * day, 2 * day),
+                *(0 * day, day, 2 * day, 0 * day, 2 * day, 8 * day),
                 *(0 * day, 5 * day, 3 * day, 0 * day, 7 * day, 0 * day, 4 * day),
             ],
         )
@@ -426,7 +442,7 @@ class DecidedByTests(SynchronousTestCase):
             by["time"],
             {
                 *("PASS_DEADLINE", "TIME_OUT_ACCEPT", "TIME_OUT_QUEUE_HEAD", "TIME_OUT_LEASE"),
-                *("TIME_OUT_DELIVERY", "TIME_OUT_ANSWER", "TIME_OUT_RESULTS", "TIME_OUT_CANCEL"),
+                *("TIME_OUT_HOLD", "TIME_OUT_DELIVERY", "TIME_OUT_ANSWER", "TIME_OUT_RESULTS", "TIME_OUT_CANCEL"),
                 *("ASK_AGAIN", "QUERY_UNDECIDED", "RUN_AGAIN"),
             },
         )
@@ -434,7 +450,7 @@ class DecidedByTests(SynchronousTestCase):
             by["receiver"],
             {
                 *("ACCEPT", "DECLINE", "EXECUTE", "PROGRESS", "PUT_BACK", "TAKE_AGAIN", "FAIL", "COMPLETE"),
-                *("REFUSE", "RECEIVE_RESULTS", "CONFIRM_CANCEL", "LOSE", "DELIVER_LATE"),
+                *("HOLD", "REJOIN", "REFUSE", "RECEIVE_RESULTS", "CONFIRM_CANCEL", "LOSE", "DELIVER_LATE"),
                 *(event.name for event in ANSWERED.values()),
             },
         )

@@ -324,7 +324,7 @@ class OverdueTests(SynchronousTestCase):
 
     def test_exact_limit(self) -> None:
         """Each deadline is not due at exactly its limit, and is one millisecond after."""
-        timeouts = Timeouts(*(timedelta(seconds=seconds) for seconds in (3, 5, 7, 9, 11, 13, 15)))
+        timeouts = Timeouts(*(timedelta(seconds=seconds) for seconds in (3, 5, 7, 9, 11, 13, 15, 17)))
         limits = {
             "": 0,
             "accept_timeout": 3000,
@@ -333,6 +333,7 @@ class OverdueTests(SynchronousTestCase):
             "silence_timeout": 9000,
             "delivery_timeout": 11000,
             "news_timeout": 15000,
+            "hold_limit": 17000,
         }
         for deadline in DEADLINES:
             for status in deadline.statuses:

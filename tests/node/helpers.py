@@ -112,14 +112,18 @@ class SlowStore(MemoryTaskStore):
         limit: int,
         skip: Collection[int] = (),
         kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+        sides: Collection[Side] = tuple(Side),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
-        return self._later("ready_deliveries", super().ready_deliveries(peer, now, limit, skip, kinds))
+        return self._later("ready_deliveries", super().ready_deliveries(peer, now, limit, skip, kinds, sides))
 
     @override
     def next_delivery(
-        self, peer: Address, kinds: Collection[DeliveryKind] = tuple(DeliveryKind)
+        self,
+        peer: Address,
+        kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+        sides: Collection[Side] = tuple(Side),
     ) -> Deferred[datetime | None]:
-        return self._later("next_delivery", super().next_delivery(peer, kinds))
+        return self._later("next_delivery", super().next_delivery(peer, kinds, sides))
 
     @override
     def get(self, key: TaskKey) -> Deferred[Task | None]:

@@ -50,9 +50,10 @@ class LookStore(SlowStore):
         limit: int,
         skip: Collection[int] = (),
         kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+        sides: Collection[Side] = tuple(Side),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         self.looks.append((limit, len(skip)))
-        return super().ready_deliveries(peer, now, limit, skip, kinds)
+        return super().ready_deliveries(peer, now, limit, skip, kinds, sides)
 
 
 class LookingTests(NodeTestCase):

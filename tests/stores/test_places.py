@@ -20,10 +20,11 @@ class Queue:
     def __init__(self) -> None:
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.connection.execute(
-            "CREATE TABLE tasks (id INTEGER PRIMARY KEY AUTOINCREMENT, side, status, peer, queue_position)"
+            "CREATE TABLE tasks (id INTEGER PRIMARY KEY AUTOINCREMENT, side, status, peer, queue_position, held_at)"
         )
-        where = "WHERE side = 'receiver' AND status = 'ACCEPTED'"
-        self.connection.execute(f"CREATE INDEX tasks_queue ON tasks (queue_position) {where}")
+        where = "WHERE side = 'receiver' AND status = 'ACCEPTED' AND held_at IS"
+        self.connection.execute(f"CREATE INDEX tasks_queue ON tasks (queue_position) {where} NULL")
+        self.connection.execute(f"CREATE INDEX tasks_held_places ON tasks (queue_position) {where} NOT NULL")
 
     def join(self, *peers: Address, is_fair: bool = True) -> None:
         """Let tasks join in one batch."""
@@ -35,6 +36,10 @@ class Queue:
     def take(self) -> None:
         """Let the head be begun."""
         self.connection.execute("DELETE FROM tasks WHERE queue_position = (SELECT min(queue_position) FROM tasks)")
+
+    def hold(self, peer: Address, is_held: bool = True) -> None:
+        """Let all tasks of a peer be held, or rejoin."""
+        self.connection.execute("UPDATE tasks SET held_at = ? WHERE peer = ?", (1 if is_held else None, str(peer)))
 
     def order(self) -> list[int]:
         """The tasks, by when they joined; fails when two have the same place."""
@@ -51,6 +56,16 @@ class PlacesTests(SynchronousTestCase):
         queue = Queue()
         self.addCleanup(queue.connection.close)
         return queue
+
+    def test_held(self) -> None:
+        """The place of a held task is not given to another, at the end or in turn."""
+        for is_fair in (False, True):
+            queue = self.queue()
+            queue.join(*PEERS, is_fair=is_fair)
+            queue.hold(PEERS[2])
+            queue.join(PEERS[0], PEERS[1], is_fair=is_fair)
+            queue.hold(PEERS[2], False)
+            self.assertEqual(queue.order(), [1, 2, 3, 4, 5])
 
     def test_at_end(self) -> None:
         """Each joins behind all others, of its batch as well."""

@@ -31,7 +31,7 @@ from tasksubmit.interfaces import (
     Refusal,
 )
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind
-from tasksubmit.lifecycle.table import Lease
+from tasksubmit.lifecycle.table import Lease, Side
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.executors.process import ProcessExecutor
@@ -255,6 +255,7 @@ class EagerStore(MemoryTaskStore):
         limit: int,
         skip: Collection[int] = (),
         kinds: Collection[DeliveryKind] = tuple(DeliveryKind),
+        sides: Collection[Side] = tuple(Side),
     ) -> Deferred[list[tuple[Delivery, Task]]]:
         return super().ready_deliveries(peer, datetime.max.replace(tzinfo=now.tzinfo), limit, skip)
 

@@ -46,6 +46,7 @@ class NodeRoutesTests(ApiTestCase):
             "certificate": None,
             "connections": 0,
             "waiting": 1,
+            "held": 0,
             "owed_to": 2,
             "retrying": {},
             "peers": self.ask("GET", "/v1/peers"),
@@ -117,7 +118,7 @@ class SubmitterTests(ApiTestCase):
             (
                 *("answered_at", "accepted_at", "staged_at", "execute_started_at", "completed_at"),
                 *("result_due_at", "cancel_requested_at", "queue_position", "scored_cpu_ms", "reward"),
-                *("lease_expires_at", "put_back_at", "heard_at", "ended_at", "delivery_given_up_at"),
+                *("lease_expires_at", "put_back_at", "held_at", "heard_at", "ended_at", "delivery_given_up_at"),
             )
         )
         self.assertEqual(task, {**expected, **unset})

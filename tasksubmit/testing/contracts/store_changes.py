@@ -151,6 +151,40 @@ class ChangeContract(StoreCase):
         await self.change(new_task("a"), Event.EXECUTE, 5)
         await self.assert_stale(step(behind, Event.EXECUTE, 6))
 
+    async def test_held_tasks_keep_their_places(self) -> None:
+        """A held task is not in the queue, and rejoins it where it was; who rejoins ahead of the head is head now."""
+        for task_id in "abc":
+            await self.accepted(task_id)
+        held = await self.change(new_task("a"), Event.HOLD, 100)
+        self.assertEqual((held.held_at, held.staged_at), (at(100), None))
+        await self.change(new_task("c"), Event.HOLD, 150)
+        self.assertEqual(await self.queued(), [("b", at(100))])
+        await self.accepted("d")
+        await self.reopen()
+        self.assertEqual(await self.queued(), [("b", at(100)), ("d", None)])
+        await self.change(new_task("c"), Event.REJOIN, 180)
+        self.assertEqual(await self.queued(), [("b", at(100)), ("c", None), ("d", None)])
+        back = await self.change(new_task("a"), Event.REJOIN, 200)
+        self.assertEqual((back.held_at, back.staged_at), (None, at(200)))
+        self.assertEqual(await self.queued(), [("a", at(200)), ("b", None), ("c", None), ("d", None)])
+        await self.change(new_task("a"), Event.EXECUTE, 300)
+        self.assertEqual((await self.queued())[0], ("b", at(300)))
+
+    async def test_held_until_the_end(self) -> None:
+        """A held task that ends leaves its place."""
+        await self.accepted("a")
+        await self.change(new_task("a"), Event.HOLD, 100)
+        ended = await self.change(new_task("a"), Event.TIME_OUT_HOLD, 200)
+        self.assertEqual((ended.held_at, ended.queue_position), (None, None))
+
+    async def test_load_of_held_tasks(self) -> None:
+        """Held tasks are open, and not in the queue."""
+        await self.accepted("a")
+        await self.accepted("b")
+        await self.change(new_task("a"), Event.HOLD, 100)
+        [load] = await self.store.load()
+        self.assertEqual((load.queued, load.held, load.open), (1, 1, 2))
+
     async def test_submitted_tasks_do_not_queue(self) -> None:
         """A submitter's ACCEPTED is no place in the queue here."""
         await self.change(await self.create(new_task(side=Side.SUBMITTER)), Event.HEAR_ACCEPTED)

@@ -51,6 +51,7 @@ class RecordContract(StoreCase):
             lease_expires_at=at(9),
             is_lease_bound=True,
             put_back_at=at(10),
+            held_at=at(24),
             completed_at=at(7),
             time_idle_ms=2**62,
             time_staged_ms=9,

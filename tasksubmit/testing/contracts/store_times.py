@@ -73,6 +73,18 @@ class TimeContract(StoreCase):
         await self.change(new_task("a"), Event.RUN_AGAIN, 50)
         self.assertEqual(await self.put_back(), "cba")
 
+    async def test_held_is_not_taken_again(self) -> None:
+        """A requeued task that is held is not taken again, and does not run into the time-out of others, until then."""
+        await self.change(await self.executing("a"), Event.PUT_BACK, 10)
+        await self.change(new_task("a"), Event.HOLD, 20)
+        self.assertEqual(await self.store.put_back(9), [])
+        due = [deadline for deadline in DEADLINES if deadline.since in ("put_back_at", "held_at")]
+        found = await self.store.passed_deadlines([(deadline, at(100)) for deadline in due])
+        self.assertEqual([deadline.since for deadline in found], ["held_at"])
+        back = await self.change(new_task("a"), Event.REJOIN, 30)
+        self.assertEqual((back.put_back_at, back.held_at), (at(30), None))
+        self.assertEqual(await self.store.put_back(9), [back])
+
     async def test_put_back_is_no_head(self) -> None:
         """What is put back takes no place in the queue, and stages nobody."""
         task = await self.executing("a")
@@ -114,7 +126,7 @@ class TimeContract(StoreCase):
         """A record with every time of the node's own clock, at a clock that is so many hours later."""
         names = (
             *("created_at", "accepted_at", "staged_at", "execute_started_at", "lease_expires_at", "put_back_at"),
-            *("completed_at", "answered_at", "heard_at", "cancel_requested_at", "delivery_given_up_at"),
+            *("completed_at", "answered_at", "heard_at", "cancel_requested_at", "delivery_given_up_at", "held_at"),
         )
         times: dict[str, Any] = {name: at(n + hours * HOUR_MS) for n, name in enumerate(names)}
         agreed: dict[str, Any] = {"expires_at": at(50), "result_due_at": at(60)}

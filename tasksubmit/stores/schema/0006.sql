@@ -1,0 +1,11 @@
+-- Tasks that are held because their submitter is not trusted: they have left the queue, and keep their places.
+
+ALTER TABLE tasks ADD COLUMN held_at BIGINT;
+
+DROP INDEX tasks_queue;
+CREATE INDEX tasks_queue ON tasks (queue_position)
+    WHERE side = 'receiver' AND status = 'ACCEPTED' AND held_at IS NULL;
+CREATE INDEX tasks_held_places ON tasks (queue_position)
+    WHERE side = 'receiver' AND status = 'ACCEPTED' AND held_at IS NOT NULL;
+CREATE INDEX tasks_receiver_held_at ON tasks (held_at)
+    WHERE side = 'receiver' AND status IN ('ACCEPTED', 'EXECUTING') AND held_at IS NOT NULL;
