@@ -106,3 +106,11 @@ def execute(connection: sqlite3.Connection, sql: str, values: Iterable[Any]) -> 
     for chunk in _padded(list(dict.fromkeys(values)), _MOST_VALUES):
         rows += connection.execute(sql.format(_marks(1, len(chunk))), chunk).fetchall()
     return rows
+
+
+def of_each(connection: sqlite3.Connection, sql: str, values: Iterable[Any]) -> list[Any]:
+    """Carry out a ``SELECT ... FROM {}`` that gives a row for each value, which it knows as ``column1``."""
+    rows: list[Any] = []
+    for chunk in _padded(list(values), _MOST_VALUES):
+        rows += connection.execute(sql.format(f"(VALUES {_marks(len(chunk), 1)})"), chunk).fetchall()
+    return rows

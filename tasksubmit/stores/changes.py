@@ -158,7 +158,7 @@ def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[
     """The record after each change, with its new revision if it differs: those that join the queue get a place."""
     numbers = {change.before.number for change in changes}
     revisions = dict(bulk.execute(connection, "SELECT number, revision FROM tasks WHERE number IN {}", numbers))
-    places = Places(connection)
+    places = Places(connection, [change.after.peer for change in changes if change.is_fair and _needs_place(change)])
     results: list[Task | Failure] = []
     for change in changes:
         before, after = change.before, change.after
@@ -170,11 +170,15 @@ def _decided(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[
             after = after.evolved(revision=revision)
             if _has_place(before) and not _has_place(after):
                 after = after.evolved(queue_position=None)
-            elif _has_place(after) and not _has_place(before):
+            elif _needs_place(change):
                 place = places.in_turn(after.peer) if change.is_fair else places.at_end()
                 after = after.evolved(queue_position=place)
         results.append(after)
     return results
+
+
+def _needs_place(change: Change) -> bool:
+    return _has_place(change.after) and not _has_place(change.before)
 
 
 def _has_place(task: Task) -> bool:

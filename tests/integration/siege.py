@@ -6,6 +6,9 @@ one peer with as many submissions as it takes, and keeps 520 connections from th
 nothing and are renewed. A node with keys comes next, with default settings and with small limits: strangers show it
 certificates of 33,000 names, and 140 connections from the honest peer's host say nothing.
 
+Last comes a peer that takes all it can: it fills the disk with tasks that it withdraws, and the queue with small ones,
+see `tests.integration.siege_shares`.
+
 All the while an honest peer submits tasks, each on a connection of its own, and sends a frame of 12 MiB. What is cut
 off because others share its host it sends again, as a node would. The siege prints what the node's memory came to and
 what the honest peer waited, and exits with 1 when that was over the ceiling, or the honest peer was not served. Linux
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import socket
 import ssl
 import struct
@@ -31,22 +35,19 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from benchmarks.processes import free_port, running, wait_until_listening
+from benchmarks.processes import TOP, free_port, running, wait_until_listening
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.tls.files import CERTIFICATE_FILE, KEY_FILE
 from tasksubmit.tls.identity import certificates_pem, key_pem, make_key
 from tasksubmit.wire import Frame, FrameType, generate_task_id
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskResultMessage
-from tests.integration.siege_attacks import ATTACKS
+from tests.integration.siege_attacks import ATTACKS, FLOODER, HONEST, NODE
+from tests.integration.siege_shares import MIB, SHARES, Share
 from tests.processes import LONGEST_SECONDS, until, watch
 from tests.tls.handshake_cost import certificate_of
 from tests.tls.support import Party
 
-NODE, HONEST, FLOODER = "0:0000.0000.0001", "0:0000.0000.0002", "0:0000.0000.0003"
 HONEST_HOST = "127.9.0.1"
-HONEST_PAUSE_SECONDS = 0.05
-
-MIB = 1024 * 1024
 
 WITHOUT_KEYS = {"dribble": 1000, "come_and_go": 10_000, "flood": 100, "idle": 520}
 WITH_KEYS = {"certificates": 8, "silent": 140}
@@ -73,7 +74,9 @@ class Plan:
     :ivar only: the name of one round; empty for all.
     :ivar dribble_bytes: how much of each slow frame comes a second.
     :ivar large_bytes: the size of the honest peer's large frame.
+    :ivar pause_seconds: between two submissions of the honest peer.
     :ivar bounds: those of the node.
+    :ivar share: what one peer may take, if that is tried.
     """
 
     seconds: float = 20.0
@@ -82,7 +85,9 @@ class Plan:
     only: str = ""
     dribble_bytes: int = 16 * 1024
     large_bytes: int = 12 * 1024 * 1024
+    pause_seconds: float = 0.05
     bounds: Bounds = Bounds()  # it is frozen
+    share: Share | None = None
 
 
 @define
@@ -177,7 +182,7 @@ def be_honest(peer: Honest, plan: Plan, is_over: Callable[[], bool], shares_host
                 served.repeats += 1  # as a node would, when one of its own frames was the slowest
             else:
                 served.faults.append(f"{type(error).__name__}: {error}")
-        time.sleep(HONEST_PAUSE_SECONDS)
+        time.sleep(plan.pause_seconds)
     return served
 
 
@@ -193,7 +198,6 @@ def attacking(port: int, attacks: Mapping[str, int], plan: Plan, large: Path) ->
     processes = []
     for name, size in attacks.items():
         more: tuple[Any, ...] = {
-            "flood": (FLOODER, NODE),
             "dribble": (plan.dribble_bytes,),
             "certificates": (str(large),),
             **dict.fromkeys(OF_ITS_HOST, (HONEST_HOST,)),
@@ -239,6 +243,8 @@ def round_of(
         faults.append(f"{name}: {served.repeats} repeats for {len(served.seconds)} submissions")
     if not served.seconds or not served.large_seconds:
         faults.append(f"{name}: the honest peer was not served")
+    if plan.share is not None:
+        faults += plan.share.check(directory / "state")
     return faults
 
 
@@ -271,7 +277,10 @@ def lay_siege(plan: Plan) -> list[str]:
             honest = Honest(port)
             for address in (HONEST, FLOODER):
                 command += ["--peer", f"{address}=tcp:127.0.0.1:9"]
-        with running(command, log) as node:
+        if plan.share is not None:
+            print(f"--- with {' '.join(plan.share.options)}")
+            command += plan.share.options
+        with running(command, log, env={**os.environ, "PYTHONPATH": str(TOP)}) as node:
             wait_until_listening(node, port, log)
             rounds: dict[str, Mapping[str, int]] = {"peace": {}}
             rounds.update({name: {name: size} for name, size in plan.sizes.items()})
@@ -287,6 +296,18 @@ def lay_siege(plan: Plan) -> list[str]:
     return faults
 
 
+def share_plan(share: Share, seconds: float) -> Plan:
+    """One round in which a peer tries to take more than its share."""
+    return Plan(
+        seconds=seconds,
+        sizes={share.attack: share.size},
+        only=share.attack,
+        large_bytes=2 * MIB,
+        pause_seconds=0.2,
+        share=share,
+    )
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.integration.siege", description=__doc__)
@@ -300,6 +321,9 @@ def main() -> int:
     faults += lay_siege(
         Plan(seconds=options.seconds, only=options.only, sizes=WITH_KEYS, has_keys=True, bounds=small, large_bytes=MIB)
     )
+    for name, share in SHARES.items():
+        if options.only in ("", name):
+            faults += lay_siege(share_plan(share, options.seconds))
     for fault in faults:
         print("FAULT", fault)
     return 1 if faults else 0

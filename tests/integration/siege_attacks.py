@@ -13,9 +13,13 @@ from multiprocessing.synchronize import Event
 from threading import Thread
 from typing import Any
 
+from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.wire import MAX_FRAME, generate_task_id
-from tasksubmit.wire.messages import SubmitRequest
+from tasksubmit.wire.messages import SubmitRequest, TaskStatusUpdate
 
+NODE, HONEST, FLOODER = "0:0000.0000.0001", "0:0000.0000.0002", "0:0000.0000.0003"
+
+LARGE_TASK_BYTES = 1024 * 1024
 COMING_AT_ONCE = 20
 LARGE_HEADER = struct.pack(">II", 4, MAX_FRAME)
 
@@ -143,26 +147,83 @@ def come_and_go(port: int, stop: Event, counts: Counts, size: int) -> None:
             counts[0] += 1
 
 
-def submissions(sender: str, receiver: str) -> Iterator[bytes]:
-    """Valid submissions without end, some tens of KiB at once."""
+def submissions(count: int) -> Iterator[bytes]:
+    """Valid submissions without end, so many at once; a hundred have some tens of KiB."""
     while True:
         yield b"".join(
-            SubmitRequest(generate_task_id(), "flood " * 10, sender, receiver).to_frame().encode() for _ in range(100)
+            SubmitRequest(generate_task_id(), "flood " * 10, FLOODER, NODE).to_frame().encode() for _ in range(count)
         )
 
 
-def flood(port: int, stop: Event, counts: Counts, size: int, sender: str, receiver: str) -> None:
+def flood(port: int, stop: Event, counts: Counts, size: int) -> None:
     """Submit without end from one host on many connections; every other one of them never reads its answers."""
     attack = Attack(port, counts, size, ["127.3.0.1"])
-    source = submissions(sender, receiver)
     attack.events = lambda: selectors.EVENT_WRITE | selectors.EVENT_READ * (counts[0] % 2)  # type: ignore[method-assign]
+    _send(attack, stop, submissions(100))
+
+
+def withdrawal(task_id: str, justification: str = "") -> bytes:
+    """The message that withdraws a task."""
+    update = TaskStatusUpdate(task_id, TaskStatus.CANCELLED.value, justification, ack=True, from_addr=FLOODER)
+    return update.to_frame().encode()
+
+
+def withdrawn_tasks() -> Iterator[bytes]:
+    """Large tasks without end, each withdrawn right behind its submission."""
+    description = "x" * LARGE_TASK_BYTES
+    while True:
+        request = SubmitRequest(generate_task_id(), description, FLOODER, NODE)
+        yield request.to_frame().encode() + withdrawal(request.task_id)
+
+
+def unknown_withdrawals() -> Iterator[bytes]:
+    """Withdrawals of tasks that were never submitted, without end, a hundred at once."""
+    while True:
+        yield b"".join(withdrawal(generate_task_id(), "x" * 1000) for _ in range(100))
+
+
+def fill_disk(port: int, stop: Event, counts: Counts, size: int) -> None:
+    """Submit large tasks and withdraw them without end, from one host on many connections."""
+    _send(_reading_all(port, counts, size), stop, withdrawn_tasks())
+
+
+def withdraw_unknown(port: int, stop: Event, counts: Counts, size: int) -> None:
+    """Withdraw unknown tasks without end, from one host on many connections."""
+    _send(_reading_all(port, counts, size), stop, unknown_withdrawals())
+
+
+def _reading_all(port: int, counts: Counts, size: int) -> Attack:
+    """An attack from one host whose connections read all answers."""
+    attack = Attack(port, counts, size, ["127.5.0.1"])
+    attack.events = lambda: selectors.EVENT_WRITE | selectors.EVENT_READ  # type: ignore[method-assign]
+    return attack
+
+
+def _send(attack: Attack, stop: Event, source: Iterator[bytes]) -> None:
+    """Keep every connection of an attack busy with what a source gives."""
     while not stop.is_set():
-        for _ in range(min(50, size - len(attack.attackers))):
+        for _ in range(min(50, attack.size - len(attack.attackers))):
             attack.add()
         for attacker in attack.attackers:
             if not attacker.rest:
                 attacker.rest = memoryview(next(source))
         attack.look(0.05)
+
+
+def be_noisy(port: int, stop: Event, counts: Counts, size: int) -> None:
+    """Submit so many small tasks at once, each second, on one connection."""
+    attack = _reading_all(port, counts, 1)
+    source = submissions(size)
+    due = time.monotonic()
+    while not stop.is_set():
+        if not attack.attackers:
+            attack.add()
+        for attacker in attack.attackers:
+            if not attacker.rest and time.monotonic() >= due:
+                due += 1.0
+                attacker.rest = memoryview(next(source))
+        attack.look(0.02)
+        time.sleep(0.02)  # there is nearly always room to write
 
 
 def lock_out(port: int, stop: Event, counts: Counts, size: int, host: str) -> None:
@@ -202,6 +263,9 @@ ATTACKS: dict[str, Callable[..., None]] = {
     "dribble": dribble,
     "come_and_go": come_and_go,
     "flood": flood,
+    "disk": fill_disk,
+    "withdraw": withdraw_unknown,
+    "noise": be_noisy,
     "idle": lock_out,
     "silent": lock_out,
     "certificates": certificates,

@@ -9,7 +9,8 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
-from tests.integration.siege import MIB, WITH_KEYS, Plan, lay_siege
+from tests.integration.siege import WITH_KEYS, Plan, lay_siege, share_plan
+from tests.integration.siege_shares import MIB, SHARES
 from tests.tiers import tier
 
 
@@ -42,3 +43,17 @@ class SiegeTests(SynchronousTestCase):
         bounds = Bounds(max_connections=100, max_buffered_bytes=LEAST_BUFFERED_BYTES)
         plan = Plan(seconds=5, sizes=WITH_KEYS, has_keys=True, only="all at once", bounds=bounds, large_bytes=MIB)
         self.assertEqual(lay_siege(plan), [])
+
+    def test_share_of_disk(self) -> None:
+        """A peer that submits large tasks and withdraws them, or withdraws tasks that were never there, takes no more
+        of the disk than its share.
+        """
+        for name in ("disk", "withdraw"):
+            self.assertEqual(lay_siege(share_plan(SHARES[name], 4)), [], name)
+
+    def test_share_of_queue(self) -> None:
+        """A peer that keeps the queue full delays another by as many tasks as may be open, with fair share by a turn,
+        also where it has no limits.
+        """
+        for name in ("order", "turns", "turns_without_limits"):
+            self.assertEqual(lay_siege(share_plan(SHARES[name], 4)), [], name)

@@ -193,6 +193,28 @@ class SwitchTests(NodeTestCase):
         self.stop(bob)
         self.assertTrue(self.make_node(BOB, ALICE, store=store).is_enabled)
 
+    def ahead_of_honest(self, *, is_fair: bool) -> int:
+        """Have Alice submit all that her quota allows, then Carol a task; count those that are executed before it."""
+        bob = self.make_node(BOB, ALICE, CAROL, is_fair=is_fair, policy=PeerQuota(tasks=20))
+        for number in range(30):
+            answer = self.ask(BOB, request(f"a{number}"))
+            self.assertEqual(answer.code, "" if number < 20 else "quota")
+            if not answer.code:
+                self.done(bob.accept(TaskKey(Side.RECEIVER, ALICE, f"a{number}")))
+        self.ask(BOB, request("c", by=CAROL))
+        self.done(bob.accept(TaskKey(Side.RECEIVER, CAROL, "c")))
+        executed = [self.done(bob.execute()).peer for _ in range(21)]
+        self.stop(bob)
+        return executed.index(CAROL)
+
+    def test_noise(self) -> None:
+        """A task waits for all open tasks of a noisy peer, which its quota limits; with fair share for one turn of it.
+
+        The head of the queue comes first in both.
+        """
+        self.assertEqual(self.ahead_of_honest(is_fair=False), 20)
+        self.assertEqual(self.ahead_of_honest(is_fair=True), 2)
+
     def test_turns(self) -> None:
         """With fair share the submitters take turns in the queue."""
         bob = self.make_node(BOB, ALICE, CAROL, is_fair=True)

@@ -141,6 +141,15 @@ class BulkTests(SynchronousTestCase):
         found = bulk.execute(self.connection, "SELECT n FROM things WHERE n IN {}", wanted)
         self.assertEqual(sorted(found), sorted((n,) for n in kept.intersection(wanted)))
 
+    def test_of_each(self) -> None:
+        """There is a row for each value, whether or not there is anything of it."""
+        sql = "SELECT column1, (SELECT value FROM things WHERE n = column1) FROM {}"
+        self.fill(2000)
+        for size in SIZES:
+            found = bulk.of_each(self.connection, sql, range(1, size + 1))
+            expected = [(n, -n if n <= 2000 else None) for n in range(1, size + 1)]
+            self.assertEqual(list(dict.fromkeys(found)), expected)
+
     def test_few_statements(self) -> None:
         """However many sizes there are, few different statements are made of them."""
         statements: set[str] = set()
@@ -150,4 +159,5 @@ class BulkTests(SynchronousTestCase):
             bulk.insert(self.connection, "things", "n, kind, value", self.rows(size))
             bulk.update(self.connection, "things", "n", "value", [(n, 1) for n, *_ in self.rows(size)])
             bulk.execute(self.connection, "SELECT n FROM things WHERE n IN {}", range(size))
+            bulk.of_each(self.connection, "SELECT column1 FROM {}", range(size))
         self.assertLess(len(statements), 100)

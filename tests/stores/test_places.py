@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from functools import cache
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tasksubmit.stores.migrations import migrate, schema_steps
 from tasksubmit.stores.places import Places
 from tasksubmit.wire.address import Address
 
 PEERS = [Address(0, number) for number in range(1, 4)]
+
+
+@cache
+def indexes() -> list[str]:
+    """The statements that make the indexes of the queue."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection, "memory:", schema_steps())
+    sql = "SELECT sql FROM sqlite_master WHERE name IN ('tasks_queue', 'tasks_held_places', 'tasks_turns')"
+    found = [text for (text,) in connection.execute(sql)]
+    connection.close()
+    return found
 
 
 class Queue:
@@ -22,14 +36,35 @@ class Queue:
         self.connection.execute(
             "CREATE TABLE tasks (id INTEGER PRIMARY KEY AUTOINCREMENT, side, status, peer, queue_position, held_at)"
         )
-        where = "WHERE side = 'receiver' AND status = 'ACCEPTED' AND held_at IS"
-        self.connection.execute(f"CREATE INDEX tasks_queue ON tasks (queue_position) {where} NULL")
-        self.connection.execute(f"CREATE INDEX tasks_held_places ON tasks (queue_position) {where} NOT NULL")
+        for sql in indexes():
+            self.connection.execute(sql)
+
+    def places(self, peers: Sequence[Address], is_fair: bool = True) -> list[int]:
+        """Find the places of a batch."""
+        places = Places(self.connection, peers if is_fair else ())
+        return [places.in_turn(peer) if is_fair else places.at_end() for peer in peers]
+
+    def steps(self, peers: Sequence[Address], is_fair: bool = True) -> int:
+        """Count the instructions of SQLite's virtual machine that it takes to find the places of a batch."""
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        self.connection.set_progress_handler(count, 1)
+        self.places(peers, is_fair)
+        self.connection.set_progress_handler(None, 0)
+        return steps
+
+    def withdraw(self, number: int) -> None:
+        """Let the task that joined as this one leave the queue."""
+        self.connection.execute("DELETE FROM tasks WHERE id = ?", (number,))
 
     def join(self, *peers: Address, is_fair: bool = True) -> None:
         """Let tasks join in one batch."""
-        places = Places(self.connection)
-        rows = [(str(peer), places.in_turn(peer) if is_fair else places.at_end()) for peer in peers]
+        rows = [(str(peer), place) for peer, place in zip(peers, self.places(peers, is_fair), strict=True)]
         sql = "INSERT INTO tasks (side, status, peer, queue_position) VALUES ('receiver', 'ACCEPTED', ?, ?)"
         self.connection.executemany(sql, rows)
 
@@ -83,6 +118,47 @@ class PlacesTests(SynchronousTestCase):
             for batch in batches:
                 queue.join(*batch)
             self.assertEqual(queue.order(), [1, 2, 4, 5, 3, 6])
+
+    def test_withdrawn(self) -> None:
+        """A submitter that withdraws its tasks has their turns again."""
+        alice, bob, carol = PEERS
+        queue = self.queue()
+        queue.join(carol, alice, alice, alice)
+        for number in (2, 3, 4):
+            queue.withdraw(number)
+        queue.join(bob, alice)
+        self.assertEqual(queue.order(), [1, 5, 6])
+
+    def test_undone(self) -> None:
+        """A batch that is undone takes no turns."""
+        alice, bob, carol = PEERS
+        queue = self.queue()
+        queue.join(carol)
+        queue.connection.execute("BEGIN")
+        queue.join(alice, alice)
+        queue.connection.execute("ROLLBACK")
+        queue.join(bob, alice)
+        self.assertEqual(queue.order(), [1, 2, 3])
+
+    def test_turns_after_order(self) -> None:
+        """Turns begin behind those who joined while there were none, however many these are of one submitter."""
+        alice, bob, _ = PEERS
+        queue = self.queue()
+        queue.join(alice, alice, alice, is_fair=False)
+        queue.join(alice, alice, bob)
+        self.assertEqual(queue.order(), [1, 2, 3, 4, 6, 5])
+
+    def test_cost(self) -> None:
+        """To find places costs the same whatever the length of the queue, for turns as for the order of acceptance."""
+        many = [Address(0, number) for number in range(1, 101)]
+        for waiting in ([PEERS[0]], many):
+            for joining in (PEERS[:1], PEERS[:1] * 10, many):
+                for is_fair in (False, True):
+                    queue = self.queue()
+                    queue.join(*waiting * 2, is_fair=is_fair)
+                    before = queue.steps(joining, is_fair)
+                    queue.join(*waiting * (2000 // len(waiting)), is_fair=is_fair)
+                    self.assertLessEqual(queue.steps(joining, is_fair), before, (len(waiting), len(joining), is_fair))
 
     @given(st.lists(st.one_of(st.none(), st.lists(st.sampled_from(PEERS), min_size=1, max_size=4)), max_size=20))
     def test_rounds(self, steps: list[list[Address] | None]) -> None:

@@ -9,3 +9,7 @@ CREATE INDEX tasks_held_places ON tasks (queue_position)
     WHERE side = 'receiver' AND status = 'ACCEPTED' AND held_at IS NOT NULL;
 CREATE INDEX tasks_receiver_held_at ON tasks (held_at)
     WHERE side = 'receiver' AND status IN ('ACCEPTED', 'EXECUTING') AND held_at IS NOT NULL;
+
+-- The last turn of each submitter: `--fair-share` begins with place 1048576, so that it alone costs what this index does.
+CREATE INDEX tasks_turns ON tasks (peer, queue_position)
+    WHERE side = 'receiver' AND status = 'ACCEPTED' AND queue_position >= 1048576;

@@ -1,0 +1,179 @@
+"""Shares of one trusted peer, of the disk and of the queue: the limits that the siege tries, and how it sees them hold.
+
+A peer that submits large tasks and withdraws them, as fast as it can, gets no more of the disk than ``--peer-bytes``
+says. A peer that keeps the queue as full as it can delays another peer's task by as many tasks as ``--peer-tasks``
+says, and with ``--fair-share`` by a turn. Both are seen from the node's own database: how many tasks were started
+between two moments does not depend on how busy the machine is.
+
+What is measured without limits is to compare with: then nothing is promised.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+
+from attrs import frozen
+
+from tasksubmit.interfaces import Execution
+from tests.integration.siege_attacks import FLOODER, HONEST, LARGE_TASK_BYTES
+
+MIB = 1024 * 1024
+
+WORK_SECONDS = 0.02
+"""The time that the executor takes for a task."""
+
+NOISE = 300
+"""The tasks that the flooder submits each second, all at once."""
+
+EXECUTOR = ("--accept", "all", "--executor", "python:tests.integration.siege_shares:work:thread=yes")
+
+WITHOUT_LIMITS = (
+    *("--peer-rate", "1000000", "--peer-burst", "1000000000", "--peer-tasks", "1000000000"),
+    *("--peer-records", "1000000000", "--peer-bytes", "1000000000000"),
+)
+
+SHARE_BYTES = 16 * MIB
+SHARE_RECORDS = 2000
+SHARE_OF_DISK = ("--peer-bytes", str(SHARE_BYTES), "--peer-records", str(SHARE_RECORDS))
+
+SHARE_TASKS = 50
+SLACK = 5
+"""Tasks that may be started while the acceptance of another is on its way to the disk."""
+
+SHARE_OF_QUEUE = ("--peer-rate", "1000000", "--peer-burst", "1000000000", "--peer-tasks", str(SHARE_TASKS))
+
+
+def work(execution: Execution) -> str:
+    """Take a known time for a task; this is what the executor calls."""
+    time.sleep(WORK_SECONDS)
+    return "done"
+
+
+def _read(state: Path, sql: str, *values: object) -> list[tuple[int, ...]]:
+    with closing(sqlite3.connect(f"file:{state / 'tasks.db'}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+def taken_of_disk(state: Path) -> tuple[int, int, int]:
+    """Print and return the size of a state directory, and the flooder's tasks on record and their bytes."""
+    size_bytes = sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
+    [(records, stored_bytes)] = _read(state, "SELECT records, stored_bytes FROM usage WHERE peer = ?", FLOODER)
+    print(
+        f"    state directory {size_bytes / MIB:.0f} MiB; the flooder has {records} tasks on record with"
+        f" {stored_bytes / MIB:.0f} MiB of descriptions"
+    )
+    return size_bytes, records, stored_bytes
+
+
+def share_of_disk(state: Path) -> list[str]:
+    """What is wrong with what the flooder got of the disk."""
+    size_bytes, records, stored_bytes = taken_of_disk(state)
+    # The share may be in the database and once more in its log; besides, each record takes some KiB.
+    most_bytes = 2 * SHARE_BYTES + 16 * MIB
+    found = {
+        f"{stored_bytes} bytes of descriptions": stored_bytes >= SHARE_BYTES + LARGE_TASK_BYTES,
+        f"{records} tasks on record": records > SHARE_RECORDS,
+        f"{size_bytes} bytes in the state directory": size_bytes > most_bytes,
+    }
+    return [f"disk: {what} are more than the flooder's share" for what, is_fault in found.items() if is_fault]
+
+
+_STARTED = """
+    SELECT own.execute_started_at - own.created_at, (
+        SELECT count(*) FROM tasks AS other WHERE other.peer = ? AND other.side = 'receiver'
+            AND other.execute_started_at BETWEEN own.accepted_at AND own.execute_started_at
+    ), (
+        SELECT count(*) FROM tasks AS own_before WHERE own_before.peer = own.peer AND own_before.side = 'receiver'
+            AND own_before.number < own.number AND own_before.execute_started_at >= own.accepted_at
+    ) FROM tasks AS own WHERE own.peer = ? AND own.side = 'receiver' AND own.execute_started_at IS NOT NULL
+"""
+
+
+def waits(state: Path) -> list[tuple[int, int, int]]:
+    """Print how long the honest peer's tasks waited for their start.
+
+    :returns: of each that was started the milliseconds, the flooder's tasks that were started meanwhile, and its own.
+    """
+    started = [(waited, others, own) for waited, others, own in _read(state, _STARTED, FLOODER, HONEST)]
+    [(all_tasks, longest)] = _read(
+        state,
+        "SELECT count(*), (SELECT max(accepted_at) FROM tasks) - min(accepted_at)"
+        " FROM tasks WHERE peer = ? AND side = 'receiver' AND status <> 'NEW'",
+        HONEST,
+    )
+    [(queued,)] = _read(state, "SELECT count(*) FROM tasks WHERE peer = ? AND status = 'ACCEPTED'", FLOODER)
+    milliseconds = sorted(waited for waited, *_ in started)
+    said = f"{len(started)} of {all_tasks} honest tasks were started, the flooder has {queued} in the queue"
+    if milliseconds:
+        said += (
+            f"; waits: median {median(milliseconds):.0f} ms, worst {milliseconds[-1]} ms, behind"
+            f" {max(others for _, others, _ in started)} tasks of the flooder at most"
+        )
+    print(f"    {said}{'' if len(started) == all_tasks else f'; the first came {longest} ms ago'}")
+    return started
+
+
+def share_of_queue(state: Path) -> list[str]:
+    """What is wrong with the honest peer's waits in the order of acceptance."""
+    started = waits(state)
+    # The share, and one task that is started in the same millisecond as the honest peer's is accepted.
+    late = [others for _, others, _ in started if others > SHARE_TASKS + 1]
+    return (
+        [f"noise: {max(late)} tasks of the flooder were started before one honest task"] if late else _served(started)
+    )
+
+
+def turns(state: Path) -> list[str]:
+    """What is wrong with the honest peer's waits where the submitters take turns."""
+    started = waits(state)
+    # For each of its own ahead one turn; its own turn; the head, which nobody overtakes; and the same millisecond.
+    late = [others for _, others, own in started if others > own + 3]
+    return (
+        [f"noise: {max(late)} tasks of the flooder were started before one honest task"] if late else _served(started)
+    )
+
+
+def _served(started: Sequence[object]) -> list[str]:
+    return [] if started else ["noise: no honest task was started"]
+
+
+def no_promise(look: Callable[[Path], object]) -> Callable[[Path], list[str]]:
+    """Print the figures, and find nothing wrong."""
+
+    def check(state: Path) -> list[str]:
+        look(state)
+        return []
+
+    return check
+
+
+@frozen
+class Share:
+    """One round: what the flooder tries, of a node with which options, and what is wrong with what it got.
+
+    :ivar size: that of the attack.
+    :ivar check: prints the figures of a state directory, and returns the faults.
+    """
+
+    attack: str
+    size: int
+    options: Sequence[str]
+    check: Callable[[Path], list[str]]
+
+
+SHARES = {
+    "disk": Share("disk", 4, SHARE_OF_DISK, share_of_disk),
+    "disk_without_limits": Share("disk", 4, WITHOUT_LIMITS, no_promise(taken_of_disk)),
+    "withdraw": Share("withdraw", 4, SHARE_OF_DISK, share_of_disk),
+    "order": Share("noise", NOISE, (*EXECUTOR, *SHARE_OF_QUEUE), share_of_queue),
+    "order_without_limits": Share("noise", NOISE, (*EXECUTOR, *WITHOUT_LIMITS), no_promise(waits)),
+    "order_by_default": Share("noise", NOISE, EXECUTOR, no_promise(waits)),
+    "turns": Share("noise", NOISE, (*EXECUTOR, *SHARE_OF_QUEUE, "--fair-share"), turns),
+    "turns_without_limits": Share("noise", NOISE, (*EXECUTOR, *WITHOUT_LIMITS, "--fair-share"), turns),
+    "turns_by_default": Share("noise", NOISE, (*EXECUTOR, "--fair-share"), turns),
+}
