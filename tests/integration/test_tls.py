@@ -414,6 +414,36 @@ class TwoNodesTests(SynchronousTestCase):
             self.assertNotIn("Traceback", self.log(name))
 
     @tier("full")
+    def test_trust_removed_from_what_waits(self) -> None:
+        """No task is begun once its submitter is not trusted, after a restart with --deny as well; then all, in order."""
+        self.start("a")
+        self.start("b", "--accept", "all")
+        for name, other in ("ab", "ba"):
+            self.trust(name, other)
+        tasks = [self.command("a", "submit", BOB, text)["task_id"] for text in ("one", "two", "three")]
+
+        def queued() -> list[str]:
+            return [task["task_id"] for task in self.command("b", "queue")]
+
+        self.until(lambda: queued() == tasks)
+        self.command("b", "trust", "remove", ALICE)
+        self.assertIn("the queue is empty", self.command("b", "execute", exit_code=1))
+        self.until(lambda: self.command("b", "status")["held"] == 3)
+        self.assertIn("not trusted", self.command("b", "why", tasks[0])["sentence"])
+        self.assertIn("held", self.command("b", "execute", tasks[0], exit_code=1))
+
+        self.processes["b"].terminate()
+        self.processes["b"].wait()
+        self.trust("b", "a")
+        self.start("b", "--accept", "all", "--deny", ALICE)
+        self.assertIn("the queue is empty", self.command("b", "execute", exit_code=1))
+        self.processes["b"].terminate()
+        self.processes["b"].wait()
+        self.start("b", "--accept", "all")
+        self.until(lambda: queued() == tasks)
+        self.assertEqual(self.command("b", "execute")["task_id"], tasks[0])
+
+    @tier("full")
     def test_guards(self) -> None:
         """A key that others can read, a half of an identity, and a peer without a key stop the start, with one line."""
         (self.directory / "a/trust").touch(0o600)

@@ -80,8 +80,7 @@ def main() -> None:
     tree.wait([woken, LIFELINE], None)
     status = tree.status
     if status is None:
-        tree.ask()
-        tree.wait([woken], grace_seconds)
+        tree.ask(grace_seconds)
     tree.end()  # perhaps there is no node any more to kill what is left
     if status is None:
         tell("ended")
@@ -140,12 +139,26 @@ class Tree:
                 return
             self._drain()
 
-    def ask(self) -> None:
-        """Ask the group of the command to end, and the daemons; it may not be permitted."""
+    def ask(self, grace_seconds: float) -> None:
+        """Ask the group of the command to end, and the daemons; it may not be permitted.
+
+        Returns when the command has ended, or after so many seconds. Until then daemons are asked that are adopted only
+        when the process between them and the command ends, of which the kernel tells nobody here.
+        """
         attempt(os.killpg, self._child, signal.SIGTERM)
-        for pid in self._children():
-            if attempt(os.getpgid, pid) != self._child:
-                attempt(os.kill, pid, signal.SIGTERM)
+        asked: set[int] = set()
+        until = time.monotonic() + grace_seconds
+        pause = FIRST_PAUSE_SECONDS
+        while self.status is None:
+            for pid in self._children():
+                if pid not in asked and attempt(os.getpgid, pid) != self._child:
+                    asked.add(pid)
+                    attempt(os.kill, pid, signal.SIGTERM)
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            self.wait([self._woken], min(left, pause))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def end(self) -> None:
         """Kill all; returns when no child is left, and tells the node meanwhile what lives."""

@@ -452,6 +452,25 @@ class DaemonTests(ProcessTestCase):
         await self.assertFailure(work, CancelledError)
         self.assertTrue((directory / "tidied").exists())
 
+    async def test_asked_when_it_is_adopted(self) -> None:
+        """A daemon is asked to end as well if its parent, which is asked at the same time, ends after that."""
+        directory = Path(self.mktemp()).resolve()
+        directory.mkdir()
+        (directory / "daemon.sh").write_text(
+            "trap 'echo 1 > tidied; exit' TERM; echo 1 > ready; while :; do sleep 0.05; done"
+        )
+        work = self.shell(
+            "trap 'until [ -e tidied ]; do sleep 0.02; done; exit' TERM\n"
+            "(setsid sh ./daemon.sh & trap 'sleep 0.2; exit' TERM; while :; do sleep 0.05; done) &\n"
+            "while :; do sleep 0.05; done",
+            directory=directory,
+            grace_seconds=LONGEST_SECONDS,
+        )
+        await self.wait_for((directory / "ready").exists)
+        work.cancel()
+        await self.assertFailure(work, CancelledError)
+        self.assertTrue((directory / "tidied").exists())
+
     async def test_node_is_killed(self) -> None:
         """A daemon does not outlive a node that is killed."""
         file = Path(self.mktemp()).resolve()
