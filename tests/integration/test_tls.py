@@ -415,7 +415,7 @@ class TwoNodesTests(SynchronousTestCase):
 
     @tier("full")
     def test_trust_removed_from_what_waits(self) -> None:
-        """No task is begun once its submitter is not trusted, after a restart with --deny as well; then all, in order."""
+        """No task is begun while its submitter is not trusted, nor with --deny after a restart; later all in order."""
         self.start("a")
         self.start("b", "--accept", "all")
         for name, other in ("ab", "ba"):
