@@ -34,7 +34,7 @@ from tasksubmit.testing import Agents, FakeExecutor, MemoryScoreBook, MemoryTask
 from tasksubmit.testing.faults import CERTAIN, METHODS, FaultyTaskStore, StoreFault
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.messages import SubmitRequest
-from tests.node.helpers import ALICE, BOB, OURS
+from tests.node.helpers import ALICE, BOB, OURS, Distrust
 from tests.tiers import sampled
 
 LIMIT_SECONDS = 300
@@ -340,6 +340,36 @@ class LostWorker(Scenario):
         walk.report(key, "complete", "done")
 
 
+class LostTrust(Scenario):
+    """The submitter is not trusted for a while: one task is being executed and one waits, and both are held."""
+
+    expected: ClassVar[Expected] = {"t1": (SUCCEEDED, SUCCEEDED), "t2": (SUCCEEDED, SUCCEEDED)}
+    scores: ClassVar[Mapping[Address, int]] = {ALICE: -2, BOB: 2}
+
+    def __init__(self) -> None:
+        self.trust = Distrust()
+
+    @override
+    def bob(self, walk: Walk) -> dict[str, Any]:
+        return {
+            "executor": walk.executor,
+            "acceptance": AcceptAll(),
+            "policy": self.trust,
+            "stops_untrusted": True,
+        }
+
+    @override
+    def play(self, walk: Walk) -> None:
+        walk.submit("t1")
+        walk.submit("t2")
+        walk.wait(lambda: walk.executor.running)
+        self.trust.excluded.add(ALICE)
+        walk.agents.advance(20)
+        self.trust.excluded.clear()
+        walk.agents.advance(2)
+        walk.finish()
+
+
 class Partition(Scenario):
     """Messages cannot be delivered for a while; a caller has them tried at once."""
 
@@ -496,6 +526,7 @@ SCENARIOS = (
     ByHand,
     Restart,
     LostWorker,
+    LostTrust,
     Partition,
     Removal,
     Clock,
@@ -657,6 +688,8 @@ class Walk:
                 yield f"{node.address} retries {node.retrying}"
             counted = {peer.address: (peer.open, peer.records, peer.stored_bytes) for peer in node.load.peers}
             stored = {peer.address: (0, peer.records, peer.stored_bytes) for peer in load}
+            if any((peer.new, peer.queued, peer.held) != (0, 0, 0) for peer in node.load.peers):
+                yield f"{node.address} has counted what does not wait: {node.load.peers}"
             if node.load.queued or node.load.undecided or {**counted, **stored} != counted:
                 yield f"{node.address} has counted {node.load.peers}, and stored {load}"
             if not node.is_enabled:

@@ -7,11 +7,14 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, TypeVar
 
+from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
+from zope.interface import implementer
 
+from tasksubmit.interfaces import IPeerAdmissionPolicy, Peer, Refusal
 from tasksubmit.lifecycle.change import Change, Delivery, DeliveryKind
 from tasksubmit.lifecycle.table import Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
@@ -143,6 +146,22 @@ class SlowStore(MemoryTaskStore):
         self.is_slow = self.holds_changes = False
         while self._waiting:
             self._waiting.pop(0)()
+
+
+@implementer(IPeerAdmissionPolicy)
+@define
+class Distrust:
+    """Admits everybody but those whom a test puts in."""
+
+    excluded: set[Address] = field(factory=set)
+
+    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
+        """See `IAdmissionPolicy.admit`."""
+        return Refusal("not_a_peer", "no") if self.excludes(Address.parse(request.from_addr)) else None
+
+    def excludes(self, address: Address) -> bool:
+        """See `IPeerAdmissionPolicy.excludes`."""
+        return address in self.excluded
 
 
 class NodeTestCase(SynchronousTestCase):

@@ -12,7 +12,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from tasksubmit.errors import EmptyQueue, IllegalTransition
-from tasksubmit.interfaces import Execution, IExecutor, IPeerAdmissionPolicy, Peer, Refusal
+from tasksubmit.interfaces import Execution, IExecutor, Peer
 from tasksubmit.lifecycle.table import Lease, Side, TaskStatus, Timeouts
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.identity import BelieveAll
@@ -21,26 +21,10 @@ from tasksubmit.node.policy import AllOf, Allow, Deny, PeersOnly, QueueLimit
 from tasksubmit.node.service import Node
 from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.messages import SubmitRequest, TaskStatusUpdate
-from tests.node.helpers import ALICE, BOB, CAROL, NodeTestCase, request
+from tasksubmit.wire.messages import TaskStatusUpdate
+from tests.node.helpers import ALICE, BOB, CAROL, Distrust, NodeTestCase, request
 
 WEEK = timedelta(days=7)
-
-
-@implementer(IPeerAdmissionPolicy)
-@define
-class Distrust:
-    """Admits everybody but those whom a test puts in."""
-
-    excluded: set[Address] = field(factory=set)
-
-    def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
-        """See `IAdmissionPolicy.admit`."""
-        return Refusal("not_a_peer", "no") if self.excludes(Address.parse(request.from_addr)) else None
-
-    def excludes(self, address: Address) -> bool:
-        """See `IPeerAdmissionPolicy.excludes`."""
-        return address in self.excluded
 
 
 @implementer(IExecutor)
