@@ -39,10 +39,10 @@ def ended(
     return list(as_many_as_fit(map(task_from_row, rows)))
 
 
-def result_bytes(connection: sqlite3.Connection) -> int:
-    """What the results that records name take on the disk."""
-    (total,) = connection.execute("SELECT coalesce(sum(result_bytes), 0) FROM tasks WHERE result_bytes > 0").fetchone()
-    return int(total)
+def result_bytes(connection: sqlite3.Connection) -> dict[Address, int]:
+    """Return the size of the results of each peer that records name."""
+    rows = connection.execute("SELECT peer, sum(result_bytes) FROM tasks WHERE result_bytes > 0 GROUP BY peer")
+    return {Address.parse(peer): size for peer, size in rows}
 
 
 def forget(connection: sqlite3.Connection, task: Task, now: datetime) -> bool:
