@@ -30,6 +30,9 @@ _INTERVAL_SECONDS = 60.0
 _AT_ONCE = 100
 """What one step removes: others get their turn at the store after it."""
 
+_AT_FIRST = 8
+"""What the first step removes of one peer's tasks, each next one twice as many: often a few are enough."""
+
 _FULL = 0.9
 """The part of its share up to which nothing of a peer is removed early."""
 
@@ -143,10 +146,11 @@ class RetentionService(Service):
     ) -> int:
         """Remove the oldest ended tasks of a peer that have ``excess`` bytes together, or all; return how many."""
         removed = 0
+        limit = _AT_FIRST
         while self.running and excess > 0:
             tasks = []
             now = self._clock.now()
-            for task in await self._store.ended(now, _AT_ONCE, min_result_bytes=min_result_bytes, peer=peer):
+            for task in await self._store.ended(now, limit, min_result_bytes=min_result_bytes, peer=peer):
                 if excess > 0:
                     tasks.append(task)
                     excess -= size(task)
@@ -154,6 +158,7 @@ class RetentionService(Service):
             removed += count
             if not count:
                 break
+            limit = min(2 * limit, _AT_ONCE)
         return removed
 
     async def _remove(self, tasks: Sequence[Task]) -> int:
