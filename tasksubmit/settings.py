@@ -226,8 +226,8 @@ class Settings:
     )
     max_result_bytes: int | None = _option(
         _count,
-        "disk limit for results, in bytes, of which each peer has a share: past it the peer's own oldest ended tasks are"
-        " removed, then its new results are refused",
+        "disk limit for results, in bytes, of which each peer has a share: past it the oldest ended tasks of the peer"
+        " are removed, then its new results are refused",
         default=None,
     )
     min_free_bytes: int | None = _option(

@@ -217,7 +217,7 @@ class Disk:
 
     def __init__(self, max_bytes: int) -> None:
         self.room = ResultRoom(max_bytes)
-        self.room.remove = self.remove  # type: ignore[assignment]
+        self.room.remove = self.remove
         self.kept: list[tuple[Address, int, bool]] = []
         self.removed: list[Address] = []
         self.searches = 0
