@@ -18,7 +18,8 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.acceptance import AcceptAll
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.room import ResultRoom
-from tasksubmit.testing import FakeExecutor
+from tasksubmit.node.service import Node
+from tasksubmit.testing import FakeExecutor, MemoryTaskStore
 from tasksubmit.testing.contracts.samples import new_task
 from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import Frame
@@ -48,9 +49,14 @@ class ReceivedTests(NodeTestCase):
     @override
     def setUp(self) -> None:
         super().setUp()
-        self.alice = self.make_node(ALICE, BOB, CAROL, retention=Retention(max_result_bytes=10_000))
+        self.store = MemoryTaskStore()
+        self.alice = self.make_alice()
         for own, text in ((BOB, "b"), (CAROL, "c")):
             self.make_node(own, ALICE, acceptance=AcceptAll(), executor=FakeExecutor(text * 1000))
+
+    def make_alice(self) -> Node:
+        """Start Alice on her store."""
+        return self.make_node(ALICE, BOB, CAROL, store=self.store, retention=Retention(max_result_bytes=10_000))
 
     def submit(self, to: Address, count: int = 1) -> None:
         """Have tasks done by a peer, one after another."""
@@ -97,10 +103,11 @@ class ReceivedTests(NodeTestCase):
         """After a restart the results that there are count as before."""
         self.submit(BOB, 7)
         self.stop(self.alice)
-        self.alice.startService()
-        self.advance(1)
+        self.alice = self.make_alice()
         self.submit(BOB, 2)
         self.assertEqual(self.count(BOB), 7)
+        self.submit(CAROL, 2)
+        self.assertEqual(self.count(CAROL), 2)
 
 
 class GivenTests(NodeTestCase):
