@@ -327,6 +327,27 @@ class ShareTests(SynchronousTestCase):
         disk.scan()
         self.assertEqual(disk.searches, 2)
 
+    def test_together(self) -> None:
+        """Results of a peer that arrive together have space made for one after the other, and no more than they need."""
+        disk = Disk(100)
+        for _ in range(2):
+            disk.save(PEERS[0], 35, is_pending=False)
+        removals: list[Deferred[None]] = []
+
+        def remove_later(peer: Address, size_bytes: int) -> Deferred[int]:
+            removals.append(Deferred())
+            return removals[-1].addCallback(lambda _: disk.remove(peer, size_bytes))
+
+        disk.room.remove = remove_later
+        saving = [
+            Deferred.fromCoroutine(disk.room.save(STORE, PEERS[0], name, "t.md", bytes(20))) for name in ("t1", "t2")
+        ]
+        self.assertEqual(len(removals), 1)
+        removals[0].callback(None)
+        for saved in saving:
+            self.assertEqual(self.successResultOf(saved).size_bytes, 20)
+        self.assertEqual(disk.of(PEERS[0]), 35)
+
     def test_too_large(self) -> None:
         """A result that no share can ever hold is refused for good, and its peer is not short of space."""
         disk = Disk(100)
