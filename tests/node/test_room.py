@@ -328,7 +328,7 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual(disk.searches, 2)
 
     def test_together(self) -> None:
-        """Results of a peer that arrive together have space made for one after the other, and no more than they need."""
+        """Results of a peer that arrive together have space made one after the other, and no more than they need."""
         disk = Disk(100)
         for _ in range(2):
             disk.save(PEERS[0], 35, is_pending=False)
