@@ -366,13 +366,13 @@ class Inbox:
 
         return await self._records.change(task, take_again)
 
-    # The number of an attempt is a fencing token: what a worker says about an attempt that was superseded is refused.
-    # A worker that names none is believed only while there was a single attempt, which then is the one that it means.
-    # An attempt is superseded when the next one starts, not when the task is requeued: until then its results count.
-
     def is_in_vain(self, task: Task) -> bool:
         """True if an execution of a task is in vain: there has been no space for results of its peer for too long."""
         return self._records.room.is_exhausted(task.peer)
+
+    # The number of an attempt is a fencing token: what a worker says about an attempt that was superseded is refused.
+    # A worker that names none is believed only while there was a single attempt, which then is the one that it means.
+    # An attempt is superseded when the next one starts, not when the task is requeued: until then its results count.
 
     async def progress(self, key: TaskKey, text: str, attempt: int | None = None) -> Task:
         """Tell how far the execution is, which renews its lease.
