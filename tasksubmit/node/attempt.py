@@ -230,18 +230,18 @@ class Attempt:
             except (InvalidMessage, TooLarge, UnicodeError) as error:
                 is_done, report = False, self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
             except (StoreError, NoRoom) as error:
-                has_space = isinstance(error, StoreError)
-                if not has_space and self._inbox.is_in_vain(self._task):
+                is_short = isinstance(error, NoRoom)
+                if is_short and self._inbox.is_in_vain(self._task):
                     dropped = ExecutionFailed(f"the results were dropped, because {_NO_SPACE}")
                     is_done, report = False, self._failure(dropped)
                     continue
                 failures += 1
                 if self._is_stopping and failures > _RETRIES_AT_STOP:
                     raise
-                if has_space:
-                    self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)
-                else:
+                if is_short:
                     self._log.info("results wait for space: task={task_id}", task_id=self._task.task_id)
+                else:
+                    self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)
                 await self._wait(seconds)
                 seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
 
