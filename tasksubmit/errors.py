@@ -239,7 +239,8 @@ class TooLarge(UsageError):
 
 
 class NoRoom(UsageError):
-    """Results on this disk take what they may (``--max-result-bytes``), and none of them may go. Try again later."""
+    """The results of a peer use up its share of ``--max-result-bytes``, and none of them can be removed, because they
+    are pending. Try again when the peer has taken some of them, or raise the option."""
 
     code = "storage"
 

@@ -390,8 +390,11 @@ class ITaskStore(Interface):
         Only those whose results have at least ``min_result_bytes``, and, if ``peer`` is given, of this other party.
         """
 
-    def result_bytes() -> Deferred[int]:
-        """Fires with the size of all results together."""
+    def result_bytes() -> Deferred[dict[Address, int]]:
+        """Fires with the size of the results of each peer that has any: those given to it, and those received from it.
+
+        Late results are not counted.
+        """
 
     def forget(task: Task, now: datetime) -> Deferred[bool]:
         """Remove an ended task, its story and its results, and leave a `Tombstone`; fires with whether that was done.
@@ -525,6 +528,17 @@ class ICountingAdmissionPolicy(IAdmissionPolicy):
         """A submission that was admitted is a task now, which it was not before.
 
         Others may have been admitted meanwhile: as many as were under way.
+        """
+
+
+class IWithdrawalPolicy(IAdmissionPolicy):
+    """A policy that limits withdrawals of tasks that have not arrived, too: a node keeps a tombstone of each."""
+
+    def admit_withdrawal(address: Address) -> Refusal | None:
+        """Decide on such a withdrawal by ``address``: ``None`` admits it, and then it counts from now on.
+
+        A refusal needs a retryable code (wire.md, section 6): with any other the submitter ends its record,
+        although a submission that is still in flight could start it.
         """
 
 

@@ -237,7 +237,8 @@ class Settings:
     )
     max_result_bytes: int | None = _option(
         _count,
-        "what results may take on the disk: the oldest go, with their tasks, and when none may no more are taken",
+        "disk limit for results, in bytes, of which each peer has a share: past it the oldest ended tasks of the peer"
+        " are removed, then its new results are refused",
         default=None,
     )
     min_free_bytes: int | None = _option(

@@ -53,6 +53,7 @@ from tasksubmit.interfaces import (
     IScoreBook,
     ITaskHandler,
     ITaskStore,
+    IWithdrawalPolicy,
 )
 from tasksubmit.logs import json_observer
 from tasksubmit.node.acceptance import AcceptAll
@@ -138,6 +139,9 @@ PROVIDERS: list[tuple[type[Interface], Callable[[], Any]]] = [
     (IPeerAdmissionPolicy, lambda: Deny([])),
     (ILoadAdmissionPolicy, lambda: PeerQuota(1)),
     (ILoadAdmissionPolicy, lambda: QueueLimit(1)),
+    (IWithdrawalPolicy, lambda: AllOf([])),
+    (IWithdrawalPolicy, lambda: PeerQuota(1)),
+    (IWithdrawalPolicy, lambda: RateLimit(CLOCK, 1, 1)),
     (ILoad, Load),
     (IAdmissionPolicy, lambda: ScoreGate(OWN, SQLiteTaskStore(None).score)),
     (IPeers, lambda: PEERS),

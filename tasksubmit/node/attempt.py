@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -42,6 +42,9 @@ _RETRIES_AT_STOP = 2
 """How often a node that stops tries again to write what came of an execution, unless that has failed before."""
 
 _LOOK_AGAIN_SECONDS = 1.0
+
+_NO_SPACE = "there is no space for your results: take those that are pending, then submit the task again"
+"""The reason why an execution for a peer that is short of space fails, in words for that peer."""
 
 _Report = Callable[[], Awaitable[Task]]
 
@@ -126,6 +129,9 @@ class Attempt:
                 await self._sending
 
     def _start(self, executor: IExecutor) -> Deferred[ExecutionResult]:
+        if self._inbox.is_in_vain(self._task):
+            self._availability.release()
+            return fail(ExecutionFailed(f"the task was not executed, because {_NO_SPACE}"))
         self._failures = self._availability.started()
         return call(
             executor.execute, Execution(self._task, self._note_progress, self._work_directory, self._note_unended)
@@ -223,11 +229,19 @@ class Attempt:
                 return None
             except (InvalidMessage, TooLarge, UnicodeError) as error:
                 is_done, report = False, self._failure(ExecutionFailed(f"the results cannot be sent: {error}"))
-            except (StoreError, NoRoom):
+            except (StoreError, NoRoom) as error:
+                is_short = isinstance(error, NoRoom)
+                if is_short and self._inbox.is_in_vain(self._task):
+                    dropped = ExecutionFailed(f"the results were dropped, because {_NO_SPACE}")
+                    is_done, report = False, self._failure(dropped)
+                    continue
                 failures += 1
                 if self._is_stopping and failures > _RETRIES_AT_STOP:
                     raise
-                self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)
+                if is_short:
+                    self._log.info("results wait for space: task={task_id}", task_id=self._task.task_id)
+                else:
+                    self._log.failure("what came of task {task_id} waits for the disk", task_id=self._task.task_id)
                 await self._wait(seconds)
                 seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
 

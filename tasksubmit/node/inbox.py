@@ -26,6 +26,7 @@ from tasksubmit.interfaces import (
     IAdmissionPolicy,
     ICountingAdmissionPolicy,
     IPureAdmissionPolicy,
+    IWithdrawalPolicy,
     Peer,
     Refusal,
 )
@@ -101,6 +102,7 @@ class Inbox:
         self._policy = policy
         self._is_policy_pure = IPureAdmissionPolicy.providedBy(policy)
         self._counting = policy if ICountingAdmissionPolicy.providedBy(policy) else None
+        self._withdrawals = policy if IWithdrawalPolicy.providedBy(policy) else None
         self._load = load
         self._timeouts = timeouts
         self._announced = announced
@@ -126,7 +128,7 @@ class Inbox:
         if (
             not request.query
             and self._is_policy_pure
-            and self._closed() is None
+            and self._closed(key.peer) is None
             and self._policy.admit(peer, request) is None
         ):
             return self._create(peer, request, key)
@@ -141,23 +143,25 @@ class Inbox:
             return Deferred.fromCoroutine(self._answer_known(known, request))
         if request.query:
             raise UnknownTask(f"there is no task {request.task_id} here")
-        if self._closed() is _STARTING:
+        if self._closed(key.peer) is _STARTING:
             return self._attempted().addCallback(lambda _: self._admit(peer, request, key))
         return self._admit(peer, request, key)
 
     def _admit(self, peer: Peer, request: SubmitRequest, key: TaskKey) -> SubmitResponse | Deferred[SubmitResponse]:
-        refusal = self._closed() or eventual(self._policy.admit(peer, request))
+        refusal = self._closed(key.peer) or eventual(self._policy.admit(peer, request))
         if isinstance(refusal, Deferred):
             return refusal.addCallback(self._judged, peer, request, key)
         return self._judged(refusal, peer, request, key)
 
-    def _closed(self) -> Refusal | None:
-        """Why nothing new is taken at all."""
+    def _closed(self, peer: Address) -> Refusal | None:
+        """Return why nothing new is taken from a peer, whatever it is, if so."""
         if self.is_draining:
             return _DRAINING
         if self.is_enabled is False:
             return _DISABLED
-        return self.refusal() if self.is_enabled and self._load.is_known else _STARTING
+        if not self.is_enabled or not self._load.is_known:
+            return _STARTING
+        return self.refusal() or self._records.room.refusal(peer)
 
     def refusal(self) -> Refusal | None:
         """Return why no new task can be dealt with at the moment, if so: the first of `refusals`."""
@@ -177,7 +181,7 @@ class Inbox:
                 peer=key.peer,
                 code=refusal.code,
             )
-            return _rejected(request, refusal)
+            return _rejected(request.task_id, refusal)
         return self._create(peer, request, key)
 
     def _create(self, peer: Peer, request: SubmitRequest, key: TaskKey) -> Deferred[SubmitResponse]:
@@ -233,7 +237,7 @@ class Inbox:
 
     async def _answer_known(self, known: Task, request: SubmitRequest) -> SubmitResponse:
         if known.description != request.task_description:
-            return _rejected(request, _CONFLICT)
+            return _rejected(request.task_id, _CONFLICT)
         self._announced(known.peer, request.features)
         if known.delivery_given_up_at is not None:
             with suppress(IllegalTransition, UnknownTask):  # or it was asked twice at once
@@ -256,21 +260,31 @@ class Inbox:
             self._log.debug(IGNORED, task_id=task.task_id, status=task.status, event=Event.CANCEL.value)
         return acknowledgement(await self._records.change(task, _cancelled_by(reason)))
 
-    async def withdraw_unknown(self, key: TaskKey, update: TaskStatusUpdate) -> Task | Tombstone:
+    async def withdraw_unknown(self, key: TaskKey, update: TaskStatusUpdate) -> Task | Tombstone | SubmitResponse:
         """Leave a tombstone for a task that its submitter withdrew before it arrived, so that it is never started.
 
-        :returns: the record or the tombstone that has the key meanwhile.
+        A submitter that has used up its share gets a retryable refusal, and no tombstone: it repeats the withdrawal, so
+        that this still holds.
+
+        :returns: the record or the tombstone that has the key meanwhile; or the refusal.
         :raises UnknownTask: there was neither; the tombstone is on disk.
         """
+        refusal = None if self._withdrawals is None else self._withdrawals.admit_withdrawal(key.peer)
+        if refusal is not None:
+            return _rejected(key.task_id, refusal)
         reason = _told(Reason(update.outcome, justification=clipped(update.justification)))
         tombstone = Tombstone.of_withdrawn(key, reason, self._records.now())
+        is_left = False
+        self._load.withdrawn(key.peer)  # before the commit, so that others that arrive meanwhile are refused
         try:
             known = await self._store.leave_tombstone(tombstone)
-            if known is None:
-                self._load.withdrawn(key.peer)
+            is_left = known is None
         except StoreUncertain:
             self._records.doubts.add(key)
             raise
+        finally:
+            if not is_left:
+                self._load.withdrawn(key.peer, -1)
         if known is None:
             raise UnknownTask(f"there is no task {key.task_id} here")
         return known
@@ -359,6 +373,10 @@ class Inbox:
 
         return await self._records.change(task, take_again)
 
+    def is_in_vain(self, task: Task) -> bool:
+        """True if an execution of a task is in vain: there has been no space for results of its peer for too long."""
+        return self._records.room.is_exhausted(task.peer)
+
     # The number of an attempt is a fencing token: what a worker says about an attempt that was superseded is refused.
     # A worker that names none is believed only while there was a single attempt, which then is the one that it means.
     # An attempt is superseded when the next one starts, not when the task is requeued: until then its results count.
@@ -442,7 +460,7 @@ class Inbox:
                 "the results do not fit into one frame of 16 MiB, which takes a file of just under 12 MiB: send less, "
                 "or a reference"
             )
-        saved = await self._records.save_result(message)
+        saved = await self._records.save_result(key.peer, message)
         fields = {"justification": "The results were given", **kept_as(message, saved)}
         try:
             return await self._records.change(task, _during(attempt, always(Event.COMPLETE, **fields)))
@@ -593,7 +611,7 @@ def given_up(task: Task, delivery: Delivery, now: datetime) -> dict[str, Any]:
 
 def _remembered(request: SubmitRequest, tombstone: Tombstone) -> SubmitResponse:
     if not tombstone.is_of(request.task_description):
-        return _rejected(request, _CONFLICT)
+        return _rejected(request.task_id, _CONFLICT)
     return _received(request, tombstone)
 
 
@@ -607,9 +625,9 @@ def _received(request: SubmitRequest, known: Task | Tombstone | None = None) -> 
     )
 
 
-def _rejected(request: SubmitRequest, refusal: Refusal) -> SubmitResponse:
+def _rejected(task_id: str, refusal: Refusal) -> SubmitResponse:
     return SubmitResponse(
-        task_id=request.task_id,
+        task_id=task_id,
         status=ResponseStatus.REJECTED,
         message=refusal.message,
         code=refusal.code,

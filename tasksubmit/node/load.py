@@ -76,9 +76,9 @@ class Load:
         if self._begun.pop(id(task), None) is not None:
             self._add(task.peer, -1, -stored_bytes(task))
 
-    def withdrawn(self, address: Address) -> None:
-        """A tombstone was left for a task that never arrived."""
-        self._peer(address).records += 1
+    def withdrawn(self, address: Address, count: int = 1) -> None:
+        """A tombstone is being left for a task that never arrived; -1 if it was not."""
+        self._peer(address).records += count
 
     def changed(self, before: Task, after: Task) -> None:
         """A record was changed."""

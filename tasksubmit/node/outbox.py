@@ -331,7 +331,7 @@ class Outbox:
         """Keep results, book the scores once, and tell the reward; repeated ones are acknowledged again."""
         if task.is_settled:
             return await self._late(task, message)
-        saved = await self._records.save_result(message)
+        saved = await self._records.save_result(task.peer, message)
 
         def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
             events = (Event.RECEIVE_RESULTS, Event.HEAR_SUCCEEDED) if task.succeeded_heard else (Event.RECEIVE_RESULTS,)
@@ -384,7 +384,7 @@ class Outbox:
                 name=task.late_result_file,
             )
         elif not task.result_file:
-            name = (await self._records.save_result(message)).name
+            name = (await self._records.save_result(task.peer, message)).name
             try:
                 task = await self._records.change(task, _keep_late(name), note=(Note.LATE_RESULTS, name))
             except StoreUncertain:

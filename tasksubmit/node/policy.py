@@ -23,7 +23,9 @@ from tasksubmit.interfaces import (
     IPeerAdmissionPolicy,
     IPeers,
     IPureAdmissionPolicy,
+    IWithdrawalPolicy,
     Peer,
+    PeerLoad,
     Refusal,
 )
 from tasksubmit.protocol.arguments import CLOCK
@@ -77,7 +79,7 @@ def _to_own(value: Address | str) -> Address:
     return to_address(value, "own")
 
 
-@implementer(ICountingAdmissionPolicy, ILoadAdmissionPolicy, IPeerAdmissionPolicy)
+@implementer(ICountingAdmissionPolicy, ILoadAdmissionPolicy, IPeerAdmissionPolicy, IWithdrawalPolicy)
 class AllOf:
     """Admits what all of several policies admit; the first that refuses is the answer.
 
@@ -134,6 +136,15 @@ class AllOf:
     def excludes(self, address: Address) -> bool:
         """See `IPeerAdmissionPolicy.excludes`."""
         return any(IPeerAdmissionPolicy.providedBy(policy) and policy.excludes(address) for policy in self._policies)
+
+    def admit_withdrawal(self, address: Address) -> Refusal | None:
+        """See `IWithdrawalPolicy.admit_withdrawal`."""
+        for policy in self._policies:
+            if IWithdrawalPolicy.providedBy(policy):
+                refusal: Refusal | None = policy.admit_withdrawal(address)
+                if refusal is not None:
+                    return refusal
+        return None
 
 
 @implementer(IPureAdmissionPolicy, IPeerAdmissionPolicy)
@@ -250,10 +261,12 @@ def _counted(load: ILoad | None, policy: str) -> ILoad:
     return load
 
 
-@implementer(IPureAdmissionPolicy, ILoadAdmissionPolicy)
+@implementer(IPureAdmissionPolicy, ILoadAdmissionPolicy, IWithdrawalPolicy)
 @frozen
 class PeerQuota:
     """Refuses a peer that has used up its share, see `PeerLoad`. Tasks on their way to the disk count as well.
+
+    Withdrawals of tasks that have not arrived are refused at the quota of records.
 
     :ivar tasks: the number of open tasks at which a peer is refused.
     :ivar stored_bytes: the bytes of descriptions and results at which it is refused.
@@ -276,12 +289,21 @@ class PeerQuota:
         if load.open >= self.tasks:
             why = f"{load.open} of your tasks have not ended; the quota is {self.tasks}: try again when some have"
         elif load.records >= self.records:
-            why = f"{load.records} tasks of yours are on record; the quota is {self.records}: try again in some days"
+            return self._too_many(load)
         elif load.stored_bytes >= self.stored_bytes:
             used = f"your tasks and results take {load.stored_bytes} bytes"
             why = f"{used}; the quota is {self.stored_bytes}: try again when some were removed"
         else:
             return None
+        return Refusal("quota", why, _RETRY_QUOTA_SECONDS)
+
+    def admit_withdrawal(self, address: Address) -> Refusal | None:
+        """See `IWithdrawalPolicy.admit_withdrawal`."""
+        load = _counted(self.load, "PeerQuota").of(address)
+        return self._too_many(load) if load.records >= self.records else None
+
+    def _too_many(self, load: PeerLoad) -> Refusal:
+        why = f"{load.records} tasks of yours are on record; the quota is {self.records}: try again in some days"
         return Refusal("quota", why, _RETRY_QUOTA_SECONDS)
 
 
@@ -314,10 +336,12 @@ _TOLERANCE_SECONDS = 1e-6
 """How much too early a peer may be: a clock of this century rounds its seconds to a quarter of a microsecond."""
 
 
-@implementer(IPureAdmissionPolicy, ICountingAdmissionPolicy)
+@implementer(IPureAdmissionPolicy, ICountingAdmissionPolicy, IWithdrawalPolicy)
 @define(slots=False)
 class RateLimit:
     """Lets each peer submit so many tasks a second, and so many at once before that holds.
+
+    Withdrawals of tasks that have not arrived count as submissions do.
 
     Each peer has a leaky bucket. What is under way to the disk is not counted yet: who sends many at once may have
     those as well, and waits for longer afterwards.
@@ -334,7 +358,24 @@ class RateLimit:
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        too_many = self._used.level(submitter(request), self.clock.seconds()) - (self.burst - 1)
+        return self._refusal(submitter(request))
+
+    def created(self, peer: Peer, request: SubmitRequest) -> None:
+        """See `ICountingAdmissionPolicy.created`."""
+        self._count(submitter(request))
+
+    def admit_withdrawal(self, address: Address) -> Refusal | None:
+        """See `IWithdrawalPolicy.admit_withdrawal`."""
+        refusal = self._refusal(address)
+        if refusal is None:
+            self._count(address)
+        return refusal
+
+    def _count(self, address: Address) -> None:
+        self._used.add(address, self.rate, self.clock.seconds())
+
+    def _refusal(self, address: Address) -> Refusal | None:
+        too_many = self._used.level(address, self.clock.seconds()) - (self.burst - 1)
         if too_many <= _TOLERANCE_SECONDS * max(1.0, self.rate):
             return None
         return Refusal(
@@ -342,10 +383,6 @@ class RateLimit:
             f"you submit more than {self.rate:g} tasks a second, {self.burst} at once: slow down",
             ceil(min(too_many / self.rate, MAX_SECONDS)),
         )
-
-    def created(self, peer: Peer, request: SubmitRequest) -> None:
-        """See `ICountingAdmissionPolicy.created`."""
-        self._used.add(submitter(request), self.rate, self.clock.seconds())
 
 
 def default_policy(peers: IPeers, clock: IReactorTime) -> IAdmissionPolicy:

@@ -110,7 +110,7 @@ class Records:
         self._changed = changed
         self._owed = owed
         self.doubts = doubts
-        self._room = room
+        self.room = room
         self.elsewhere = elsewhere
         self._booked = booked
         self._is_fair = is_fair
@@ -118,11 +118,11 @@ class Records:
         self._held_until: dict[TaskKey, datetime] = {}
         self._recent: dict[TaskKey, Task] = {}
 
-    async def save_result(self, message: TaskResultMessage) -> SavedResult:
-        """Keep the results that a message carries, if there is room for them; see `ResultRoom.save`."""
+    async def save_result(self, peer: Address, message: TaskResultMessage) -> SavedResult:
+        """Keep the results that a message to or from a peer carries, if its share has space; see `ResultRoom.save`."""
         filename = message.filename if message.result_type == "file" else TEXT_RESULT
         content = await self.elsewhere(len(message.result_text), message.content)
-        return await self._room.save(self.store, message.task_id, filename, content)
+        return await self.room.save(self.store, peer, message.task_id, filename, content)
 
     def create(self, task: Task) -> Deferred[tuple[Task, bool]]:
         """Keep a new task; fires with it and True, or with the record that has its key and False."""

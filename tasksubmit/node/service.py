@@ -559,12 +559,15 @@ class Node(MultiService):
     async def _status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
         sender = self._routing.sender(peer, update.from_addr)
         sides = sides_meant(update)
+        known: Task | Tombstone | SubmitResponse
         try:
             known = await self._routing.find(peer, sender, update.task_id, sides)
         except UnknownTask:
             if sides[0] is not Side.RECEIVER or sender is None or not self._is_peer(sender):
                 raise
             known = await self._inbox.withdraw_unknown(TaskKey(Side.RECEIVER, sender, update.task_id), update)
+        if isinstance(known, SubmitResponse):
+            return known
         if isinstance(known, Tombstone):
             return acknowledgement(known)
         if known.side is Side.RECEIVER:

@@ -30,19 +30,22 @@ def ended(
     connection: sqlite3.Connection, before: datetime, limit: int, min_result_bytes: int = 0, peer: Address | None = None
 ) -> list[Task]:
     """Up to ``limit`` tasks that ended before ``before`` and for which nothing is owed, the oldest first."""
+    index, condition = "tasks_ended_at", ""
+    of_peer: tuple[str, ...] = ()
+    if peer is not None:
+        index, condition, of_peer = "tasks_ended_of_peer", " AND peer = ?", (str(peer),)
     sql = (
-        f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY tasks_ended_at WHERE ended_at < ? AND result_bytes >= ?"
-        f"{'' if peer is None else ' AND peer = ?'} AND {_NOT_OWED} ORDER BY ended_at LIMIT ?"
+        f"SELECT {TASK_COLUMNS} FROM tasks INDEXED BY {index} WHERE ended_at < ? AND result_bytes >= ?{condition}"
+        f" AND {_NOT_OWED} ORDER BY ended_at LIMIT ?"
     )
-    of_peer = () if peer is None else (str(peer),)
     rows = connection.execute(sql, (to_milliseconds(before), min_result_bytes, *of_peer, limit))
     return list(as_many_as_fit(map(task_from_row, rows)))
 
 
-def result_bytes(connection: sqlite3.Connection) -> int:
-    """What the results that records name take on the disk."""
-    (total,) = connection.execute("SELECT coalesce(sum(result_bytes), 0) FROM tasks WHERE result_bytes > 0").fetchone()
-    return int(total)
+def result_bytes(connection: sqlite3.Connection) -> dict[Address, int]:
+    """Return the size of the results of each peer that records name."""
+    rows = connection.execute("SELECT peer, sum(result_bytes) FROM tasks WHERE result_bytes > 0 GROUP BY peer")
+    return {Address.parse(peer): size for peer, size in rows}
 
 
 def forget(connection: sqlite3.Connection, task: Task, now: datetime) -> bool:

@@ -377,7 +377,7 @@ class SQLiteTaskStore:
         """See `ITaskStore.ended`."""
         return self._read(lambda connection: retention.ended(connection, before, limit, min_result_bytes, peer))
 
-    def result_bytes(self) -> Deferred[int]:
+    def result_bytes(self) -> Deferred[dict[Address, int]]:
         """See `ITaskStore.result_bytes`."""
         return self._read(retention.result_bytes)
 

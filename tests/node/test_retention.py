@@ -11,11 +11,11 @@ from typing_extensions import override
 from tasksubmit.errors import NoRoom, StoreError, TaskForgotten, UnknownTask
 from tasksubmit.lifecycle.table import Lease, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task, TaskKey
-from tasksubmit.node.policy import PeerQuota
+from tasksubmit.node.policy import AllOf, PeerQuota, RateLimit
 from tasksubmit.node.retention import Retention
 from tasksubmit.node.service import Node
 from tasksubmit.wire.address import Address
-from tasksubmit.wire.messages import TaskStatusUpdate
+from tasksubmit.wire.messages import SubmitResponse, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, PairTestCase, SlowStore, request, results
 
 DAY = 24 * 3600
@@ -109,13 +109,12 @@ class RetentionTests(PairTestCase):
         self.assertEqual(self.tasks(self.bob), [])
 
     def test_size(self) -> None:
-        """When the results take more than they may, the oldest tasks go first."""
+        """When the results of a peer would take more than they may, its oldest tasks go first."""
         self.stop(self.alice)
-        self.alice = self.make_node(ALICE, BOB, retention=Retention(max_result_bytes=2500))
+        self.alice = self.make_node(ALICE, BOB, retention=Retention(max_result_bytes=3000))
         for number in range(4):
             self.finish(f"t{number}", "x" * 1000)
-        self.assertEqual(len(self.files(self.alice)), 2)  # and what found no room is tried again
-        self.advance(400)
+            self.advance(1)
         self.assertEqual(sorted(task.task_id for task in self.tasks(self.alice)), ["t2", "t3"])
         self.assertEqual(len(self.files(self.alice)), 2)
 
@@ -133,7 +132,7 @@ class RetentionTests(PairTestCase):
     def test_no_room(self) -> None:
         """Where nothing may go, no more is taken: results of one's own wait, and what is owed stays."""
         self.stop(self.bob)
-        self.bob = self.make_node(BOB, ALICE, retention=Retention(max_result_bytes=1500))
+        self.bob = self.make_node(BOB, ALICE, retention=Retention(max_result_bytes=2200))
         first, second = (self.executing(task_id=task_id)[1] for task_id in ("t1", "t2"))
         self.stop(self.alice)  # so that results are owed
         self.done(self.bob.send_results(first, "x" * 1000))
@@ -142,9 +141,11 @@ class RetentionTests(PairTestCase):
         self.failed(self.bob.send_results(second, "x" * 1000), NoRoom)
         self.assertEqual(len(self.files(self.bob)), 1)
         self.done(self.bob.send_results(second, "x" * 500))
-        self.alice = self.make(ALICE, BOB)
         self.advance(400)
         self.assertEqual(len(self.files(self.bob)), 2)
+        self.alice.startService()
+        self.advance(400)
+        self.assertEqual(self.owed(self.bob, second), [])
 
     def flood(self, limit: int) -> int:
         """Have Alice submit and withdraw tasks of 1,000 bytes until Bob refuses one; returns how many he took."""
@@ -177,13 +178,63 @@ class RetentionTests(PairTestCase):
         self.assertEqual(taken, 30)  # a tombstone is left for each
         self.assertEqual(self.ask(BOB, request("honest-too", by=CAROL)).code, "")
 
+    def withdrawals(self, *numbers: int) -> list[SubmitResponse]:
+        """Have Alice withdraw tasks from Bob that never arrived, on one connection; returns the answers."""
+        updates = [TaskStatusUpdate(f"t{n}", "CANCELLED", "", ack=True, from_addr=str(ALICE)) for n in numbers]
+        peer = self.say(BOB, *updates)
+        peer.close()
+        self.network.flush()
+        return peer.answers
+
+    def tombstones(self, *numbers: int) -> int:
+        """Return how many of these withdrawn tasks have left a tombstone."""
+        return sum(len(self.successResultOf(self.bob.store.tombstones(f"t{number}"))) for number in numbers)
+
     def test_withdrawals_count(self) -> None:
         """A tombstone for a task that never arrived counts among the tasks of the peer that withdrew it."""
         self.stop(self.bob)
         self.bob = self.make_node(BOB, ALICE, policy=PeerQuota(records=3))
-        for number in range(3):
-            self.ask(BOB, TaskStatusUpdate(f"t{number}", "CANCELLED", "", ack=True, from_addr=str(ALICE)))
+        self.withdrawals(0, 1, 2)
         self.assertEqual(self.ask(BOB, request("one-more")).code, "quota")
+
+    def test_flood_of_withdrawals(self) -> None:
+        """A peer that has used up its records leaves no tombstones any more, those that arrive together included."""
+        self.stop(self.bob)
+        self.bob = self.make_node(BOB, ALICE, policy=AllOf([PeerQuota(records=3)]))
+        answers = self.withdrawals(*range(50))
+        self.assertEqual([answer.code for answer in answers], ["unknown_task"] * 3 + ["quota"] * 47)
+        self.assertEqual({answer.retry_after_s for answer in answers[3:]}, {60})
+        self.assertEqual((self.tombstones(*range(50)), self.bob.load.of(ALICE).records), (3, 3))
+        self.assertEqual([answer.current_status for answer in self.withdrawals(2, 0)], ["CANCELLED"] * 2)
+
+    def test_fast_withdrawals(self) -> None:
+        """Tombstones of withdrawals come no faster than tasks may: they count by the same rate."""
+        self.stop(self.bob)
+        self.bob = self.make_node(BOB, ALICE, policy=AllOf([PeerQuota(), RateLimit(self.clock, 1, 5)]))
+        answers = self.withdrawals(*range(50))
+        self.assertEqual([answer.code for answer in answers], ["unknown_task"] * 5 + ["rate_limited"] * 45)
+        self.assertEqual((answers[-1].retry_after_s, self.tombstones(*range(50))), (1, 5))
+        self.assertEqual(self.ask(BOB, request("t-new")).code, "rate_limited")
+
+    def test_refused_withdrawal(self) -> None:
+        """A withdrawal that was refused is repeated: it cancels the submission that arrived meanwhile, or bars it."""
+        self.stop(self.bob)
+        self.bob = self.make_node(BOB, ALICE, policy=RateLimit(self.clock, 1, 1))
+        codes = [answer.code for answer in self.withdrawals(0, 1, 2)]
+        self.assertEqual(codes, ["unknown_task", "rate_limited", "rate_limited"])
+        self.advance(1)
+        self.assertEqual(self.ask(BOB, request("t1")).code, "")
+        self.advance(1)
+        answers = self.withdrawals(1, 2)
+        self.assertEqual([(one.current_status, one.code) for one in answers], [("CANCELLED", ""), ("", "unknown_task")])
+        self.assertEqual(self.ask(BOB, request("t2")).current_status, "CANCELLED")
+
+    def test_failing_withdrawal(self) -> None:
+        """A withdrawal whose tombstone could not be written does not count."""
+        self.patch(self.bob.store, "leave_tombstone", lambda *_: fail(StoreError("the disk is full")))
+        self.assertEqual([answer.code for answer in self.withdrawals(0, 1)], ["storage"] * 2)
+        self.assertEqual(len(self.flushLoggedErrors(StoreError)), 2)
+        self.assertEqual(self.bob.load.of(ALICE).records, 0)
 
     def test_waited_for(self) -> None:
         """Whoever waits on a task that is removed is told so."""

@@ -13,3 +13,8 @@ CREATE INDEX tasks_receiver_held_at ON tasks (held_at)
 -- The last turn of each submitter: `--fair-share` begins with place 1048576, so that it alone costs what this index does.
 CREATE INDEX tasks_turns ON tasks (peer, queue_position)
     WHERE side = 'receiver' AND status = 'ACCEPTED' AND queue_position >= 1048576;
+
+-- The oldest ended tasks of one peer, and the size of the results of each.
+CREATE INDEX tasks_ended_of_peer ON tasks (peer, ended_at) WHERE ended_at IS NOT NULL;
+DROP INDEX tasks_result_bytes;
+CREATE INDEX tasks_results_of_peer ON tasks (peer, result_bytes) WHERE result_bytes > 0;

@@ -54,15 +54,17 @@ class RetentionContract(StoreCase):
             await self.store.read_result(saved.name)
 
     async def test_result_bytes(self) -> None:
-        """The size of all results is the sum over the records, of either side; 0 without any."""
-        self.assertEqual(await self.store.result_bytes(), 0)
+        """The size of a peer's results is the sum over its records, of either side; peers without results have none."""
+        self.assertEqual(await self.store.result_bytes(), {})
         await self.create(new_task("a", result_bytes=5))
         await self.create(new_task("b", Side.SUBMITTER, result_bytes=2**40))
-        self.assertEqual(await self.store.result_bytes(), 2**40 + 5)
+        await self.create(new_task("b", peer=OTHER, result_bytes=7))
+        await self.create(new_task("without", peer=OWN))
+        self.assertEqual(await self.store.result_bytes(), {PEER: 2**40 + 5, OTHER: 7})
         forgotten = await self.ended("c", result_bytes=100)
-        self.assertEqual(await self.store.result_bytes(), 2**40 + 105)
+        self.assertEqual(await self.store.result_bytes(), {PEER: 2**40 + 105, OTHER: 7})
         await self.store.forget(forgotten, at(9))
-        self.assertEqual(await self.store.result_bytes(), 2**40 + 5)
+        self.assertEqual(await self.store.result_bytes(), {PEER: 2**40 + 5, OTHER: 7})
 
     # --- what may be removed -------------------------------------------------------------------------------------
 
