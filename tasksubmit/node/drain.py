@@ -14,6 +14,7 @@ from tasksubmit.lifecycle.table import LEASE_LOST
 from tasksubmit.lifecycle.task import END_OF_TIME, Task, TaskKey
 from tasksubmit.node.inbox import Inbox
 from tasksubmit.node.records import Records
+from tasksubmit.wire.address import Address
 
 T = TypeVar("T")
 
@@ -26,7 +27,8 @@ class Drained:
     """What is left when a node has come to rest.
 
     :ivar put_back: executions that did not finish in time; they are begun again after the next start.
-    :ivar owed_to: peers that could not be reached in time; what they are owed is delivered after the next start.
+    :ivar owed_to: peers that could not be reached in time, or are not trusted; what is pending to them is delivered
+        after the next start.
     """
 
     put_back: int
@@ -34,12 +36,18 @@ class Drained:
 
 
 class Drain:
-    """The way to rest, to be gone once; a start of the node begins anew."""
+    """The way to rest, to be gone once; a start of the node begins anew.
 
-    def __init__(self, records: Records, inbox: Inbox, timers: IReactorTime) -> None:
+    :param is_trusted: whether a peer is trusted; what is held for others is not waited for.
+    """
+
+    def __init__(
+        self, records: Records, inbox: Inbox, timers: IReactorTime, is_trusted: Callable[[Address], bool]
+    ) -> None:
         self._records = records
         self._inbox = inbox
         self._timers = timers
+        self._is_trusted = is_trusted
 
     async def run(self, timeout_seconds: float) -> Drained:
         """Bring the node to rest within ``timeout_seconds``: half of that at most is for what runs."""
@@ -58,11 +66,11 @@ class Drain:
             await deferLater(self._timers, _LOOK_SECONDS)
         put_back: set[TaskKey] = set()
         await self._retried(lambda: self._put_back(put_back), ends_at)
-        while owed := len(await self._retried(self._records.store.owed_peers, ends_at)):
+        while any(map(self._is_trusted, owed := await self._retried(self._records.store.owed_peers, ends_at))):
             if self._timers.seconds() >= ends_at:
                 break
             await deferLater(self._timers, _LOOK_SECONDS)
-        return Drained(len(put_back), owed)
+        return Drained(len(put_back), len(owed))
 
     async def _retried(self, step: Callable[[], Awaitable[T]], ends_at: float) -> T:
         """Repeat a step while the store fails and there is time left.

@@ -96,6 +96,8 @@ class Holds(Service):
 
     async def _look(self) -> None:
         for load in self._load.peers:
+            if not load.open:
+                continue
             if self._is_trusted(load.address):
                 if load.held:
                     await self._change_all(load.address, _BOTH, "released", _release)

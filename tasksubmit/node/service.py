@@ -286,7 +286,7 @@ class Node(MultiService):
         )
         self._drains: list[Deferred[Drained]] = []
         self._draining: Deferred[Any] = succeed(None)
-        self._drain = Drain(self._records, self._inbox, clock)
+        self._drain = Drain(self._records, self._inbox, clock, self.is_trusted)
         self._stories = Stories(self._records, timeouts, delivery_age_limit)
         self.factory = TaskSubmitFactory(
             self,

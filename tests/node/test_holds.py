@@ -350,6 +350,15 @@ class DeliveryTests(HoldTestCase):
         self.advance(1)
         self.assertIs(self.task(self.alice, key).status, TaskStatus.SUCCEEDED)
 
+    def test_drain(self) -> None:
+        """A drain does not wait for what is held."""
+        self.executing()
+        self.distrust()
+        self.done(self.bob.send_results(key_of("a1"), "done"))
+        drained = self.bob.drain(60.0)
+        self.advance(1)
+        self.assertEqual(self.successResultOf(drained).owed_to, 1)
+
     def test_own_submissions(self) -> None:
         """What the node itself submits to such a peer goes out: that peer may not submit, but may be asked."""
         self.distrust()
