@@ -139,7 +139,7 @@ class Stamp(Enum):
     ACCEPTED = "accepted_at, time_idle_ms"
     EXECUTE_STARTED = "execute_started_at, time_staged_ms, attempt 1"
     STAGED = "time_staged_ms"
-    LEASED = "lease_expires_at, no put_back_at"
+    LEASED = "lease_expires_at, no put_back_at, no held_at"
     PUT_BACK = "attempt + 1, put_back_at, no lease_expires_at"
     STARTED_AGAIN = "execute_started_at"
     HELD = "held_at, no staged_at"
@@ -195,7 +195,7 @@ def _receiver_table() -> dict[tuple[TaskStatus | None, Event], Transition]:
         (new, Event.CANCEL): Transition(cancelled, decided),
         (accepted, Event.EXECUTE): Transition(executing, (Stamp.EXECUTE_STARTED, Stamp.LEASED), tell),
         (accepted, Event.TIME_OUT_QUEUE_HEAD): Transition(
-            TaskStatus.EXPIRED, staged, (Effect.NOTIFY_SUBMITTER, Effect.BOOK_EXPIRY), "expired"
+            TaskStatus.EXPIRED, (*staged, *released), (Effect.NOTIFY_SUBMITTER, Effect.BOOK_EXPIRY), "expired"
         ),
         (accepted, Event.PASS_DEADLINE): Transition(cancelled, released, tell, "deadline_passed"),
         (accepted, Event.DECLINE): Transition(cancelled, released, tell, WITHDRAWN_BY_RECEIVER),

@@ -399,7 +399,11 @@ _STAMPS: Mapping[Stamp, Callable[[Task, datetime], dict[str, Any]]] = {
         "attempt": 1,
     },
     Stamp.STAGED: lambda task, now: {"time_staged_ms": milliseconds_between(task.staged_at, now)},
-    Stamp.LEASED: lambda task, now: {"lease_expires_at": now + task.lease_ms * _MILLISECOND, "put_back_at": None},
+    Stamp.LEASED: lambda task, now: {
+        "lease_expires_at": now + task.lease_ms * _MILLISECOND,
+        "put_back_at": None,
+        "held_at": None,
+    },
     Stamp.PUT_BACK: lambda task, now: {"attempt": task.attempt + 1, "lease_expires_at": None, "put_back_at": now},
     Stamp.HELD: lambda task, now: {"held_at": now, "staged_at": None},
     Stamp.REJOINED: lambda task, now: {"held_at": None, "put_back_at": now if task.put_back_at is not None else None},

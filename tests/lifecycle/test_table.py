@@ -43,7 +43,7 @@ RECEIVER = """
  NEW       | PASS_DEADLINE       | CANCELLED | ACCEPTED               | NOTIFY_SUBMITTER             | deadline_passed
  NEW       | CANCEL              | CANCELLED | ACCEPTED               |                              |
  ACCEPTED  | EXECUTE             | EXECUTING | EXECUTE_STARTED LEASED | NOTIFY_SUBMITTER             |
- ACCEPTED  | TIME_OUT_QUEUE_HEAD | EXPIRED   | STAGED                 | NOTIFY_SUBMITTER BOOK_EXPIRY | expired
+ ACCEPTED  | TIME_OUT_QUEUE_HEAD | EXPIRED   | STAGED RELEASED        | NOTIFY_SUBMITTER BOOK_EXPIRY | expired
  ACCEPTED  | PASS_DEADLINE       | CANCELLED | RELEASED               | NOTIFY_SUBMITTER             | deadline_passed
  ACCEPTED  | DECLINE             | CANCELLED | RELEASED               | NOTIFY_SUBMITTER       | withdrawn_by_receiver
  ACCEPTED  | TIME_OUT_HOLD       | CANCELLED | RELEASED               | NOTIFY_SUBMITTER       | withdrawn_by_receiver

@@ -53,8 +53,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.open()
         self.now = 0
         self.records: dict[TaskKey, Task] = {}
-        self.queue: list[TaskKey] = []
-        self.staged: dict[TaskKey, datetime] = {}
+        self.accepted: list[TaskKey] = []  # in the order of their places
         self.deliveries: dict[TaskKey, list[Message]] = {}
         self.booked: dict[tuple[TaskKey, Address], int] = {}
         self.payloads = 0
@@ -158,19 +157,30 @@ class StoreMachine(RuleBasedStateMachine):
         """Let the model's record and its queue follow a change."""
         key = change.before.key
         self.records[key] = evolve(change.after, revision=change.before.revision + 1)
-        is_queued = change.after.side is Side.RECEIVER and change.after.status is TaskStatus.ACCEPTED
-        if is_queued and key not in self.queue:
-            position = 1 + max((self.records[other].queue_position or 0 for other in self.queue), default=0)
+        has_place = change.after.side is Side.RECEIVER and change.after.status is TaskStatus.ACCEPTED
+        if has_place and key not in self.accepted:
+            position = 1 + max((self.records[other].queue_position or 0 for other in self.accepted), default=0)
             self.records[key] = evolve(self.records[key], queue_position=position)
-            self.queue.append(key)
-        elif not is_queued and key in self.queue:
+            self.accepted.append(key)
+        elif not has_place and key in self.accepted:
             self.records[key] = evolve(self.records[key], queue_position=None)
-            self.queue.remove(key)
-        if self.queue and self.queue[0] not in self.staged:
-            head = self.queue[0]
-            self.staged[head] = change.at
-            record = self.records[head]
-            self.records[head] = evolve(record, staged_at=change.at, revision=record.revision + 1)
+            self.accepted.remove(key)
+        for head in self.queue[:1]:
+            if self.records[head].staged_at is None:
+                for behind in self.queue[1:]:
+                    self.stage(behind, None)
+                self.stage(head, change.at)
+
+    @property
+    def queue(self) -> list[TaskKey]:
+        """The tasks in the queue: accepted, and not held."""
+        return [key for key in self.accepted if self.records[key].held_at is None]
+
+    def stage(self, key: TaskKey, staged_at: datetime | None) -> None:
+        """Let a task be staged from some time on, or not at all."""
+        record = self.records[key]
+        if record.staged_at != staged_at:
+            self.records[key] = evolve(record, staged_at=staged_at, revision=record.revision + 1)
 
     def release(self, key: TaskKey) -> None:
         """The first message of a task may go, if it could not before."""
@@ -226,8 +236,7 @@ class StoreMachine(RuleBasedStateMachine):
         """The queue is in the order of acceptance; its head is staged, and nobody else in it is."""
         queue = self.result(self.store.queue(100))
         assert [task.key for task in queue] == self.queue
-        staged = [self.staged[key] for key in self.queue[:1]] + [None] * len(self.queue[1:])
-        assert [task.staged_at for task in queue] == staged
+        assert [task.staged_at is not None for task in queue] == [place == 0 for place in range(len(queue))]
 
     @invariant()
     def deliveries_agree(self) -> None:
