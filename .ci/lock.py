@@ -69,12 +69,13 @@ def main(options: list[str]) -> None:
         work = Path(directory)
         venv.create(work / "venv", with_pip=True)
         subprocess.run([work / "venv/bin/pip", "install", "--quiet", "uv"], check=True)
+
         made = work / "locks"
         shutil.copytree(LOCKS, made)
 
         def compile_lock(python: str, name: str, needed: list[str], *more: str) -> None:
             (made / "tasksubmit.in").write_text("\n".join(needed), "utf-8")
-            command = [work / "venv/bin/uv", "pip", "compile", *OPTIONS, "--python-version", python]
+            command: list[str | Path] = [work / "venv/bin/uv", "pip", "compile", *OPTIONS, "--python-version", python]
             subprocess.run([*command, *options, *more, "tasksubmit.in", "-o", name], cwd=made, check=True)
 
         pythons = supported_pythons()
