@@ -43,16 +43,11 @@ def supported_pythons() -> list[str]:
     return re.findall(r"(?m)^Programming Language :: Python :: (3\.\d+)$", read_setup()["metadata"]["classifiers"])
 
 
-def build_requirements() -> list[str]:
-    """Return what a build of the project needs."""
-    [requires] = re.findall(r"(?m)^requires = (\[.*\])$", (ROOT / "pyproject.toml").read_text("utf-8"))
-    return list(json.loads(requires))
-
-
 def requirements(extras: tuple[str, ...]) -> list[str]:
-    """Return what an installation with these extras, from a checkout, needs."""
+    """Return what a build of the project, and an installation with these extras, need."""
+    [build] = re.findall(r"(?m)^requires = (\[.*\])$", (ROOT / "pyproject.toml").read_text("utf-8"))
     setup = read_setup()
-    found = [*build_requirements(), *setup["options"]["install_requires"].strip().splitlines()]
+    found = [*json.loads(build), *setup["options"]["install_requires"].strip().splitlines()]
     todo = list(extras)
     for extra in todo:
         for line in setup["options.extras_require"][extra].strip().splitlines():
@@ -71,22 +66,27 @@ def main(options: list[str]) -> None:
         subprocess.run([work / "venv/bin/pip", "install", "--quiet", "uv"], check=True)
 
         made = work / "locks"
-        shutil.copytree(LOCKS, made)
-
-        def compile_lock(python: str, name: str, needed: list[str], *more: str) -> None:
-            (made / "tasksubmit.in").write_text("\n".join(needed), "utf-8")
-            command: list[str | Path] = [work / "venv/bin/uv", "pip", "compile", *OPTIONS, "--python-version", python]
-            subprocess.run([*command, *options, *more, "tasksubmit.in", "-o", name], cwd=made, check=True)
-
-        pythons = supported_pythons()
-        compile_lock(pythons[0], "build.txt", build_requirements())
-        for python in pythons:
-            first = next(iter(KINDS))
+        made.mkdir()
+        needed = made / "tasksubmit.in"
+        for python in supported_pythons():
+            constraints: tuple[str, ...] = ()
             for kind, extras in KINDS.items():
-                more = () if kind == first else ("--constraints", f"{python}{first}.txt")
-                compile_lock(python, f"{python}{kind}.txt", requirements(extras), *more)
-        (made / "tasksubmit.in").unlink()
-        shutil.copytree(made, LOCKS, dirs_exist_ok=True)
+                needed.write_text("\n".join(requirements(extras)), "utf-8")
+                lock = f"{python}{kind}.txt"
+                if (LOCKS / lock).exists():
+                    shutil.copy(LOCKS / lock, made)
+                subprocess.run(
+                    [
+                        *(work / "venv/bin/uv", "pip", "compile", *OPTIONS, "--python-version", python),
+                        *(*options, *constraints, needed.name, "--output-file", lock),
+                    ],
+                    cwd=made,
+                    check=True,
+                )
+                constraints = constraints or ("--constraints", lock)
+        needed.unlink()
+        shutil.rmtree(LOCKS, ignore_errors=True)
+        shutil.copytree(made, LOCKS)
 
 
 if __name__ == "__main__":

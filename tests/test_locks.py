@@ -56,7 +56,7 @@ class LocksTests(SynchronousTestCase):
         """Each supported Python has its locks, and there are no others."""
         names = {f"{python}{kind}.txt" for python in MAKER["supported_pythons"]() for kind in MAKER["KINDS"]}
         self.assertIn("3.11-dev.txt", names)
-        self.assertEqual({path.name for path in (ROOT / ".ci" / "locks").iterdir()}, {*names, "build.txt"}, RENEW)
+        self.assertEqual({path.name for path in (ROOT / ".ci" / "locks").iterdir()}, names, RENEW)
 
     def test_satisfy_setup(self) -> None:
         """Each lock satisfies what setup.cfg and pyproject.toml require, extras and bounds included."""
@@ -64,8 +64,6 @@ class LocksTests(SynchronousTestCase):
             for kind, extras in MAKER["KINDS"].items():
                 found = list(lacks(read_pins(self.read(f"{python}{kind}.txt")), MAKER["requirements"](extras), python))
                 self.assertEqual(found, [], f"{python}{kind}.txt: {RENEW}")
-            build = lacks(read_pins(self.read("build.txt")), MAKER["build_requirements"](), python)
-            self.assertEqual(list(build), [], f"build.txt: {RENEW}")
 
     def test_requirements(self) -> None:
         """A lock for an extra is for the project's own extras that this one names, and for builds, too."""
