@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from typing_extensions import override
@@ -17,40 +16,34 @@ from tasksubmit.lifecycle.table import ASK_AGAIN, DEADLINES, LEASE_LOST, Deadlin
 from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.logs import quiet_logger
 from tasksubmit.node.clock import NodeClock
-from tasksubmit.node.periodic import Periodic
+from tasksubmit.node.periodic import ScanService
 from tasksubmit.node.records import Records, overdue
 
 _AT_ONCE = 1000
 """Tasks that one look takes: bounds the memory after a long stop; the next look takes the next ones."""
 
 
-class Deadlines(Service):
+class Deadlines(ScanService):
     """The scan that moves tasks because time passed."""
 
     def __init__(
         self, records: Records, clock: NodeClock, timeouts: Timeouts, interval_seconds: float, timers: IReactorTime
     ) -> None:
-        self.setName("deadlines")
+        super().__init__("deadlines", "scan for passed deadlines", interval_seconds, timers)
         self._log = quiet_logger(__name__)
         self._records = records
         self._clock = clock
         self._timeouts = timeouts
-        self._scan = Periodic(self._look, "scan for passed deadlines", interval_seconds, timers)
         self._started_at = records.now()
         self._doubtful_shift: tuple[timedelta, str] | None = None
 
     @override
     def startService(self) -> None:
-        super().startService()
         self._started_at = self._records.now()
         self._doubtful_shift = None
-        self._scan.start()
+        super().startService()
 
     @override
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return self._scan.stop()
-
     async def _look(self) -> None:
         await self._follow_clock()
         limits = dict(self._limits(self._records.now()))

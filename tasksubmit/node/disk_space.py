@@ -6,14 +6,12 @@ what the operator submits.
 
 from __future__ import annotations
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from typing_extensions import override
 
 from tasksubmit.interfaces import ITaskStore, Refusal
-from tasksubmit.node.periodic import Periodic
+from tasksubmit.node.periodic import ScanService
 
 _MOST_BYTES = 256 * 2**20
 _PART = 20
@@ -22,7 +20,7 @@ _PART = 20
 _LOW = Refusal("storage", "this node has little space left on its disk; try again later", retry_after_s=10)
 
 
-class DiskWatch(Service):
+class DiskWatch(ScanService):
     """The scan that looks at the free space.
 
     :param floor_bytes: the free space below which new tasks are refused; None for the usual floor.
@@ -34,26 +32,16 @@ class DiskWatch(Service):
     def __init__(
         self, store: ITaskStore, floor_bytes: int | None, interval_seconds: float, timers: IReactorTime
     ) -> None:
-        self.setName("disk space")
+        super().__init__("disk space", "look at the free disk space", interval_seconds, timers)
         self._store = store
         self._floor = floor_bytes
         self.problem = ""
-        self._scan = Periodic(self._look, "look at the free disk space", interval_seconds, timers)
-
-    @override
-    def startService(self) -> None:
-        super().startService()
-        self._scan.start()
-
-    @override
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return self._scan.stop()
 
     def refusal(self) -> Refusal | None:
         """Return why no new task is taken, if so."""
         return _LOW if self.problem else None
 
+    @override
     async def _look(self) -> None:
         space = await self._store.disk_space()
         if space is None:

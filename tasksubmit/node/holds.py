@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -22,7 +21,7 @@ from tasksubmit.interfaces import IAdmissionPolicy, IAuthenticator, IPeerAdmissi
 from tasksubmit.lifecycle.table import Event, Side, TaskStatus
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.load import Load
-from tasksubmit.node.periodic import Periodic
+from tasksubmit.node.periodic import ScanService
 from tasksubmit.node.records import Decision, Records
 from tasksubmit.wire.address import Address
 
@@ -58,7 +57,7 @@ def _release(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, A
     return ((Event.REJOIN,) if task.held_at is not None else ()), {}
 
 
-class Holds(Service):
+class Holds(ScanService):
     """The scan that holds and releases tasks.
 
     :param load: tells which peers have tasks.
@@ -77,23 +76,13 @@ class Holds(Service):
         interval_seconds: float,
         timers: IReactorTime,
     ) -> None:
-        self.setName("holds")
+        super().__init__("holds", "scan for tasks to hold or release", interval_seconds, timers)
         self._records = records
         self._load = load
         self._is_trusted = is_trusted
         self._stops = stops
-        self._scan = Periodic(self._look, "scan for tasks to hold or release", interval_seconds, timers)
 
     @override
-    def startService(self) -> None:
-        super().startService()
-        self._scan.start()
-
-    @override
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return self._scan.stop()
-
     async def _look(self) -> None:
         for load in self._load.peers:
             if not load.open:

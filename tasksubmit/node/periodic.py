@@ -1,4 +1,4 @@
-"""Work that is repeated: `Periodic` at an interval, `Retrier` until it succeeds.
+"""Work that is repeated: `Periodic` at an interval, as a service with `ScanService`, and `Retrier` until it succeeds.
 
 Nothing else in the node runs a ``LoopingCall`` or repeats a step that failed. A ``LoopingCall`` whose call fails never
 runs again, and a step of a start that is tried once leaves the node without its effect until the next start. Here a
@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from typing_extensions import override
 
 Work = Callable[[], Any]
 """What is repeated: returns a Deferred, a coroutine, or something else when it has ended."""
@@ -81,6 +83,32 @@ class Periodic:
         return maybeDeferred(self._work).addCallbacks(
             lambda _: self._streak.succeed(), lambda failure: self._streak.fail(failure, self._interval)
         )
+
+
+class ScanService(Service):
+    """A service whose work is one scan, at once and then at an interval; a stop waits for the scan in flight.
+
+    :param name: the name of the service.
+    :param scan: the scan, as logs name it.
+    """
+
+    def __init__(self, name: str, scan: str, interval_seconds: float, timers: IReactorTime) -> None:
+        self.setName(name)
+        self._scan = Periodic(self._look, scan, interval_seconds, timers)
+
+    @override
+    def startService(self) -> None:
+        super().startService()
+        self._scan.start()
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return self._scan.stop()
+
+    async def _look(self) -> None:
+        """Make one scan."""
+        raise NotImplementedError
 
 
 class Retrier:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from attrs import field, frozen
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -18,7 +17,7 @@ from tasksubmit.lifecycle.task import Task, TaskKey
 from tasksubmit.node.clock import NodeClock
 from tasksubmit.node.doubts import Doubts
 from tasksubmit.node.load import Load, stored_bytes
-from tasksubmit.node.periodic import Periodic
+from tasksubmit.node.periodic import ScanService
 from tasksubmit.node.policy import PEER_BYTES
 from tasksubmit.node.room import ResultRoom
 from tasksubmit.validation import COUNT, DURATION, SIZE, optional
@@ -56,7 +55,7 @@ class Retention:
     min_free_bytes: int | None = field(default=None, validator=optional(SIZE))
 
 
-class RetentionService(Service):
+class RetentionService(ScanService):
     """The scan that removes.
 
     :param retention: what is removed.
@@ -81,7 +80,7 @@ class RetentionService(Service):
         forgotten: Callable[[TaskKey], None],
         doubts: Doubts,
     ) -> None:
-        self.setName("retention")
+        super().__init__("retention", "scan for ended tasks to remove", _INTERVAL_SECONDS, timers)
         self._store = store
         self._clock = clock
         self._retention = retention
@@ -93,18 +92,8 @@ class RetentionService(Service):
         self._keep_tombstones = keep_tombstones
         self._forgotten = forgotten
         self._doubts = doubts
-        self._scan = Periodic(self._look, "scan for ended tasks to remove", _INTERVAL_SECONDS, timers)
 
     @override
-    def startService(self) -> None:
-        super().startService()
-        self._scan.start()
-
-    @override
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return self._scan.stop()
-
     async def _look(self) -> None:
         await self._count()  # what an earlier scan removed that failed afterwards
         now = self._clock.now()

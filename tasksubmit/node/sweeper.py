@@ -5,40 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from typing_extensions import override
 
 from tasksubmit.node.executors.faults import in_thread
 from tasksubmit.node.executors.places import sweep
-from tasksubmit.node.periodic import Periodic
+from tasksubmit.node.periodic import ScanService
 
 INTERVAL_SECONDS = 1.0
 
 
-class Sweeper(Service):
+class Sweeper(ScanService):
     """Sweeps the work directory at the start, and again until nothing of an earlier run is left; see `places`."""
 
     def __init__(self, directory: Path, timers: IReactorTime) -> None:
-        self.setName("sweeper")
+        super().__init__("sweeper", "sweep of the work directory", INTERVAL_SECONDS, timers)
         self._directory = directory
         self._timers = timers
         self._started_at = 0.0
-        self._scan = Periodic(self._sweep, "sweep of the work directory", INTERVAL_SECONDS, timers)
 
     @override
     def startService(self) -> None:
-        super().startService()
         self._started_at = self._timers.seconds()
-        self._scan.start()
+        super().startService()
 
     @override
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return self._scan.stop()
-
-    async def _sweep(self) -> None:
+    async def _look(self) -> None:
         arguments = self._directory, self._timers.seconds() - self._started_at
         timers: Any = self._timers
         if IReactorThreads.providedBy(timers) and self._directory.is_dir():
