@@ -124,8 +124,8 @@ def _ahead(tasks: Sequence[tuple[Any, ...]], accepted: int, started: int | None,
     """Count the tasks that were started since one was accepted and before it was, or are ahead of it in the queue."""
     since = [at for *_, at, _ in tasks if at is not None and at >= accepted]
     if started is not None:
-        return sum(at < started for at in since)
-    return len(since) + sum(at is not None and at < position for *_, at in tasks)
+        return len([at for at in since if at < started])
+    return len([*since, *(at for *_, at in tasks if at is not None and at < position)])
 
 
 def waits(state: Path) -> list[Wait]:
