@@ -10,17 +10,22 @@ What is measured without limits is to compare with: then nothing is promised.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from statistics import median
+from threading import Thread
 from typing import Any
 
 from attrs import frozen
 
 from tasksubmit.interfaces import Execution
+from tasksubmit.wire import FrameDecoder
+from tasksubmit.wire.messages import FEATURES, ResponseStatus, SubmitResponse
 from tests.integration.siege_attacks import FLOODER, HONEST, LARGE_TASK_BYTES
 
 MIB = 1024 * 1024
@@ -53,6 +58,27 @@ def work(execution: Execution) -> str:
     """Take a known time for a task; this is what the executor calls."""
     time.sleep(WORK_SECONDS)
     return "done"
+
+
+class _Taker(BaseRequestHandler):
+    """Acknowledges all messages of one connection."""
+
+    def handle(self) -> None:
+        decoder = FrameDecoder()
+        while received := self.request.recv(65536):
+            for frame in decoder.feed(received):
+                answer = SubmitResponse(json.loads(frame.payload)["task_id"], ResponseStatus.ACCEPTED, "", FEATURES)
+                self.request.sendall(answer.to_frame().encode())
+
+
+@contextmanager
+def taking_results() -> Iterator[int]:
+    """Take what the node sends to its peers, so that their tasks end; gives the port."""
+    with ThreadingTCPServer(("127.0.0.1", 0), _Taker) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 def _read(state: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
