@@ -214,6 +214,7 @@ SHARES = {
     "disk": Share("disk", 4, SHARE_OF_DISK, share_of_disk),
     "disk_without_limits": Share("disk", 4, WITHOUT_LIMITS, no_promise(taken_of_disk)),
     "withdraw": Share("withdraw", 4, SHARE_OF_DISK, share_of_disk),
+    "withdraw_without_limits": Share("withdraw", 4, WITHOUT_LIMITS, no_promise(taken_of_disk)),
     "order": Share("noise", NOISE, (*EXECUTOR, *SHARE_OF_QUEUE), share_of_queue),
     "order_without_limits": Share("noise", NOISE, (*EXECUTOR, *WITHOUT_LIMITS), no_promise(waits)),
     "order_by_default": Share("noise", NOISE, EXECUTOR, no_promise(waits)),
