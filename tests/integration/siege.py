@@ -40,9 +40,9 @@ from tasksubmit.protocol.bounds import LEAST_BUFFERED_BYTES, Bounds
 from tasksubmit.tls.files import CERTIFICATE_FILE, KEY_FILE
 from tasksubmit.tls.identity import certificates_pem, key_pem, make_key
 from tasksubmit.wire import Frame, FrameType, generate_task_id
-from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskResultMessage
+from tasksubmit.wire.messages import FEATURES, SubmitRequest, SubmitResponse, TaskResultMessage
 from tests.integration.siege_attacks import ATTACKS, FLOODER, HONEST, NODE
-from tests.integration.siege_shares import MIB, SHARES, Share
+from tests.integration.siege_shares import MIB, SHARES, Share, taking_results
 from tests.processes import LONGEST_SECONDS, until, watch
 from tests.tls.handshake_cost import certificate_of
 from tests.tls.support import Party
@@ -171,7 +171,7 @@ def be_honest(peer: Honest, plan: Plan, is_over: Callable[[], bool], shares_host
                 served.large_seconds = time.monotonic() - at
                 if answer.code != "unknown_task":
                     served.faults.append(f"large: {answer}")
-            request = SubmitRequest(generate_task_id(), "honest work", HONEST, NODE)
+            request = SubmitRequest(generate_task_id(), "honest work", HONEST, NODE, FEATURES)
             at = time.monotonic()
             answer = peer.converse(request.to_frame().encode())
             served.seconds.append(time.monotonic() - at)
@@ -265,7 +265,7 @@ def lay_siege(plan: Plan) -> list[str]:
     """All rounds; returns what was not as it should be."""
     watch()
     faults = []
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, taking_results() as takes:
         port, log = free_port(), Path(directory) / "log"
         command = [sys.executable, "-m", "tasksubmit", "run", "--address", NODE, "--state-dir", f"{directory}/state"]
         command += ["--listen", f"tcp:{port}:interface=127.0.0.1"]
@@ -276,7 +276,7 @@ def lay_siege(plan: Plan) -> list[str]:
         else:
             honest = Honest(port)
             for address in (HONEST, FLOODER):
-                command += ["--peer", f"{address}=tcp:127.0.0.1:9"]
+                command += ["--peer", f"{address}=tcp:127.0.0.1:{takes}"]
         if plan.share is not None:
             print(f"--- with {' '.join(plan.share.options)}")
             command += plan.share.options

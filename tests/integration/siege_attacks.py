@@ -15,7 +15,7 @@ from typing import Any
 
 from tasksubmit.lifecycle.table import TaskStatus
 from tasksubmit.wire import MAX_FRAME, generate_task_id
-from tasksubmit.wire.messages import SubmitRequest, TaskStatusUpdate
+from tasksubmit.wire.messages import FEATURES, SubmitRequest, TaskStatusUpdate
 
 NODE, HONEST, FLOODER = "0:0000.0000.0001", "0:0000.0000.0002", "0:0000.0000.0003"
 
@@ -151,7 +151,8 @@ def submissions(count: int) -> Iterator[bytes]:
     """Valid submissions without end, so many at once; a hundred have some tens of KiB."""
     while True:
         yield b"".join(
-            SubmitRequest(generate_task_id(), "flood " * 10, FLOODER, NODE).to_frame().encode() for _ in range(count)
+            SubmitRequest(generate_task_id(), "flood " * 10, FLOODER, NODE, FEATURES).to_frame().encode()
+            for _ in range(count)
         )
 
 
