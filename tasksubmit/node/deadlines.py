@@ -29,7 +29,9 @@ class Deadlines(ScanService):
     def __init__(
         self, records: Records, clock: NodeClock, timeouts: Timeouts, interval_seconds: float, timers: IReactorTime
     ) -> None:
-        super().__init__("deadlines", "scan for passed deadlines", interval_seconds, timers)
+        super().__init__(
+            name="deadlines", scan="scan for passed deadlines", interval_seconds=interval_seconds, timers=timers
+        )
         self._log = quiet_logger(__name__)
         self._records = records
         self._clock = clock

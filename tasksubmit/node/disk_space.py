@@ -32,7 +32,9 @@ class DiskWatch(ScanService):
     def __init__(
         self, store: ITaskStore, floor_bytes: int | None, interval_seconds: float, timers: IReactorTime
     ) -> None:
-        super().__init__("disk space", "look at the free disk space", interval_seconds, timers)
+        super().__init__(
+            name="disk space", scan="look at the free disk space", interval_seconds=interval_seconds, timers=timers
+        )
         self._store = store
         self._floor = floor_bytes
         self.problem = ""

@@ -76,7 +76,9 @@ class Holds(ScanService):
         interval_seconds: float,
         timers: IReactorTime,
     ) -> None:
-        super().__init__("holds", "scan for tasks to hold or release", interval_seconds, timers)
+        super().__init__(
+            name="holds", scan="scan for tasks to hold or release", interval_seconds=interval_seconds, timers=timers
+        )
         self._records = records
         self._load = load
         self._is_trusted = is_trusted

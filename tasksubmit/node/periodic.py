@@ -92,7 +92,7 @@ class ScanService(Service):
     :param scan: the scan, as logs name it.
     """
 
-    def __init__(self, name: str, scan: str, interval_seconds: float, timers: IReactorTime) -> None:
+    def __init__(self, *, name: str, scan: str, interval_seconds: float, timers: IReactorTime) -> None:
         self.setName(name)
         self._scan = Periodic(self._look, scan, interval_seconds, timers)
 

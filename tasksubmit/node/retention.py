@@ -80,7 +80,9 @@ class RetentionService(ScanService):
         forgotten: Callable[[TaskKey], None],
         doubts: Doubts,
     ) -> None:
-        super().__init__("retention", "scan for ended tasks to remove", _INTERVAL_SECONDS, timers)
+        super().__init__(
+            name="retention", scan="scan for ended tasks to remove", interval_seconds=_INTERVAL_SECONDS, timers=timers
+        )
         self._store = store
         self._clock = clock
         self._retention = retention

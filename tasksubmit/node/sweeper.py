@@ -19,7 +19,9 @@ class Sweeper(ScanService):
     """Sweeps the work directory at the start, and again until nothing of an earlier run is left; see `places`."""
 
     def __init__(self, directory: Path, timers: IReactorTime) -> None:
-        super().__init__("sweeper", "sweep of the work directory", INTERVAL_SECONDS, timers)
+        super().__init__(
+            name="sweeper", scan="sweep of the work directory", interval_seconds=INTERVAL_SECONDS, timers=timers
+        )
         self._directory = directory
         self._timers = timers
         self._started_at = 0.0
