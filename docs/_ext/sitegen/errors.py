@@ -64,7 +64,7 @@ OUTCOMES = {
     "lost": "the receiver does not know the task any more",
     "refused": "the submission was answered 400; ``code`` says why",
     "result_timeout": "its submitter cancelled it, because results or news did not arrive in time",
-    "withdrawn_by_receiver": "its receiver declined it after accepting it, or held it for too long, before its execution began",
+    "withdrawn_by_receiver": "its receiver declined it after accepting it, or held it for too long",
     "undelivered": "it could not be delivered by its deadline",
 }
 """What each outcome means; a test compares the words with those of the table of transitions."""
