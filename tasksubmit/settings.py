@@ -263,7 +263,9 @@ class Settings:
         "bytes that the descriptions and results of one peer may take, in all states",
         default=PEER_BYTES,
     )
-    queue_limit: int | None = _option(_count, "tasks in the queue at which nobody may submit any more", default=None)
+    queue_limit: int | None = _option(
+        _count, "tasks in the queue at which peers with open tasks may not submit any more", default=None
+    )
     accept: str = _option(
         _one_of("manual", "all"),
         "manual: somebody accepts each task with `accept`; all: every task that was admitted is accepted at once",

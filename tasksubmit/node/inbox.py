@@ -70,6 +70,8 @@ IGNORED = "message ignored: task {task_id} is {status}, and cannot {event}"
 
 _LONGEST_MS = 2**63 - 1
 
+_REVIVAL_PAUSE = timedelta(minutes=1)
+
 
 class Inbox:
     """What a receiver does with tasks. Its methods return, or fire, after the commit."""
@@ -86,6 +88,7 @@ class Inbox:
         attempted: Callable[[], Deferred[Any]],
         started: Callable[[], Awaitable[None]],
         is_trusted: Callable[[Address], bool],
+        recall: Callable[[TaskKey], Deferred[Task | Tombstone | None]],
     ) -> None:
         """
         :param announced: is called with a submitter and the features that it announced.
@@ -94,6 +97,7 @@ class Inbox:
         :param attempted: fires when it was tried to read what has to be known before anything new is taken.
         :param started: waits until executions may begin: after the leases of the node's last run were ended.
         :param is_trusted: whether work may be done for a peer.
+        :param recall: see `ITaskStore.recall`; waits until there is memory for a record.
         """
         self._log = quiet_logger(__name__)
         self._may_speak_for = may_speak_for
@@ -112,6 +116,7 @@ class Inbox:
         self._attempted = attempted
         self._started = started
         self._is_trusted = is_trusted
+        self._recall = recall
         self._unreported: set[TaskKey] = set()
         self.refusals: list[Callable[[], Refusal | None]] = []
         self._hand_out = HandOut(records, self._take, lambda: self.is_draining)
@@ -132,7 +137,7 @@ class Inbox:
             and self._policy.admit(peer, request) is None
         ):
             return self._create(peer, request, key)
-        return self._store.recall(key).addCallback(self._recalled, peer, request, key)
+        return self._recall(key).addCallback(self._recalled, peer, request, key)
 
     def _recalled(
         self, known: Task | Tombstone | None, peer: Peer, request: SubmitRequest, key: TaskKey
@@ -239,10 +244,19 @@ class Inbox:
         if known.description != request.task_description:
             return _rejected(request.task_id, _CONFLICT)
         self._announced(known.peer, request.features)
-        if known.delivery_given_up_at is not None:
+        if self._revives(known):
             with suppress(IllegalTransition, UnknownTask):  # or it was asked twice at once
                 await self._records.retry(known.key)  # the submitter is back, and waits for it
         return _received(request, known)
+
+    def _revives(self, known: Task) -> bool:
+        """True if the question of a submitter has abandoned deliveries retried.
+
+        What it has refused for good stays so until the operator retries it, and the rest is retried once a minute at
+        most: a question is small, and results are large.
+        """
+        abandoned_at = known.delivery_given_up_at
+        return abandoned_at is not None and not known.code and self._records.now() >= abandoned_at + _REVIVAL_PAUSE
 
     def _submitter(self, peer: Peer, request: SubmitRequest) -> Address:
         submitter = Address.parse(request.from_addr)
@@ -561,7 +575,7 @@ def _told(reason: Reason) -> Reason:
 def _cancelled_by(reason: Reason) -> Decision:
     """Cancel, if the table allows that; else complete the reason of a task that was cancelled without one."""
     told = _told(reason)
-    fields = {"outcome": told.outcome, "justification": told.justification}
+    fields = {"outcome": told.outcome, "justification": clipped(told.justification)}
 
     def decide(task: Task, now: datetime) -> tuple[Sequence[Event], Mapping[str, Any]]:
         if (task.side, task.status, Event.CANCEL) in TRANSITIONS:

@@ -310,7 +310,9 @@ class PeerQuota:
 @implementer(IPureAdmissionPolicy, ILoadAdmissionPolicy)
 @frozen
 class QueueLimit:
-    """Refuses everybody while so many tasks wait in the queue.
+    """Refuses peers that have open tasks while so many tasks wait in the queue.
+
+    A peer without any is admitted: else the one that asks most often would get each place that becomes free.
 
     :ivar tasks: the length of the queue at which tasks are refused.
     :ivar load: the counts of the node, which gives them to its policy.
@@ -325,8 +327,9 @@ class QueueLimit:
 
     def admit(self, peer: Peer, request: SubmitRequest) -> Refusal | None:
         """See `IAdmissionPolicy.admit`."""
-        queued = _counted(self.load, "QueueLimit").queued
-        if queued < self.tasks:
+        load = _counted(self.load, "QueueLimit")
+        queued = load.queued
+        if queued < self.tasks or not load.of(submitter(request)).open:
             return None
         why = f"the queue has {queued} tasks, and takes no more than {self.tasks}"
         return Refusal("quota", f"{why}: try again later", _RETRY_QUOTA_SECONDS)

@@ -9,7 +9,7 @@ from random import Random, SystemRandom
 from typing import Any, TypeVar
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from typing_extensions import override
@@ -111,6 +111,10 @@ from tasksubmit.wire.timestamps import format_time
 T = TypeVar("T")
 
 DRAIN_SECONDS = 60.0
+
+RECORDS_IN_WORK = 64
+"""Messages of peers that are handled at the same time while a record is read for them. A peer may ask for its largest
+tasks with the smallest of messages, and a description of 1 MiB can take 4 MiB of memory."""
 
 _DISABLED = "disabled"
 """The name of the note that says so."""
@@ -267,10 +271,12 @@ class Node(MultiService):
             lambda: DeferredList([self._retrier.attempt(step) for step in (_COUNT, _READ_DISABLED)]),
             lambda: self._retrier.wait(_END_LEASES),
             self.is_trusted,
+            lambda key: self._records_in_work.run(store.recall, key),
         )
         self._outbox = Outbox(self._records, formula, timeouts, delivery_age_limit)
         self._routing = Routing(store, doubts, self._may_speak_for)
         self._order = TaskOrder()
+        self._records_in_work = DeferredSemaphore(RECORDS_IN_WORK)
         courier = Courier(self._records, self._inbox, self._outbox)
         self._delivery = DeliveryService(
             self._records,
@@ -553,8 +559,12 @@ class Node(MultiService):
     def status_updated(self, peer: Peer, update: TaskStatusUpdate) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.status_updated`."""
         return self._order.run(
-            (peer.address, update.task_id), lambda: Deferred.fromCoroutine(self._status_updated(peer, update))
+            (peer.address, update.task_id), lambda: self._with_record(lambda: self._status_updated(peer, update))
         )
+
+    def _with_record(self, handle: Callable[[], Coroutine[Any, Any, T]]) -> Deferred[T]:
+        """Handle a message about a task of which the record is read: of a few such messages at a time."""
+        return self._records_in_work.run(lambda: Deferred.fromCoroutine(handle()))
 
     async def _status_updated(self, peer: Peer, update: TaskStatusUpdate) -> SubmitResponse:
         sender = self._routing.sender(peer, update.from_addr)
@@ -577,7 +587,7 @@ class Node(MultiService):
     def results_received(self, peer: Peer, message: TaskResultMessage) -> Deferred[SubmitResponse]:
         """See `ITaskHandler.results_received`."""
         return self._order.run(
-            (peer.address, message.task_id), lambda: Deferred.fromCoroutine(self._results_received(peer, message))
+            (peer.address, message.task_id), lambda: self._with_record(lambda: self._results_received(peer, message))
         )
 
     async def _results_received(self, peer: Peer, message: TaskResultMessage) -> SubmitResponse:

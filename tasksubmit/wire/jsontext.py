@@ -40,6 +40,9 @@ MAX_VALUES = 100_000
 """How many arrays, objects and commas a document may have, not counting those in strings: so many more values than
 one there may be, at most. A document of empty arrays would otherwise take twenty times its size in memory."""
 
+MAX_DEEP_VALUES = 4 * MAX_DEPTH
+"""The same for a document that is nested more deeply than `_SHALLOW`, which is read ten times as slowly."""
+
 # The first integers on either side that are longer; the sign counts.
 _TOO_HIGH = 10**MAX_NUMBER
 _TOO_LOW = -(10 ** (MAX_NUMBER - 1))
@@ -132,14 +135,16 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if not _STEPS[byte])
 def _is_shallow(payload: bytes) -> bool:
     """Return True if the scanner may read a document.
 
-    :raises MalformedMessage: it is nested over `MAX_DEPTH` levels.
+    :raises MalformedMessage: it is nested over `MAX_DEPTH` levels, or is deep and has over `MAX_DEEP_VALUES` values.
     """
     if payload.count(b"[") + payload.count(b"{") <= _SHALLOW:
         return True
-    brackets = _outside_strings(_without_escaped_quotes(payload)).translate(None, _NO_BRACKETS)
-    depth = max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+    bare = _outside_strings(_without_escaped_quotes(payload))
+    depth = max(accumulate(map(_STEPS.__getitem__, bare.translate(None, _NO_BRACKETS))), default=0)
     if depth > MAX_DEPTH:
         raise MalformedMessage(f"nested over {MAX_DEPTH} levels")
+    if depth > _SHALLOW and _has_more(bare, b"[{,", MAX_DEEP_VALUES):
+        raise MalformedMessage(f"over {MAX_DEEP_VALUES} values in a document that is nested over {_SHALLOW} levels")
     return depth <= _SHALLOW
 
 

@@ -257,7 +257,8 @@ class HoldTests(HoldTestCase):
         self.restart()
         limit = QueueLimit(2).with_load(self.bob.load)
         self.fill("a1", "a2")
-        peer, wanted = Peer(None, ""), request("c1", by=CAROL)
+        self.ask(BOB, request("c1", by=CAROL))  # which waits to be accepted
+        peer, wanted = Peer(None, ""), request("c2", by=CAROL)
         self.assertIsNotNone(limit.admit(peer, wanted))
         self.distrust()
         self.assertIsNone(limit.admit(peer, wanted))

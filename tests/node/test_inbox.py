@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from typing_extensions import override
@@ -17,8 +21,13 @@ from tasksubmit.errors import (
     UnknownTask,
 )
 from tasksubmit.interfaces import IAdmissionPolicy, Peer, Refusal
+from tasksubmit.lifecycle.change import Tombstone
 from tasksubmit.lifecycle.table import Side, TaskStatus
-from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.lifecycle.task import Task, TaskKey
+from tasksubmit.node.records import MAX_KEPT_TEXT
+from tasksubmit.node.service import RECORDS_IN_WORK
+from tasksubmit.testing.stores import MemoryTaskStore
+from tasksubmit.wire.address import Address
 from tasksubmit.wire.frames import MAX_FRAME, Frame
 from tasksubmit.wire.messages import SubmitRequest, SubmitResponse, TaskStatusUpdate
 from tests.node.helpers import ALICE, BOB, CAROL, OURS, NodeTestCase, PairTestCase, SlowStore, request, results
@@ -152,6 +161,63 @@ class SubmissionTests(NodeTestCase):
         self.assert_refused(answer, "storage")
         self.assertNotIn("secret", answer.message)
         self.flushLoggedErrors(StoreError)
+
+
+class CountingStore(MemoryTaskStore):
+    """A store whose reads of records wait until they are released; it counts those that wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_slow = False
+        self.waiting: list[Callable[[], object]] = []
+
+    def _later(self, answer: Deferred[Any]) -> Deferred[Any]:
+        if not self.is_slow:
+            return answer
+        later: Deferred[Any] = Deferred()
+        self.waiting.append(lambda: answer.chainDeferred(later))
+        return later
+
+    @override
+    def recall(self, key: TaskKey) -> Deferred[Task | Tombstone | None]:
+        return self._later(super().recall(key))
+
+    @override
+    def find(self, task_id: str, peer: Address | None = None) -> Deferred[list[Task]]:
+        return self._later(super().find(task_id, peer))
+
+
+class MemoryTests(NodeTestCase):
+    """Small messages about large tasks."""
+
+    def test_few_records_at_once(self) -> None:
+        """However many questions, or updates, come at once, so many records are read for them, and the rest later."""
+        store = CountingStore()
+        self.make_node(BOB, ALICE, store=store)
+        self.ask(BOB, request())
+        store.is_slow = True
+        update = TaskStatusUpdate("t1", "EXECUTING", "", ack=True, from_addr=str(ALICE))
+        for message in (request(query=True), update):
+            peers = [self.say(BOB, *[message] * 50) for _ in range(3)]
+            if message is update:  # messages about one task are handled one after another
+                peers += [self.say(BOB, *[evolve(update, task_id=f"u{n}") for n in range(100)])]
+            count = 0
+            while store.waiting:
+                self.assertLessEqual(len(store.waiting), RECORDS_IN_WORK)
+                waiting, store.waiting = store.waiting, []
+                count += len(waiting)
+                for release in waiting:
+                    release()
+                self.network.flush()
+            self.assertGreaterEqual(count, 150)
+            self.assertEqual(sum(len(peer.answers) for peer in peers), count)
+
+    def test_reason_of_a_cancellation(self) -> None:
+        """As much of a submitter's reason is kept as of any text of a peer."""
+        bob = self.make_node(BOB, ALICE)
+        self.ask(BOB, request())
+        self.ask(BOB, TaskStatusUpdate("t1", "CANCELLED", "why " * 4000, ack=True, outcome="cancelled_by_submitter"))
+        self.assertEqual(len(self.task(bob, KEY).justification), MAX_KEPT_TEXT)
 
 
 class TextTests(PairTestCase):

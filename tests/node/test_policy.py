@@ -121,11 +121,13 @@ class QuotaTests(SynchronousTestCase):
             self.assertIn(message, refusal.message)
 
     def test_queue(self) -> None:
-        """While the queue is full nobody may submit."""
+        """While the queue is full nobody may submit who has an open task."""
         policy = QueueLimit(2, load=self.load)
         self.load.recount([PeerLoad(CAROL, queued=1), PeerLoad(ALICE, new=9)])
         self.assertIsNone(policy.admit(THEM, request()))
-        self.load.recount([PeerLoad(CAROL, queued=1), PeerLoad(ALICE, queued=1)])
+        self.load.recount([PeerLoad(CAROL, queued=2, open=2)])
+        self.assertIsNone(policy.admit(THEM, request()))
+        self.load.recount([PeerLoad(CAROL, queued=1, open=1), PeerLoad(ALICE, queued=1, open=1)])
         refusal = policy.admit(THEM, request())
         assert refusal is not None
         self.assertEqual((refusal.code, refusal.retry_after_s), ("quota", 60))

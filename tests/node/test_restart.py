@@ -116,6 +116,7 @@ class RestartTestCase(TestCase):
             delivery, records = node._delivery, node._records
             await self.until(partial(_is_idle, delivery, records))
             await self.done(node.store.owed_peers())
+            await self.done(node.store.load())  # which a start waits for, before it takes anything
 
     async def status(self, node: Node, key: TaskKey) -> TaskStatus:
         return (await self.task(node, key)).status
@@ -235,6 +236,7 @@ class RestartTests(RestartTestCase):
         await self.restart_alice()
         await self.quiet()
         self.bob = self.start(BOB, ALICE)
+        await self.quiet()
         await self.advance(3)
         self.assertIs(await self.status(self.bob, key), TaskStatus.CANCELLED)
         self.assertIs(await self.status(self.alice, self.theirs(key)), TaskStatus.CANCELLED)

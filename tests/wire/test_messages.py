@@ -238,6 +238,16 @@ class DecodeTests(SynchronousTestCase):
                 for levels in (most + 1, 100_000):
                     self.refused(f'{{"{key}":' + opening * levels + inner + closing * levels + "}")
 
+    def test_deep_documents_have_fewer_values(self) -> None:
+        """A document that is nested deeply, which is read slowly, may not have as many values as others."""
+        deep = "[" * 9000 + "]" * 9000
+        for count, is_read in ((4, True), (5, False)):
+            document = f'{{"unknown":[{",".join([deep] * count)}]}}'
+            if is_read:
+                TaskResult.from_json(document.encode())
+            else:
+                self.refused(document)
+
     def test_deep_nesting_reads_like_shallow(self) -> None:
         """What is wrong in the depth is refused, and what is right reads as elsewhere."""
         opening, closing = "[" * 300, "]" * 300
