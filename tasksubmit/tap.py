@@ -339,9 +339,9 @@ def _peers(settings: Settings, reactor: Any) -> StaticPeers | MutualTLS:
             f"{settings.state_dir / CERTIFICATE_FILE} is for {claimed[0]}, and this node is {settings.address}: peers "
             f"would be told to trust it as the other; give --address {claimed[0]}, or another --state-dir"
         )
-    unproved = {}
+    unproved, trust = {}, credentials.trust
     for address, text in settings.peer.items():
-        if str(address) in credentials.trust.peers:
+        if str(address) in trust.peers or str(address) in trust.removed:  # which may be trusted again while this runs
             continue
         if kind_of(text) != "unix":
             raise ConfigurationError(
@@ -569,6 +569,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             "this process may open {allowed} files: too few for --max-connections {most}; raise its limit (ulimit -n)",
             allowed=allowed,
             most=settings.max_connections,
+        )
+    for address in sorted(set(settings.peer).difference(node.peers.addresses())):
+        Logger(__name__).warn(
+            "--peer {address}={endpoint}: the trust of {address} was removed, so it is no peer and its tasks are held; "
+            "trust it again with `tasksubmit trust add {address} FINGERPRINT`, or leave the option out",
+            address=address,
+            endpoint=settings.peer[address],
         )
     reload = Reload(options, node, reactor)
     service = AgentService(options.parent, _observer(settings), settings.log_format == "json", reactor, reload)

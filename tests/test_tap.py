@@ -32,7 +32,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from tasksubmit import __version__
-from tasksubmit.errors import ConfigurationError, ListenError, StoreLocked
+from tasksubmit.errors import ConfigurationError, ListenError, StoreLocked, UnknownPeer
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.logs import json_observer, text_observer
 from tasksubmit.node.clock import steady_seconds
@@ -480,6 +480,32 @@ class KeysTests(OptionsCase):
         self.assertEqual([client[0] for client in reactor.unixClients], ["/a"])
         error = self.assertRaises(usage.UsageError, self.parse, *self.where, "--peer", f"{third}=tcp:127.0.0.1:3")
         self.assertIn(f"`tasksubmit trust add {third} sha256:... tcp:127.0.0.1:3`", str(error))
+
+    def test_removed_peers(self) -> None:
+        """An option does not undo `trust remove`: the node starts, warns of it, and the address is no peer's."""
+        reactor, third, fourth = MemoryReactorClock(), "0:0000.0000.0003", "0:0000.0000.0004"
+        texts = (f"{PEER}=unix:/a", f"{fourth}=tcp:127.0.0.1:2", f"{third}=unix:/c")
+        given = [argument for text in texts for argument in ("--peer", text)]
+        self.party.trust(f"{PEER} removed", f"{fourth} removed")
+        logged: list[str] = []
+        self.patch(Logger, "warn", lambda log, message, **fields: logged.append(message.format(**fields)))
+        service = makeService(self.parse(*self.where, *given), reactor)
+        assert isinstance(service, MultiService)
+        node = next(child for child in service if isinstance(child, Node))
+        self.assertEqual(list(map(str, node.peers.addresses())), [third])
+        warnings = [line for line in logged if "was removed" in line]
+        for line, peer, endpoint in zip(warnings, (PEER, fourth), ("unix:/a", "tcp:127.0.0.1:2"), strict=True):
+            self.assertIn(f"--peer {peer}={endpoint}: ", line)
+            self.assertIn(f"`tasksubmit trust add {peer} FINGERPRINT`, or leave the option out", line)
+            self.assertFalse(node.is_trusted(peer))
+            self.assertTrue(node.authenticator.needs_proof(Address.parse(peer)))
+            self.assertRaises(UnknownPeer, node.peers.endpoint, Address.parse(peer))
+        self.assertTrue(node.is_trusted(third))
+        self.party.trust(f"{PEER} {self.pin}")
+        node.reload()
+        self.assertTrue(node.is_trusted(PEER))
+        node.peers.endpoint(Address.parse(PEER)).connect(Factory())
+        self.assertEqual([client[0] for client in reactor.unixClients], ["/a"])
 
     def test_expiry(self) -> None:
         """The end of the certificate is told at the start and every day, once it is near."""

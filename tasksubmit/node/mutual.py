@@ -39,7 +39,8 @@ class MutualTLS(BelieveAll):
     :param clock: measures handshakes; commonly the reactor.
     :param wall: the wall clock, in seconds since 1970.
     :param endpoints: where peers live otherwise than the file says.
-    :param unproved: peers that are dialled without TLS, and may claim their addresses on connections that are without.
+    :param unproved: peers that are dialled without TLS, and may claim their addresses on connections that are without;
+        but for those whose trust was removed.
     """
 
     _log = Logger()
@@ -77,7 +78,7 @@ class MutualTLS(BelieveAll):
         if self._known is None or self._known[0] is not trust:
             found = {address for name in trust.peers if (address := _address(name)) is not None}
             if self._unproved is not None:
-                found.update(self._unproved.addresses())
+                found.update(filter(self._is_unproved, self._unproved.addresses()))
             self._known = trust, frozenset(found)
         return self._known[1]
 
@@ -85,7 +86,7 @@ class MutualTLS(BelieveAll):
         """See `IPeers.endpoint`. What the file says is looked up at each dial."""
         if str(address) in self._credentials.trust.peers:
             return _Dialled(self, address)
-        if self._unproved is not None and address in self._unproved.addresses():
+        if self._unproved is not None and self._is_unproved(address):
             return self._unproved.endpoint(address)
         raise UnknownPeer(
             f"{address} is not a peer of this node; add it with `tasksubmit trust add {address} FINGERPRINT`"
@@ -131,8 +132,14 @@ class MutualTLS(BelieveAll):
     @override
     def needs_proof(self, address: Address) -> bool:
         """See `IAuthenticator.needs_proof`: all but the peers without keys, so also those not trusted any more."""
-        is_unproved = self._unproved is not None and address in self._unproved.addresses()
-        return not is_unproved or bool(self.proofs(address))
+        return not self._is_unproved(address) or bool(self.proofs(address))
+
+    def _is_unproved(self, address: Address) -> bool:
+        return (
+            self._unproved is not None
+            and address in self._unproved.addresses()
+            and str(address) not in self._credentials.trust.removed
+        )
 
     def reload(self) -> None:
         """See `IReloadable.reload`."""

@@ -5,10 +5,14 @@ A line is a name, what proves that somebody is it, and how it is reached::
     # name             proof                                                       endpoint
     0:0000.0000.0002   sha256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=         tcp:bob.example:11003
     0:0000.0000.0003   ca                                                          tcp:carol.example:11003
+    0:0000.0000.0004   removed
 
 The proof is a fingerprint of a public key, two of them with a comma between while a key is being changed, or ``ca``
 for whatever certificate the CA signs for the name. The endpoint is a client endpoint string of Twisted's, which may be
 left out. The pin maps a key to a name; what a certificate that signs itself says of itself proves nothing.
+
+``removed`` stands for a peer whose trust was removed, so that this is known after a restart, too: an option that says
+where such a peer lives does not make it a peer that needs no proof.
 """
 
 from __future__ import annotations
@@ -26,12 +30,16 @@ from tasksubmit.tls.identity import canonical_name, dns_name, is_address, is_pin
 CA = "ca"
 """The proof that is a CA's signature."""
 
+REMOVED = "removed"
+"""What stands in the place of a proof when trust was removed."""
+
 MAX_PINS = 2
 
 _HOST_NAME = re.compile(r"[0-9a-z][0-9a-z._-]{0,252}", re.IGNORECASE)
 
 _HEADER = (
     "# Who is trusted: name, fingerprint of the key (two while it changes) or `ca`, endpoint. See `tasksubmit trust`.\n"
+    "# A line of a name and `removed` keeps a peer out whose trust was removed.\n"
 )
 
 
@@ -65,9 +73,14 @@ class TrustedPeer:
 
 @frozen
 class Trust:
-    """All who are trusted, by name. Not changed: `with_proof` and `without` make another."""
+    """All who are trusted, by name. Not changed: `with_proof` and `without` make another.
+
+    :ivar peers: the trusted peers.
+    :ivar removed: the names of peers whose trust was removed.
+    """
 
     peers: Mapping[str, TrustedPeer]
+    removed: frozenset[str] = frozenset()
     _by_pin: Mapping[str, TrustedPeer] = field(init=False, repr=False, eq=False)
     _by_dns_name: Mapping[str, TrustedPeer] = field(init=False, repr=False, eq=False)
 
@@ -108,7 +121,7 @@ class Trust:
         return self._with(_checked(evolve(known, proofs=proofs, endpoint=endpoint or known.endpoint)))
 
     def without(self, name: str, proof: str = "") -> Trust:
-        """The same without a peer, or without one of its proofs; with the last of them the peer goes.
+        """The same without a peer, or without one of its proofs; with the last of them the peer is `removed`.
 
         :raises ConfigurationError: there is no such peer, or no such proof.
         """
@@ -121,14 +134,15 @@ class Trust:
         left = tuple(kept for kept in known.proofs if proof and kept != proof)
         if left:
             return self._with(evolve(known, proofs=left))
-        return Trust({other: peer for other, peer in self.peers.items() if other != name})
+        return Trust({other: peer for other, peer in self.peers.items() if other != name}, self.removed | {name})
 
     def _with(self, peer: TrustedPeer) -> Trust:
-        return Trust({**self.peers, peer.name: peer})
+        return Trust({**self.peers, peer.name: peer}, self.removed - {peer.name})
 
     def to_bytes(self) -> bytes:
         """The file."""
-        return (_HEADER + "".join(f"{peer}\n" for peer in self.peers.values())).encode("utf-8")
+        lines = [*map(str, self.peers.values()), *(f"{name} {REMOVED}" for name in sorted(self.removed))]
+        return (_HEADER + "".join(f"{line}\n" for line in lines)).encode("utf-8")
 
 
 NOBODY = Trust({})
@@ -145,26 +159,31 @@ def read_trust(path: Path) -> Trust:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8: {error}") from None
     peers: dict[str, TrustedPeer] = {}
+    removed: set[str] = set()
     where = ""
     try:
         for number, line in enumerate(text.splitlines(), 1):
             where = f", line {number}"
             if line.strip() and not line.lstrip().startswith("#"):
                 peer = _parsed(line)
-                if peer.name in peers:
+                if peer.name in peers or peer.name in removed:
                     raise ConfigurationError(f"{peer.name} has a line already")
-                peers[peer.name] = peer
+                if peer.proofs:
+                    peers[peer.name] = peer
+                else:
+                    removed.add(peer.name)
         where = ""
-        return Trust(peers)
+        return Trust(peers, frozenset(removed))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}{where}: {error}") from None
 
 
 def _parsed(line: str) -> TrustedPeer:
+    """The peer of a line; without proofs if it was removed."""
     name, *rest = line.split(None, 2)
     if not rest:
         raise ConfigurationError("expected NAME PROOF ENDPOINT, where PROOF is sha256:... or ca")
-    proofs = tuple(rest[0].split(","))
+    proofs = () if rest[0] == REMOVED else tuple(rest[0].split(","))
     return _checked(TrustedPeer(canonical_name(name), proofs, rest[1].strip() if len(rest) > 1 else ""))
 
 

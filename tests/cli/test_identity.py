@@ -116,6 +116,8 @@ class OfflineTests(IdentityCase):
         self.assertIn(f"{PEER} is not trusted any more", self.ok("trust", "remove", str(PEER)))
         self.assertEqual(self.data("trust", "remove", str(OTHER))["peer"], None)
         self.assertEqual(self.data("trust", "list"), [])
+        lines = (self.directory / "trust").read_text().splitlines()
+        self.assertEqual(lines[-2:], [f"{peer} removed" for peer in sorted(map(str, (PEER, OTHER)))])
 
     def test_refused(self) -> None:
         """What makes no sense changes nothing, and says what would."""

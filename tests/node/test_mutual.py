@@ -24,6 +24,7 @@ from tasksubmit.protocol.bounds import Bounds
 from tasksubmit.protocol.client import Client
 from tasksubmit.protocol.elsewhere import LARGE_BYTES
 from tasksubmit.stores.sqlite import SQLiteTaskStore
+from tasksubmit.testing.stores import MemoryTaskStore
 from tasksubmit.tls.endpoints import MutualTLSClientEndpoint
 from tasksubmit.tls.identity import make_certificate
 from tasksubmit.wire.address import Address
@@ -54,12 +55,14 @@ class MutualCase(NodeTestCase):
         credentials = self.parties[own].credentials
         return MutualTLS(credentials, self.network.client_endpoint, self.clock, lambda: self.wall, **options)
 
-    def start(self, own: Address, peers: MutualTLS | None = None, **options: Any) -> Node:
+    def start(
+        self, own: Address, peers: MutualTLS | None = None, store: MemoryTaskStore | None = None, **options: Any
+    ) -> Node:
         """Start a node on TLS."""
         peers = peers or self.peers_of(own)
         listen = {str(own): peers.protect(self.network.server_endpoint(str(own)))}
         options = {"authenticator": peers, "timeouts": Timeouts(answer_timeout=DAY), **options}
-        node = Node(own, SQLiteTaskStore(None), peers, clock=self.clock, listen=listen, **options)
+        node = Node(own, store or SQLiteTaskStore(None), peers, clock=self.clock, listen=listen, **options)
         self.nodes.append(node)
         node.startService()
         return node
@@ -207,6 +210,33 @@ class PlainTests(MutualCase):
         self.network.flush()
         self.assertEqual(self.ask_plainly(TaskStatusUpdate("t1", "CANCELLED", "mine", ack=True)).code, "unknown_task")
         self.assertEqual(self.ask_plainly(request("t2", by=ALICE)).status, 400)
+
+    def test_trust_that_was_removed_before_the_start(self) -> None:
+        """A peer that was removed is not one without a key, also if the node is told that it lives on this machine."""
+        self.parties[BOB].trust(f"{ALICE} removed")
+        unproved = StaticPeers({peer: self.network.client_endpoint(str(peer)) for peer in (ALICE, CAROL)})
+        peers = self.peers_of(BOB, unproved=unproved)
+        bob = self.start(BOB, peers)
+        self.listen_plainly(bob)
+        self.assertEqual(set(peers.addresses()), {CAROL})
+        self.assertTrue(peers.needs_proof(ALICE))
+        self.assertRaises(UnknownPeer, peers.endpoint, ALICE)
+        self.assertEqual([bob.is_trusted(peer) for peer in (ALICE, CAROL)], [False, True])
+        self.assertEqual(self.ask_plainly(request("t1", by=ALICE)).status, 400)
+        self.assertEqual(self.ask_plainly(request("t2", by=CAROL)).status, 200)
+
+    def test_held_after_a_restart(self) -> None:
+        """The tasks of a peer that was removed stay held when the node is started again, wherever that peer lives."""
+        store, key = MemoryTaskStore(), TaskKey(Side.RECEIVER, ALICE, "t1")
+        bob = self.start(BOB, store=store)
+        self.say_as(ALICE, BOB, request("t1", by=ALICE))
+        self.done(bob.accept(key))
+        self.stop(bob)
+        self.parties[BOB].trust(f"{ALICE} removed")
+        unproved = StaticPeers({ALICE: self.network.client_endpoint(str(ALICE))})
+        bob = self.start(BOB, self.peers_of(BOB, unproved=unproved), store)
+        self.advance(10)
+        self.assertIsNotNone(self.task(bob, key).held_at)
 
     def listen_plainly(self, node: Node) -> None:
         """Listen without TLS, too."""

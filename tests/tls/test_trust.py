@@ -60,6 +60,14 @@ class FileTests(TrustCase):
         self.assertEqual(trust.with_dns_name("carol.example"), expected[2])
         self.assertIsNone(trust.with_dns_name("a0000-0000-0001.tasksubmit.internal"))
 
+    def test_removed(self) -> None:
+        """A peer whose trust was removed is remembered, but is no peer."""
+        trust = self.read(f"{ALICE} {PINS[0]}\n{BOB} removed\n00:0000.abcd.0001 removed tcp:c:1\n")
+        self.assertEqual(list(trust.peers), [ALICE])
+        self.assertEqual(trust.removed, {BOB, "0:0000.ABCD.0001"})
+        for line in (f"{BOB} ca", f"{BOB} removed", f"{ALICE} removed"):
+            self.refused(f"{ALICE} {PINS[0]}\n{BOB} removed\n{line}\n", ", line 3: ", "has a line already")
+
     def test_spelling(self) -> None:
         """An address is the same however it is spelled."""
         self.assertEqual(list(self.read(f"00:0000.abcd.0001 {PINS[0]}\n").peers), ["0:0000.ABCD.0001"])
@@ -77,6 +85,8 @@ class FileTests(TrustCase):
             (f"{BOB} {PINS[1]},{PINS[1]}", "the same proof twice"),
             (f"{BOB} {','.join(PINS)}", "would have 3 keys"),
             (f"{BOB} ,", "'' is neither"),
+            (f"{BOB} removed,{PINS[1]}", "'removed' is neither"),
+            ("../bob removed", "neither an address nor a host name"),
             (f"0:0000.0000.002 {PINS[1]}", "neither an address nor a host name"),
             (f"../bob {PINS[1]}", "neither an address nor a host name"),
             (f"{ALICE} {PINS[1]}", "has a line already"),
@@ -127,7 +137,8 @@ class ChangeTests(TrustCase):
     def test_round_trip(self) -> None:
         """What is written reads as it was."""
         trust = NOBODY.with_proof(ALICE, PINS[0], "tcp:a:1").with_proof(BOB, "ca").with_proof(CAROL, PINS[1])
-        self.assertEqual(self.read(trust.to_bytes().decode()), trust)
+        for changed in (trust, trust.without(BOB).without(ALICE)):
+            self.assertEqual(self.read(changed.to_bytes().decode()), changed)
 
     def test_rotation(self) -> None:
         """A peer may have two keys, then the old one goes; the endpoint stays unless it is given anew."""
@@ -139,8 +150,16 @@ class ChangeTests(TrustCase):
         trust = trust.without(ALICE, PINS[0])
         self.assertEqual(trust.peers[ALICE].proofs, (PINS[1],))
         self.assertIsNone(trust.with_pin(PINS[0]))
-        self.assertEqual(trust.without(ALICE, PINS[1]), NOBODY)
-        self.assertEqual(trust.without(ALICE), NOBODY)
+        for removed in (trust.without(ALICE, PINS[1]), trust.without(ALICE)):
+            self.assertEqual(removed, Trust({}, frozenset({ALICE})))
+
+    def test_trusted_again(self) -> None:
+        """A peer that was removed is so until it is trusted again, then by the new proof alone."""
+        trust = NOBODY.with_proof(ALICE, PINS[0], "tcp:a:1").without(ALICE).with_proof(BOB, PINS[2])
+        self.assertEqual(trust.removed, {ALICE})
+        self.assertIn(f"{ALICE} is not trusted", str(self.assertRaises(ConfigurationError, trust.without, ALICE)))
+        trust = trust.with_proof(ALICE, PINS[1])
+        self.assertEqual((trust.removed, trust.peers[ALICE]), (frozenset(), TrustedPeer(ALICE, (PINS[1],))))
 
     def test_wrong(self) -> None:
         """What is not there cannot be removed, and what is somebody else's key cannot be added."""
