@@ -85,6 +85,7 @@ class Routing:
                 of_side = [tombstone for tombstone in left if tombstone.key.side is side]
             if of_side:
                 return _only(of_side, task_id)
+        del tasks, of_side  # the traceback of the error would keep them, until the next collection of cycles
         raise UnknownTask(f"there is no task {task_id} here")
 
     def _of_peer(self, peer: Peer, records: list[K]) -> list[K]:

@@ -112,7 +112,7 @@ T = TypeVar("T")
 
 DRAIN_SECONDS = 60.0
 
-RECORDS_IN_WORK = 64
+RECORDS_IN_WORK = 32
 """Messages of peers that are handled at the same time while a record is read for them. A peer may ask for its largest
 tasks with the smallest of messages, and a description of 1 MiB can take 4 MiB of memory."""
 
