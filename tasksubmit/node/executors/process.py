@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultF
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.node.ending import to_its_end
 from tasksubmit.node.executors import warden
-from tasksubmit.node.executors.beneath import read_beneath
+from tasksubmit.node.executors.beneath import Base, read_beneath
 from tasksubmit.node.executors.faults import in_thread, unavailable
 from tasksubmit.node.executors.options import bound_lease, count, read_options, seconds
 from tasksubmit.node.executors.places import Place, PlaceTaken
@@ -135,6 +135,12 @@ class ProcessExecutor:
     max_output_bytes: int = field(default=MAX_OUTPUT_BYTES, validator=COUNT)
     attempts: int = field(default=1, validator=COUNT)
     result_owner: int = field(factory=os.geteuid, validator=SIZE)
+    _real_directory: Path | None = field(init=False, repr=False, eq=False)
+
+    @_real_directory.default
+    def _resolve_directory(self) -> Path | None:
+        # Once, for later a command may have put a link in its place.
+        return self.directory and self.directory.resolve()
 
     _log = Logger()
 
@@ -204,10 +210,21 @@ class ProcessExecutor:
             return call()  # blocks, for once: there are no threads, and the next attempt needs the place
 
     async def _run(self, execution: Execution, place: Place) -> ExecutionResult:
-        directory = self.directory or place.directory
+        written = self.directory or place.directory
+        real = self._real_directory or place.directory.resolve()
+        with ExitStack() as kept:
+            opening = in_thread(self.reactor, Base.open, real, written)
+            opening.addCallback(lambda base: kept.enter_context(closing(base)))
+            try:
+                base = await to_its_end(opening, lambda: None)
+            except OSError as error:
+                raise ExecutorUnavailable(f"cannot enter the directory {real}: {error.strerror}") from error
+            return await self._run_in(base, execution, place)
+
+    async def _run_in(self, base: Base, execution: Execution, place: Place) -> ExecutionResult:
         command = _Command(self, execution)
         try:
-            ended = command.start(directory, place.descriptor)
+            ended = command.start(base.directory, place.descriptor)
         except OSError as error:
             raise unavailable(error, "start a process") from error
         await to_its_end(ended, command.end)
@@ -216,16 +233,15 @@ class ProcessExecutor:
                 return command.output.decode("utf-8")
             except UnicodeDecodeError:
                 raise ExecutionFailed("the command printed what is not text in UTF-8") from None
-        return ResultFile(PurePath(command.result_file).name, await self._read(directory, command.result_file))
+        return ResultFile(PurePath(command.result_file).name, await self._read(base, command.result_file))
 
-    async def _read(self, directory: Path, path: str) -> bytes:
+    async def _read(self, base: Base, path: str) -> bytes:
         """Read a result file, however long the machine takes to be able to: the work is done."""
         pause = 1.0
         while True:
             try:
-                return await in_thread(
-                    self.reactor, read_beneath, directory, path, self.max_output_bytes, self.result_owner
-                )
+                reading = in_thread(self.reactor, read_beneath, base, path, self.max_output_bytes, self.result_owner)
+                return await to_its_end(reading, lambda: None)  # the base is closed afterwards
             except (OSError, ExecutorUnavailable) as error:
                 self._log.warn(
                     "a result file cannot be read: retry_in={pause:g}s error={error}", pause=pause, error=error
