@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
 import shutil
 import signal
@@ -62,6 +63,7 @@ LOCK = 99
 """The descriptor of the attempt's lock file, see `places`; high, so that no script uses the number for itself."""
 
 _MAX_CONTROL_LINE = 8192
+_NUMBER = re.compile("[0-9]{1,9}")
 _KEPT_OF_STDERR = 4096
 _FULL_PIPE_TURNS = 64
 """Turns of the reactor in which a full pipe, of 64 KiB by default, is read, with some to spare."""
@@ -277,6 +279,7 @@ class _Command(ProcessProtocol):
         self._exit_code: int | None = None
         self._obstacle = ""
         self._has_started = False
+        self._has_run = False
         self._has_ended = False
         self._fault = ""
         self._ended: Deferred[None] = Deferred()
@@ -329,6 +332,8 @@ class _Command(ProcessProtocol):
 
     @override
     def childDataReceived(self, childFD: int, data: bytes) -> None:
+        if childFD in (STDOUT, STDERR, CONTROL):
+            self._has_run = True
         if childFD == STDERR:
             self._errors = (self._errors + data)[-_KEPT_OF_STDERR:]
         elif childFD == CONTROL:
@@ -355,19 +360,22 @@ class _Command(ProcessProtocol):
             self.end(f"the command wrote a line on descriptor 3 of over {_MAX_CONTROL_LINE} bytes")
 
     def _status_received(self, data: bytes) -> None:
+        # The command may be able to write here through /proc: what the supervisor does not write is ignored.
         *lines, self._status = (self._status + data).split(b"\n")
+        self._status = self._status[:_MAX_CONTROL_LINE]
         for line in lines:
             word, _, rest = line.decode("utf-8", "replace").partition(" ")
-            if word == "started":
+            number = int(rest) if _NUMBER.fullmatch(rest) else None
+            if word == "started" and number and not self._has_started:  # the supervisor is before the program
                 self._has_started = True
-                self._group = int(rest)
-            elif word == "cannot":
+                self._group = number
+            elif word == "cannot" and not self._obstacle:
                 self._obstacle = f"cannot {rest}"
             elif word == "lives":
                 self._execution.unended(rest)
-            elif word == "exit":
+            elif word == "exit" and number is not None:
                 self._has_ended = True
-                self._exit_code = int(rest)
+                self._exit_code = number
             elif word == "ended":
                 self._has_ended = True
 
@@ -437,7 +445,8 @@ class _Command(ProcessProtocol):
             if timer.active():
                 timer.cancel()
         fault = self._fault or self._fault_of(self._exit_code)
-        if not self._fault and (self._obstacle or not self._has_started):
+        cannot_run = self._obstacle and self._exit_code == warden.NOT_STARTED and not self._has_run
+        if not self._fault and (cannot_run or not self._has_started):
             self._ended.errback(ExecutorUnavailable(self._obstacle or self._not_supervised(reason)))
         elif fault:
             self._ended.errback(ExecutionFailed(fault))

@@ -22,7 +22,7 @@ from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.executors import warden
 from tasksubmit.node.executors.beneath import Base, read_beneath
-from tasksubmit.node.executors.process import ProcessExecutor, make_executor
+from tasksubmit.node.executors.process import ProcessExecutor, _Command, make_executor
 from tests.node.helpers import ALICE
 from tests.processes import LONGEST_SECONDS, start
 
@@ -293,6 +293,33 @@ class OutcomeTests(ProcessTestCase):
         ):
             with self.assertRaisesRegex(ExecutorUnavailable, words):
                 await self.begin(command, directory=directory)
+
+    async def test_forged_status(self) -> None:
+        """What a command writes to its supervisor's pipe has no task requeued that has run, and raises no error."""
+        if sys.platform != "linux":
+            raise SkipTest("there is no /proc")
+        for forged, script, words in (
+            ("cannot foo", "exit 1", "the command ended with exit code 1"),
+            ("cannot foo", "echo out; exit 127", "the command ended with exit code 127"),
+            ("cannot foo", "echo no ink >&2; exit 127", "the command ended with exit code 127: no ink"),
+            ("cannot foo", "echo progress 1 >&3; exit 127", "the command ended with exit code 127"),
+            ("exit abc", "exit 1", "the command ended with exit code 1"),
+            ("exit", "exit 1", "the command ended with exit code 1"),
+            ("exit -1", "exit 1", "the command ended with exit code 1"),
+            ("started -1", "exit 1", "the command ended with exit code 1"),
+            (f"exit {'9' * 5000}", "exit 1", "the command ended with exit code 1"),
+        ):
+            work = self.shell(f"echo {forged} > /proc/$PPID/fd/{warden.STATUS}; {script}")
+            self.assertEqual(await self.fault(work), words, forged[:20])
+        forge = f"echo cannot foo > /proc/$PPID/fd/{warden.STATUS}"
+        self.assertEqual(await self.shell(f"{forge}; echo done"), "done\n")
+
+    async def test_forged_status_without_end(self) -> None:
+        """A line without an end on the supervisor's pipe takes no memory."""
+        command = _Command(ProcessExecutor(reactor=reactor, command=("x",)), self.execution())
+        for _ in range(100):
+            command.childDataReceived(warden.STATUS, bytes(65536))
+        self.assertLess(len(command._status), 65536)
 
     async def test_exit_code_127(self) -> None:
         """A command that runs, and ends as shells do that find no program, is a failure of its task."""
