@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from tasksubmit.interfaces import Execution, ExecutionResult, IExecutor, ResultF
 from tasksubmit.lifecycle.table import Lease
 from tasksubmit.node.ending import to_its_end
 from tasksubmit.node.executors import warden
-from tasksubmit.node.executors.beneath import read_beneath
+from tasksubmit.node.executors.beneath import Base, read_beneath
 from tasksubmit.node.executors.faults import in_thread, unavailable
 from tasksubmit.node.executors.options import bound_lease, count, read_options, seconds
 from tasksubmit.node.executors.places import Place, PlaceTaken
@@ -62,6 +63,7 @@ LOCK = 99
 """The descriptor of the attempt's lock file, see `places`; high, so that no script uses the number for itself."""
 
 _MAX_CONTROL_LINE = 8192
+_NUMBER = re.compile("[0-9]{1,9}")
 _KEPT_OF_STDERR = 4096
 _FULL_PIPE_TURNS = 64
 """Turns of the reactor in which a full pipe, of 64 KiB by default, is read, with some to spare."""
@@ -135,6 +137,12 @@ class ProcessExecutor:
     max_output_bytes: int = field(default=MAX_OUTPUT_BYTES, validator=COUNT)
     attempts: int = field(default=1, validator=COUNT)
     result_owner: int = field(factory=os.geteuid, validator=SIZE)
+    _real_directory: Path | None = field(init=False, repr=False, eq=False)
+
+    @_real_directory.default
+    def _resolve_directory(self) -> Path | None:
+        # Once, for later a command may have put a link in its place.
+        return self.directory and self.directory.resolve()
 
     _log = Logger()
 
@@ -204,10 +212,21 @@ class ProcessExecutor:
             return call()  # blocks, for once: there are no threads, and the next attempt needs the place
 
     async def _run(self, execution: Execution, place: Place) -> ExecutionResult:
-        directory = self.directory or place.directory
+        written = self.directory or place.directory
+        real = self._real_directory or place.directory.resolve()
+        with ExitStack() as kept:
+            opening = in_thread(self.reactor, Base.open, real, written)
+            opening.addCallback(lambda base: kept.enter_context(closing(base)))
+            try:
+                base = await to_its_end(opening, lambda: None)
+            except OSError as error:
+                raise ExecutorUnavailable(f"cannot enter the directory {real}: {error.strerror}") from error
+            return await self._run_in(base, execution, place)
+
+    async def _run_in(self, base: Base, execution: Execution, place: Place) -> ExecutionResult:
         command = _Command(self, execution)
         try:
-            ended = command.start(directory, place.descriptor)
+            ended = command.start(base.directory, place.descriptor)
         except OSError as error:
             raise unavailable(error, "start a process") from error
         await to_its_end(ended, command.end)
@@ -216,16 +235,15 @@ class ProcessExecutor:
                 return command.output.decode("utf-8")
             except UnicodeDecodeError:
                 raise ExecutionFailed("the command printed what is not text in UTF-8") from None
-        return ResultFile(PurePath(command.result_file).name, await self._read(directory, command.result_file))
+        return ResultFile(PurePath(command.result_file).name, await self._read(base, command.result_file))
 
-    async def _read(self, directory: Path, path: str) -> bytes:
+    async def _read(self, base: Base, path: str) -> bytes:
         """Read a result file, however long the machine takes to be able to: the work is done."""
         pause = 1.0
         while True:
             try:
-                return await in_thread(
-                    self.reactor, read_beneath, directory, path, self.max_output_bytes, self.result_owner
-                )
+                reading = in_thread(self.reactor, read_beneath, base, path, self.max_output_bytes, self.result_owner)
+                return await to_its_end(reading, lambda: None)  # the base is closed afterwards
             except (OSError, ExecutorUnavailable) as error:
                 self._log.warn(
                     "a result file cannot be read: retry_in={pause:g}s error={error}", pause=pause, error=error
@@ -261,6 +279,7 @@ class _Command(ProcessProtocol):
         self._exit_code: int | None = None
         self._obstacle = ""
         self._has_started = False
+        self._has_run = False
         self._has_ended = False
         self._fault = ""
         self._ended: Deferred[None] = Deferred()
@@ -313,6 +332,8 @@ class _Command(ProcessProtocol):
 
     @override
     def childDataReceived(self, childFD: int, data: bytes) -> None:
+        if childFD in (STDOUT, STDERR, CONTROL):
+            self._has_run = True
         if childFD == STDERR:
             self._errors = (self._errors + data)[-_KEPT_OF_STDERR:]
         elif childFD == CONTROL:
@@ -339,19 +360,22 @@ class _Command(ProcessProtocol):
             self.end(f"the command wrote a line on descriptor 3 of over {_MAX_CONTROL_LINE} bytes")
 
     def _status_received(self, data: bytes) -> None:
+        # The command may be able to write here through /proc: what the supervisor does not write is ignored.
         *lines, self._status = (self._status + data).split(b"\n")
+        self._status = self._status[:_MAX_CONTROL_LINE]
         for line in lines:
             word, _, rest = line.decode("utf-8", "replace").partition(" ")
-            if word == "started":
+            number = int(rest) if _NUMBER.fullmatch(rest) else None
+            if word == "started" and number and not self._has_started:  # the supervisor is before the program
                 self._has_started = True
-                self._group = int(rest)
-            elif word == "cannot":
+                self._group = number
+            elif word == "cannot" and not self._obstacle:
                 self._obstacle = f"cannot {rest}"
             elif word == "lives":
                 self._execution.unended(rest)
-            elif word == "exit":
+            elif word == "exit" and number is not None:
                 self._has_ended = True
-                self._exit_code = int(rest)
+                self._exit_code = number
             elif word == "ended":
                 self._has_ended = True
 
@@ -421,7 +445,8 @@ class _Command(ProcessProtocol):
             if timer.active():
                 timer.cancel()
         fault = self._fault or self._fault_of(self._exit_code)
-        if not self._fault and (self._obstacle or not self._has_started):
+        cannot_run = self._obstacle and self._exit_code == warden.NOT_STARTED and not self._has_run
+        if not self._fault and (cannot_run or not self._has_started):
             self._ended.errback(ExecutorUnavailable(self._obstacle or self._not_supervised(reason)))
         elif fault:
             self._ended.errback(ExecutionFailed(fault))

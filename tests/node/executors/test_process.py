@@ -21,8 +21,8 @@ from tasksubmit.interfaces import Execution, ExecutionResult, ResultFile
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import Task
 from tasksubmit.node.executors import warden
-from tasksubmit.node.executors.beneath import read_beneath
-from tasksubmit.node.executors.process import ProcessExecutor, make_executor
+from tasksubmit.node.executors.beneath import Base, read_beneath
+from tasksubmit.node.executors.process import ProcessExecutor, _Command, make_executor
 from tests.node.helpers import ALICE
 from tests.processes import LONGEST_SECONDS, start
 
@@ -206,9 +206,38 @@ class OutcomeTests(ProcessTestCase):
                 (directory / "d").symlink_to(outside)
             return opened(path, flags, dir_fd=dir_fd)
 
+        base = Base.open(directory, directory)
+        self.addCleanup(base.close)
         self.patch(os, "open", swap)
-        error = self.assertRaises(ExecutionFailed, read_beneath, directory, "d/out.txt", 100, os.geteuid())
+        error = self.assertRaises(ExecutionFailed, read_beneath, base, "d/out.txt", 100, os.geteuid())
         self.assertIn("a part of its path is a symbolic link", str(error))
+
+    async def test_directory_is_replaced(self) -> None:
+        """A command that replaces its directory by a link has nothing read through it, by a later attempt either."""
+        private = Path(self.mktemp()).resolve()
+        private.mkdir()
+        (private / "out.txt").write_text("secret")
+        directory = Path(self.mktemp()).resolve()
+        directory.mkdir()
+        executor = ProcessExecutor(
+            reactor=reactor,
+            command=(
+                "/bin/sh",
+                "-c",
+                f"echo mine > out.txt; mv {directory} {directory}.old; ln -s {private} {directory};"
+                " echo result-file out.txt >&3",
+            ),
+            directory=directory,
+        )
+        self.assertEqual(await executor.execute(self.execution()), ResultFile("out.txt", b"mine\n"))
+        with self.assertRaisesRegex(ExecutorUnavailable, f"cannot enter the directory {directory}: Not a directory"):
+            await executor.execute(self.execution())
+        self.assertEqual((private / "out.txt").read_text(), "secret")
+
+    async def test_directory_is_not_inherited(self) -> None:
+        """The command does not have the node's descriptor of its directory."""
+        printed = await self.shell("ls -l /proc/self/fd | grep -c tasksubmit- || true")
+        self.assertEqual(printed, "0\n")
 
     async def test_no_descriptor_is_lost(self) -> None:
         """What was opened is closed again, also of what cannot be read, like a directory."""
@@ -216,6 +245,15 @@ class OutcomeTests(ProcessTestCase):
         before = len(os.listdir("/dev/fd"))
         for _ in range(3):
             await self.fault(self.shell("mkdir d; echo result-file d >&3"))
+            await self.shell("echo 1 > out.txt; echo result-file out.txt >&3")
+            with self.assertRaises(ExecutorUnavailable):
+                await self.begin("/no/such")
+            with self.assertRaises(ExecutorUnavailable):
+                await self.begin("/bin/true", directory=Path("/no/where"))
+            cancelled = self.shell("sleep 60")
+            cancelled.cancel()
+            with self.assertRaises(CancelledError):
+                await cancelled
         self.assertEqual(len(os.listdir("/dev/fd")), before)
 
     async def test_progress(self) -> None:
@@ -255,6 +293,33 @@ class OutcomeTests(ProcessTestCase):
         ):
             with self.assertRaisesRegex(ExecutorUnavailable, words):
                 await self.begin(command, directory=directory)
+
+    async def test_forged_status(self) -> None:
+        """What a command writes to its supervisor's pipe has no task requeued that has run, and raises no error."""
+        if sys.platform != "linux":
+            raise SkipTest("there is no /proc")
+        for forged, script, words in (
+            ("cannot foo", "exit 1", "the command ended with exit code 1"),
+            ("cannot foo", "echo out; exit 127", "the command ended with exit code 127"),
+            ("cannot foo", "echo no ink >&2; exit 127", "the command ended with exit code 127: no ink"),
+            ("cannot foo", "echo progress 1 >&3; exit 127", "the command ended with exit code 127"),
+            ("exit abc", "exit 1", "the command ended with exit code 1"),
+            ("exit", "exit 1", "the command ended with exit code 1"),
+            ("exit -1", "exit 1", "the command ended with exit code 1"),
+            ("started -1", "exit 1", "the command ended with exit code 1"),
+            (f"exit {'9' * 5000}", "exit 1", "the command ended with exit code 1"),
+        ):
+            work = self.shell(f"echo {forged} > /proc/$PPID/fd/{warden.STATUS}; {script}")
+            self.assertEqual(await self.fault(work), words, forged[:20])
+        forge = f"echo cannot foo > /proc/$PPID/fd/{warden.STATUS}"
+        self.assertEqual(await self.shell(f"{forge}; echo done"), "done\n")
+
+    async def test_forged_status_without_end(self) -> None:
+        """A line without an end on the supervisor's pipe takes no memory."""
+        command = _Command(ProcessExecutor(reactor=reactor, command=("x",)), self.execution())
+        for _ in range(100):
+            command.childDataReceived(warden.STATUS, bytes(65536))
+        self.assertLess(len(command._status), 65536)
 
     async def test_exit_code_127(self) -> None:
         """A command that runs, and ends as shells do that find no program, is a failure of its task."""
