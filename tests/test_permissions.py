@@ -18,7 +18,7 @@ from typing_extensions import override
 from tasksubmit import permissions
 from tasksubmit.errors import ConfigurationError, StoreError
 from tasksubmit.permissions import refuse_writable
-from tasksubmit.stores.sqlite import DATABASE, LOCK, RESULTS, SQLiteTaskStore
+from tasksubmit.stores.sqlite import DATABASE, LOCK, RESULTS, WORK, SQLiteTaskStore
 from tasksubmit.tap import Options
 from tasksubmit.tls import files, keeping
 from tasksubmit.tls.credentials import Credentials
@@ -216,13 +216,25 @@ class NodeTests(PermissionsCase):
 
     def test_in_the_state_directory(self) -> None:
         """A store does not take files that others can write."""
-        for name in (DATABASE, f"{DATABASE}-wal", LOCK, RESULTS):
+        for name in (DATABASE, f"{DATABASE}-wal", LOCK, RESULTS, WORK):
             path = self.state / name
-            path.mkdir() if name == RESULTS else path.touch()
+            path.mkdir() if name in (RESULTS, WORK) else path.touch()
             path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o002)
             error = str(self.assertRaises(StoreError, SQLiteTaskStore(self.state, object.__new__(_Reactor)).open))
             self.assertIn(f"{path} has the mode ", error)
             path.chmod(0o700)
+
+    def test_links_in_the_state_directory(self) -> None:
+        """A store does not take links to what others can write."""
+        outside = self.root / "outside"
+        outside.mkdir()
+        outside.chmod(0o777)
+        for name in (RESULTS, WORK):
+            path = self.state / name
+            path.symlink_to(outside)
+            error = str(self.assertRaises(StoreError, SQLiteTaskStore(self.state, object.__new__(_Reactor)).open))
+            self.assertIn(f"{path} has the mode 777", error)
+            path.unlink()
 
     def test_control_directory(self) -> None:
         """In a directory that others can write, another could listen in the place of the control socket."""

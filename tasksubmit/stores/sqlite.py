@@ -155,8 +155,8 @@ class SQLiteTaskStore:
         try:
             with ExitStack() as undo:
                 disk.make_directory(directory)
-                for one in (directory, path, Path(f"{path}-wal"), directory / LOCK, directory / RESULTS):
-                    refuse_writable(one)
+                for name in ("", DATABASE, f"{DATABASE}-wal", LOCK, RESULTS, WORK):
+                    refuse_writable(directory / name)
                 self._lock = disk.lock(directory / LOCK)
                 undo.callback(self._unlock)
                 refuse_losses(path)

@@ -117,7 +117,8 @@ class ProcessExecutor:
     :ivar reactor: of the process; has to be able to start processes, threads and timers.
     :ivar command: the program and its arguments, none of which any shell sees.
     :ivar directory: where it runs; by default in a new, empty directory, removed afterwards. That is in the state
-        directory, or among the temporary files when the node keeps nothing on disk.
+        directory, or among the temporary files when the node keeps nothing on disk. Links to it are followed once, when
+        the executor is made: with a link that comes later the executor is unavailable.
     :ivar environment: in place of the node's own.
     :ivar timeout_seconds: how long it may take.
     :ivar grace_seconds: from asking the group to end to killing it.
