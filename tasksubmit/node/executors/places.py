@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
+import secrets
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256
+from itertools import count
 from pathlib import Path, PurePath
 
 from attrs import define
@@ -106,13 +107,15 @@ class Place:
                 fcntl.flock(self._probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise PlaceTaken(self._lock_path) from None
-        remove_tree(self.directory)
-        if self._lock_path is not None:
-            with suppress(OSError):
-                self._lock_path.unlink()
-        if self._probe is not None:
-            os.close(self._probe)
-            self._probe = None
+        try:
+            remove_tree(self.directory)
+            if self._lock_path is not None:
+                with suppress(OSError):
+                    self._lock_path.unlink()
+        finally:
+            if self._probe is not None:
+                os.close(self._probe)
+                self._probe = None
 
     def clear(self) -> str:
         """Kill what has the lock although its supervisor has ended; blocks. Returns which processes these are."""
@@ -170,17 +173,20 @@ def sweep(root: Path, waited_seconds: float) -> bool:
         except OSError:
             is_clean = False
         else:
-            for left in _directories(root, name):
-                remove_tree(left)
-            with suppress(OSError):
-                path.unlink()
-            os.close(descriptor)
+            try:
+                for left in _directories(root, name):
+                    remove_tree(left)
+                with suppress(OSError):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
     return is_clean
 
 
 def _grace_of(lock_path: Path) -> float:
     try:
-        return float(lock_path.read_text("ascii"))
+        with lock_path.open("rb") as file:
+            return float(file.read(64).partition(b"\n")[0])  # the command can write to it, as much as it likes
     except (OSError, ValueError):
         return 0.0
 
@@ -238,15 +244,93 @@ def _holds(process: Path, wanted: os.stat_result) -> bool:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory with all that a command made in it, also what it made unreadable; leaves what it cannot."""
-    shutil.rmtree(directory, ignore_errors=True)
-    if not directory.exists():
+    """Remove a directory with all that a command made in it, also what it made unreadable; leaves what it cannot.
+
+    No link is followed, whoever swaps names meanwhile. Directories are moved to the top before they are emptied: so it
+    takes no more descriptors and no more stack however deep they are.
+    """
+    for _ in range(2):  # a fault that happens once leaves nothing behind
+        with suppress(OSError):
+            parent = os.open(directory.parent, _DIRECTORY)
+            try:
+                return _remove_beneath(parent, directory.name)
+            finally:
+                os.close(parent)
+
+
+def _remove_beneath(parent: int, name: str) -> None:
+    try:
+        top = _open_directory(parent, name)
+    except NotADirectoryError:  # a link, or another file, in its place
+        os.unlink(name, dir_fd=parent)
         return
+    try:
+        prefix = secrets.token_hex(8)
+        moved = count()
+        while directories := _empty(top, lambda: f"{prefix}-{next(moved)}", None):
+            if not sum(_flatten(top, inner, lambda: f"{prefix}-{next(moved)}") for inner in directories):
+                break  # none of them can be removed, which is an error below
+    finally:
+        os.close(top)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _flatten(top: int, name: str, fresh: Callable[[], str]) -> bool:
+    """Move the directories in a directory of the top to the top, and remove it; returns whether that was done."""
     with suppress(OSError):
-        os.chmod(directory, 0o700)
-        for parent, names, _ in os.walk(directory):  # which enters a directory after it was made readable here
-            for name in names:
-                path = os.path.join(parent, name)
-                if not os.path.islink(path):
-                    os.chmod(path, 0o700)
-    shutil.rmtree(directory, ignore_errors=True)
+        inner = _open_directory(top, name)
+        try:
+            _empty(inner, fresh, top)
+        finally:
+            os.close(inner)
+        os.rmdir(name, dir_fd=top)
+        return True
+    return False
+
+
+def _empty(directory: int, fresh: Callable[[], str], top: int | None) -> list[str]:
+    """Remove the files of a directory, and move its directories to the top; returns the names of those that stay."""
+    left = []
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        with suppress(OSError):
+            if not is_directory:
+                os.unlink(name, dir_fd=directory)
+                continue
+            if top is not None:
+                os.close(_open_directory(directory, name))  # to move a directory takes the permission to write to it
+                os.rename(name, fresh(), src_dir_fd=directory, dst_dir_fd=top)
+                continue
+        left.append(name)
+    return left
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def _open_directory(parent: int, name: str) -> int:
+    """Open a directory, which is made accessible.
+
+    :raises NotADirectoryError: it is a link, or another file.
+    """
+    try:
+        descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except PermissionError:
+        _make_accessible(parent, name)
+        descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    with suppress(OSError):
+        os.fchmod(descriptor, 0o700)
+    return descriptor
+
+
+def _make_accessible(parent: int, name: str) -> None:
+    if os.chmod in os.supports_follow_symlinks:
+        os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
+        return
+    # Linux changes the mode of what a descriptor is of, but not through one that was opened without permissions.
+    descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
+    finally:
+        os.close(descriptor)

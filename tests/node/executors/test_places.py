@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from tasksubmit.lifecycle.table import Side
 from tasksubmit.lifecycle.task import TaskKey
+from tasksubmit.node.executors import places
 from tasksubmit.node.executors.places import Place, PlaceTaken, holders, kill_holders, remove_tree, sweep
 from tests.node.helpers import ALICE, BOB
 from tests.processes import LONGEST_SECONDS, kill, start, until
@@ -228,6 +230,55 @@ class SweepTests(PlacesTestCase):
         self.addCleanup(reader.wait)
         self.addCleanup(reader.kill)
         self.assertEqual(holders(self.lock()), [os.getpid()])
+        place.leave()
+
+    def test_a_link_in_its_place(self) -> None:
+        """A link in the place of the directory is removed, and what it leads to is as before, its mode as well."""
+        outside = Path(self.mktemp()).resolve()
+        (outside / "inner").mkdir(parents=True)
+        for directory in (outside, outside / "inner"):
+            directory.chmod(0o755)
+        self.root.mkdir(parents=True, exist_ok=True)
+        link = self.root / "place"
+        link.symlink_to(outside)
+        remove_tree(link)
+        self.assertFalse(link.is_symlink())
+        inside = self.root / "other"
+        inside.mkdir()
+        (inside / "link").symlink_to(outside)
+        remove_tree(inside)
+        self.assertFalse(inside.exists())
+        modes = [stat.S_IMODE(directory.stat().st_mode) for directory in (outside, outside / "inner")]
+        self.assertEqual(modes, [0o755, 0o755])
+
+    def test_deep_tree(self) -> None:
+        """However deep directories are, and whatever their modes, they are removed, and no descriptor stays open."""
+        before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+        top = self.root / "deep"
+        top.mkdir(parents=True)
+        descriptor = os.open(top, os.O_RDONLY)
+        for level in range(3000):
+            os.mkdir("d", dir_fd=descriptor)
+            inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=inner))
+            if level % 100 == 0:
+                os.fchmod(descriptor, 0o000)
+            os.close(descriptor)
+            descriptor = inner
+        os.close(descriptor)
+        remove_tree(top)
+        self.assertFalse(top.exists())
+        if before:
+            self.assertLessEqual(len(set(os.listdir("/proc/self/fd")) - before), 1)  # that of the listing
+
+    def test_large_lock_file(self) -> None:
+        """Of a lock file, which the command can make as large as it likes, only the beginning is read."""
+        place = Place.claim(self.root, KEY, 7.5)
+        assert place.descriptor is not None
+        [path] = self.root.glob("*.lock")
+        self.assertEqual(places._grace_of(path), 7.5)
+        os.ftruncate(place.descriptor, 2**40)  # which no memory could hold
+        self.assertEqual(places._grace_of(path), 7.5)
         place.leave()
 
     def test_remove_tree_follows_nothing(self) -> None:
